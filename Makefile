@@ -1,0 +1,54 @@
+# make round: play self-play rounds on the embedded model.   make test: every check that CI runs.
+# Both create .venv on first use and need python3 (3.11 or later) and nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+ITER ?= 2
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TRANSFORMERS_VERBOSITY ?= error
+
+.PHONY: help round test lint notebooks book pretrain experiments clean
+
+help:
+	@sed -n '1,2p' Makefile; echo "also: make book, make lint, make pretrain, make experiments"
+
+.venv/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.run: .venv/.created pyproject.toml constraints.txt
+	@echo "installing (about two minutes, 2 GB)"
+	$(PIP) --editable .
+	@touch $@
+
+.venv/.check: .venv/.run
+	$(PIP) --editable '.[test,book]'
+	@touch $@
+
+round: .venv/.run
+	@mkdir -p runs
+	$(BIN)/papermill --log-output --no-progress-bar notebooks/spin_round.ipynb runs/spin_round_$(ITER).ipynb -p iter $(ITER) </dev/null
+	@echo "executed notebook with pictures and tables: runs/spin_round_$(ITER).ipynb; the lines above say where the run's files are"
+
+lint: .venv/.check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+test: lint
+	$(BIN)/pytest
+	$(BIN)/python book/build.py --preset smoke
+
+book: .venv/.check
+	$(BIN)/python book/build.py
+
+pretrain: .venv/.run
+	$(BIN)/python -m selfimprove.shapes.pretrain
+
+experiments: .venv/.run
+	$(BIN)/python -m benchmarks.spin_shapes
+
+clean:
+	rm -rf .venv runs book/_build book/executed .pytest_cache .mypy_cache .ruff_cache
