@@ -1,0 +1,96 @@
+"""The world's image distributions, each image a function of (seed, index).
+
+`base`: low quality, some captions wrong; the shipped generator was trained on it. `pairs`: two images a prompt and a
+Bradley-Terry coin on their true utility (for DPO). `winners`: the preferred side of the same pairs (p_data for SPIN, SFT).
+Scenes of `HELD_OUT` appear in none of them.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from selfimprove.draws import generator
+from selfimprove.shapes.captions import HELD_OUT, KIND_WEIGHTS, SCENES, Caption, caption
+from selfimprove.shapes.render import ATTRIBUTES, Drawing, drawing
+
+HELD_IN_SCENES = SCENES[~HELD_OUT]
+BASE_QUALITY = (0.08, 0.62)
+BASE_WRONG = 0.10  # share of base images with one attribute that contradicts the caption
+PAIR_QUALITY = (0.50, 0.92)
+PAIR_WRONG = 0.06
+PREFERENCE_SLOPE = 8.0  # log odds for one unit of utility
+PROMPT_KINDS = {"full": 0.8, "partial": 0.2}  # of pairs and winners
+
+
+class Captioned(NamedTuple):
+    """Captions and what their images really show."""
+
+    captions: list[Caption]
+    drawing: Drawing
+
+
+class Pairs(NamedTuple):
+    """Two drawings a caption, and which the labeller preferred."""
+
+    captions: list[Caption]
+    first: Drawing
+    second: Drawing
+    first_wins: Bool[Tensor, " b"]
+
+
+def _scenes(seed: int, stream: str, count: int) -> Tensor:
+    draws = torch.tensor([int(torch.randint(len(HELD_IN_SCENES), (), generator=generator(seed, stream, i))) for i in range(count)])
+    return HELD_IN_SCENES[draws]
+
+
+def _captions(scenes: Tensor, seed: int, stream: str, kinds: dict[str, float]) -> list[Caption]:
+    return [caption(tuple(s), seed, stream, i, kinds=kinds) for i, s in enumerate(scenes.tolist())]
+
+
+def _draw(scenes: Tensor, seed: int, stream: str, quality: tuple[float, float], wrong: float) -> Drawing:
+    """Drawings of the scenes, a share `wrong` of them with one attribute changed at random."""
+    uniform = torch.stack([torch.rand(12, generator=generator(seed, stream, i)) for i in range(len(scenes))])
+    shown = scenes.clone()
+    for row in (uniform[:, 8] < wrong).nonzero()[:, 0].tolist():
+        attribute = int(uniform[row, 9] * len(ATTRIBUTES))
+        values = len(list(ATTRIBUTES.values())[attribute])
+        shown[row, attribute] = (shown[row, attribute] + 1 + int(uniform[row, 10] * (values - 1))) % values
+    low, high = quality
+    return drawing(shown, low + (high - low) * uniform[:, 11], uniform[:, :8])
+
+
+def utility(captions: list[Caption], drawn: Drawing) -> Float[Tensor, " b"]:
+    """What a careful judge would value: quality in [0, 1], less one half for every stated attribute that is wrong."""
+    scenes = torch.tensor([c.scene for c in captions])
+    stated = torch.tensor([c.stated for c in captions])
+    return drawn.quality - 0.5 * ((drawn.attributes != scenes) & stated).sum(1)
+
+
+def base_set(count: int, seed: int) -> Captioned:
+    """What the shipped generator was trained on: captions of every kind, quality in BASE_QUALITY."""
+    scenes = _scenes(seed, "base/scene", count)
+    captions = _captions(scenes, seed, "base", KIND_WEIGHTS)
+    return Captioned(captions, _draw(scenes, seed, "base/image", BASE_QUALITY, BASE_WRONG))
+
+
+def pairs(count: int, seed: int, copy: int = 0) -> Pairs:
+    """Pairs of images of one prompt with quality in PAIR_QUALITY, the winner drawn with log odds PREFERENCE_SLOPE * utility.
+
+    `copy` 1, 2, ... gives further, independent pairs of the same prompts.
+    """
+    scenes = _scenes(seed, "pairs/scene", count)
+    captions = _captions(scenes, seed, "pairs", PROMPT_KINDS)
+    stream = f"pairs/{copy}"
+    first, second = (_draw(scenes, seed, f"{stream}/{side}", PAIR_QUALITY, PAIR_WRONG) for side in ("first", "second"))
+    chance = torch.sigmoid(PREFERENCE_SLOPE * (utility(captions, first) - utility(captions, second)))
+    coin = torch.stack([torch.rand((), generator=generator(seed, f"{stream}/coin", i)) for i in range(count)])
+    return Pairs(captions, first, second, coin < chance)
+
+
+def winners(count: int, seed: int, copy: int = 0) -> Captioned:
+    """The preferred side of `pairs(count, seed, copy)`."""
+    captions, first, second, first_wins = pairs(count, seed, copy)
+    chosen = [torch.where(first_wins[:, None], a, b) for a, b in zip(first, second, strict=True)]
+    return Captioned(captions, Drawing(*chosen))
