@@ -1,0 +1,207 @@
+"""Image-text sets: the shapes world's winners, or anyone's folder in the Hugging Face imagefolder convention."""
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from selfimprove.draws import example_id, key_hash
+from selfimprove.scorers import SHAPES_SCORERS
+from selfimprove.shapes.captions import Caption, caption
+from selfimprove.shapes.image_sets import HELD_IN_SCENES, winners
+from selfimprove.shapes.render import Drawing, render
+
+EVALUATION_SEED = 5775709  # prompts and noise of every evaluation: the same for all rounds, models and training seeds
+
+
+class DataError(ValueError):
+    """The data cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class ImageText:
+    """Captioned images. `fetch(i)` gives image i, (3, H, W) in [0, 1]; rows of `validation` are never trained on.
+
+    `evaluation`: prompts of the evaluation with the index of the image wanted for each; `scenes`: where the truth about a
+    prompt is known (the shapes world), what each evaluation prompt says.
+    """
+
+    name: str
+    captions: list[str]
+    ids: list[str]
+    fetch: Callable[[int], Tensor] = field(repr=False)
+    train: list[int]
+    validation: list[int]
+    evaluation: list[tuple[str, int]]
+    fingerprint: str
+    skipped: list[str] = field(default_factory=list)
+    scenes: list[Caption] | None = None
+    scorers: tuple[str, ...] = ()  # learned scorers that know this kind of image, by name (`scorers.load_scorers`)
+    fetch_fresh: Callable[[int], Tensor] | None = field(default=None, repr=False)  # another real image of caption i
+
+    def images(self, rows: Sequence[int]) -> Float[Tensor, "b 3 h w"]:
+        """The images of some rows, stacked."""
+        return torch.stack([self.fetch(i) for i in rows])
+
+    def evaluation_ids(self) -> list[str]:
+        """The identity of every evaluation image."""
+        return [example_id(prompt, index) for prompt, index in self.evaluation]
+
+
+def load_data(data: str, samples: int, validation: int, evaluation: int, image_size: tuple[int, int], seed: int) -> ImageText:
+    """`samples` training and `validation` further images with captions, and `evaluation` prompts.
+
+    `data` is "shapes" or a folder: images with `metadata.jsonl` or `metadata.csv` (columns `file_name` and `text`).
+
+    Raises:
+        DataError: see `_read_metadata`; also when no image can be read.
+    """
+    if not data:
+        raise DataError("data='' names nothing; give 'shapes' or a folder of images with metadata.jsonl")
+    if data == "shapes":
+        return _shapes(samples, validation, evaluation, seed)
+    return _folder(Path(data).expanduser(), samples, validation, evaluation, image_size, seed)
+
+
+def shapes_prompts(count: int, scenes: Tensor = HELD_IN_SCENES, stream: str = "evaluation") -> list[Caption]:
+    """Full captions of scenes, each scene in turn, in the grammar's many phrasings; the same whatever the training seed."""
+    order = sorted(range(len(scenes)), key=lambda i: key_hash(EVALUATION_SEED, stream, i))
+    rows = [scenes[order[i % len(order)]].tolist() for i in range(count)]
+    return [caption(tuple(s), EVALUATION_SEED, stream, i, kinds={"full": 1.0}) for i, s in enumerate(rows)]
+
+
+def _indexed(prompts: list[str]) -> list[tuple[str, int]]:
+    """Each prompt with how often it came before: the identity of the image wanted for it."""
+    seen: dict[str, int] = {}
+    indexed = []
+    for prompt in prompts:
+        indexed.append((prompt, seen.get(prompt, 0)))
+        seen[prompt] = seen.get(prompt, 0) + 1
+    return indexed
+
+
+def _shapes(samples: int, validation: int, evaluation: int, seed: int) -> ImageText:
+    captions, drawn = winners(samples + validation, seed)
+    _, again = winners(samples + validation, seed, copy=1)
+
+    def picture(drawn: Drawing, row: int) -> Tensor:
+        return render(Drawing(*(part[row : row + 1] for part in drawn)))[0][0]
+
+    texts = [c.text for c in captions]
+    prompts = shapes_prompts(evaluation)
+    return ImageText(
+        name="shapes",
+        captions=texts,
+        ids=[example_id(*pair) for pair in _indexed(texts)],
+        fetch=partial(picture, drawn),
+        fetch_fresh=partial(picture, again),
+        train=list(range(samples)),
+        validation=list(range(samples, samples + validation)),
+        evaluation=_indexed([p.text for p in prompts]),
+        fingerprint=f"shapes winners {samples}+{validation}",
+        scenes=prompts,
+        scorers=SHAPES_SCORERS,
+    )
+
+
+def _read_metadata(folder: Path) -> list[tuple[Path, str]]:
+    """(image file, caption) of every row.
+
+    Raises:
+        DataError: folder missing or empty, no metadata file, a row without file or caption, or naming a file that is not there.
+    """
+    if not folder.is_dir():
+        raise DataError(f"data={str(folder)!r}: there is no such folder; give 'shapes' or a folder of images")
+    if not any(folder.iterdir()):
+        raise DataError(f"data={str(folder)!r} is empty; put images and a metadata.jsonl into it")
+    files = [folder / name for name in ("metadata.jsonl", "metadata.csv") if (folder / name).exists()]
+    if not files:
+        raise DataError(
+            f"data={str(folder)!r} has no metadata.jsonl or metadata.csv; "
+            'write one row an image, such as {"file_name": "cat.png", "text": "a cat"}'
+        )
+    if files[0].suffix == ".csv":
+        with files[0].open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+    else:
+        lines = files[0].read_text(encoding="utf-8").splitlines()
+        try:
+            rows = [json.loads(line) for line in lines if line.strip()]
+        except json.JSONDecodeError as error:
+            raise DataError(f"{files[0].name} holds a line that is no JSON ({error}); write one object a line") from error
+    if not rows:
+        raise DataError(f"{files[0].name} has no rows; write one row an image")
+    entries = []
+    for number, row in enumerate(rows, start=1):
+        name, text = row.get("file_name"), row.get("text")
+        if not name or not isinstance(text, str):
+            raise DataError(f"{files[0].name} row {number} lacks file_name or text; both columns are needed")
+        if not text.strip():
+            raise DataError(f"{files[0].name} row {number} ({name}) has an empty caption; write one or remove the row")
+        if not (folder / name).is_file():
+            raise DataError(f"{files[0].name} row {number} names {name!r}, which is not in the folder; add it or remove the row")
+        entries.append((folder / name, text.strip()))
+    return entries
+
+
+def open_image(path: Path, size: tuple[int, int]) -> Float[Tensor, "3 h w"]:
+    """An image of any size and mode as RGB in [0, 1]: shorter side resized to fit, centre cropped, alpha laid on white.
+
+    Raises:
+        OSError: the file cannot be read as an image.
+    """
+    with Image.open(path) as opened:
+        image = ImageOps.exif_transpose(opened)
+        image.load()
+    if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: PIL would clip them at 255
+        values = np.asarray(image, dtype=np.float64)
+        top = 65535.0 if values.max() > 255 else 255.0
+        image = Image.fromarray((values.clip(0, top) / top * 255).round().astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = ImageOps.fit(image.convert("RGB"), (size[1], size[0]), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
+
+
+def _folder(folder: Path, samples: int, validation: int, evaluation: int, image_size: tuple[int, int], seed: int) -> ImageText:
+    entries = _read_metadata(folder)
+    digest = hashlib.sha256()
+    paths, captions, skipped = [], [], []
+    for path, text in tqdm(entries, desc="reading images", leave=False):
+        digest.update(f"{path.relative_to(folder)}\0{text}\0".encode())
+        digest.update(path.read_bytes())
+        try:
+            open_image(path, image_size)
+        except (OSError, ValueError, SyntaxError):  # what PIL raises for broken files
+            skipped.append(path.relative_to(folder).as_posix())
+            continue
+        paths.append(path)
+        captions.append(text)
+    if len(paths) < 2:
+        raise DataError(f"data={str(folder)!r}: {len(skipped)} of {len(entries)} images cannot be read; at least 2 must be readable")
+    ids = [example_id(*pair) for pair in _indexed(captions)]
+    order = sorted(range(len(paths)), key=lambda i: key_hash(seed, "split", ids[i]))
+    kept_out = order[: min(validation, max(1, len(order) // 10))]
+    prompts = [captions[kept_out[i % len(kept_out)]] for i in range(evaluation)]
+    return ImageText(
+        name=folder.name,
+        captions=captions,
+        ids=ids,
+        fetch=lambda i: open_image(paths[i], image_size),
+        train=order[len(kept_out) :][:samples],
+        validation=kept_out,
+        evaluation=_indexed(prompts),
+        fingerprint=digest.hexdigest(),
+        skipped=skipped,
+    )

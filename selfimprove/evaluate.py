@@ -1,0 +1,145 @@
+"""Evaluation: the same prompts and noise for every model, per-image scores first, paired intervals second."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import UNet2DConditionModel
+from jaxtyping import Float
+from PIL import Image
+from scipy import stats
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from selfimprove import draws
+from selfimprove.config import Settings
+from selfimprove.data import EVALUATION_SEED, ImageText
+from selfimprove.latents import build_store
+from selfimprove.losses import squared_error
+from selfimprove.models import Diffuser
+from selfimprove.rollout import sample_batches
+from selfimprove.scorers import load_scorers, nearest_real
+from selfimprove.shapes.oracle import load_oracle
+from selfimprove.shapes.render import ATTRIBUTES, FACTORS
+
+SHOWN = 24  # evaluation images kept as files
+HELD_OUT_TIMES = 8  # time steps at which each held-out image's denoising error is measured
+RESAMPLES = 2000
+
+
+def evaluate(
+    diffuser: Diffuser,
+    unet: UNet2DConditionModel,
+    data: ImageText,
+    held_out: tuple[Float[Tensor, "m c h w"], Float[Tensor, "m l d"]],
+    settings: Settings,
+    folder: Path,
+) -> pd.DataFrame:
+    """Sample the evaluation prompts and score every image: one row an image, `scores.parquet` in `folder`.
+
+    Columns: `id`, `prompt`, `image`; one a scorer; `nearest_real`; and where the truth is known `oracle_...`. `held_out`: latents
+    and text of real images outside training. The latents (`evaluation/`) and the first images (`images/`) are kept.
+    """
+    prompts, ids = [p for p, _ in data.evaluation], data.evaluation_ids()
+
+    def make(rows: range) -> dict[str, Tensor]:
+        part = slice(rows.start, rows.stop)
+        latents = sample_batches(
+            diffuser, unet, prompts[part], ids[part], settings.rollout_batch, "sampling", seed=EVALUATION_SEED,
+            stream="evaluation", round_index=0, steps=settings.evaluation_steps, guidance=settings.evaluation_guidance,
+        )  # fmt: skip
+        return {"latent": latents}
+
+    store = build_store(folder / "evaluation", len(prompts), make, "evaluation images")
+    scorers = load_scorers(data.scorers, diffuser.device)
+    oracle = load_oracle() if data.scenes else None
+    (folder / "images").mkdir(exist_ok=True)
+    parts = []
+    for start in tqdm(range(0, len(prompts), settings.rollout_batch), desc="scoring", leave=False):
+        rows = range(start, min(start + settings.rollout_batch, len(prompts)))
+        latents = store.take("latent", rows)
+        images, texts = diffuser.decode(latents), [prompts[r] for r in rows]
+        for row, image in zip(rows, images, strict=True):
+            if row < SHOWN:
+                save_image(image, folder / "images" / f"{row:03d}.png")
+        columns: dict[str, Any] = {"id": [ids[r] for r in rows], "prompt": texts, "image": [data.evaluation[r][1] for r in rows]}
+        columns |= {name: score(images, texts).numpy() for name, score in scorers.items()}
+        columns["nearest_real"] = nearest_real(latents, texts, held_out[0], [data.captions[i] for i in data.validation]).numpy()
+        if oracle and data.scenes:
+            columns |= _oracle_columns(oracle.read(images), [data.scenes[r] for r in rows])
+        parts.append(pd.DataFrame(columns))
+    scores = pd.concat(parts, ignore_index=True)
+    scores.to_parquet(folder / "scores.parquet")
+    return scores
+
+
+def _oracle_columns(reading: Any, captions: Sequence[Any]) -> dict[str, Any]:
+    scenes, stated = torch.tensor([c.scene for c in captions]), torch.tensor([c.stated for c in captions])
+    columns = {"oracle_quality": reading.quality.numpy(), "oracle_all_right": reading.all_right(scenes, stated).float().numpy()}
+    right = ((reading.attributes == scenes) & reading.is_scene[:, None]).float()
+    columns |= {f"oracle_{name}_right": right[:, i].numpy() for i, name in enumerate(ATTRIBUTES)}
+    return columns | {f"oracle_{name}": reading.factors[:, i].numpy() for i, name in enumerate(FACTORS)}
+
+
+@torch.inference_mode()
+def held_out_error(
+    diffuser: Diffuser, unet: UNet2DConditionModel, latents: Float[Tensor, "m c h w"], text: Float[Tensor, "m l d"], ids: Sequence[str]
+) -> Float[Tensor, " m"]:
+    """Mean squared noise-prediction error on each held-out real image, over fixed times and noise shared by all models."""
+    errors = []
+    for index in range(HELD_OUT_TIMES):
+        noise = draws.normal(EVALUATION_SEED, "held-out/noise", (index,), ids, diffuser.latent_shape).to(diffuser.device)
+        within = draws.uniform(EVALUATION_SEED, "held-out/timestep", (index,), ids)
+        t = ((index + within) / HELD_OUT_TIMES * len(diffuser.schedule)).long().to(diffuser.device)
+        noisy = diffuser.schedule.add_noise(latents.to(diffuser.device), noise, t)
+        parts = [
+            squared_error(unet(x, s, c.to(diffuser.device)).sample, e)
+            for x, s, c, e in zip(noisy.split(64), t.split(64), text.split(64), noise.split(64), strict=True)
+        ]
+        errors.append(torch.cat(parts).cpu())
+    return torch.stack(errors).mean(0).clone()
+
+
+def save_image(image: Float[Tensor, "3 h w"], path: Path) -> None:
+    """An image in [0, 1] as an 8-bit PNG."""
+    Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()).save(path)
+
+
+def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % percentile interval of the mean, resampling entries; a single entry gives itself twice."""
+    if len(values) < 2 or np.ptp(values) == 0:
+        return float(values.mean()), float(values.mean())
+    result = stats.bootstrap(
+        (values,), np.mean, n_resamples=RESAMPLES, batch=100, method="percentile", rng=np.random.default_rng(EVALUATION_SEED)
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def by_prompt(scores: pd.DataFrame) -> pd.DataFrame:
+    """Means of every scorer over the images of a prompt: the unit that intervals resample."""
+    return scores.drop(columns=["id", "image"]).groupby("prompt", sort=True).mean()
+
+
+def summarise(scores: pd.DataFrame, previous: pd.DataFrame | None = None, base: pd.DataFrame | None = None) -> dict[str, dict[str, Any]]:
+    """Every scorer's mean, median and 95 % interval over prompts; paired difference and win rate to the round before, and
+    win rate to the base (share of prompts that score higher, ties counting half).
+    """
+    now = by_prompt(scores)
+    summary: dict[str, dict[str, Any]] = {}
+    for name in now.columns:
+        values = now[name].to_numpy(dtype=np.float64)
+        row: dict[str, Any] = {
+            "mean": float(values.mean()), "median": float(np.median(values)), "ci95": list(bootstrap_interval(values)),
+        }  # fmt: skip
+        for other, label in ((previous, "prev"), (base, "base")):
+            if other is None:
+                continue
+            difference = values - by_prompt(other).loc[now.index, name].to_numpy(dtype=np.float64)
+            row[f"delta_{label}"] = float(difference.mean())
+            row[f"delta_{label}_ci95"] = list(bootstrap_interval(difference))
+            row[f"win_rate_{label}"] = float(((difference > 0) + 0.5 * (difference == 0)).mean())
+        summary[name] = row
+    return summary

@@ -1,0 +1,50 @@
+"""The cache that keeps the VAE and the text encoder out of the training loop: latents and text embeddings in safetensors.
+
+A store is a folder of shards, each written beside and renamed into place, so that a killed run continues at the first missing
+one. Rows are read on demand from the memory-mapped files: a store may be larger than memory.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+SHARD = 256  # rows a shard
+
+
+class Store:
+    """Rows of named tensors, (rows, ...) each, in the order in which they were built."""
+
+    def __init__(self, folder: Path) -> None:
+        self.rows: int = json.loads((folder / "store.json").read_text())["rows"]
+        self._shards = [safe_open(path, "pt") for path in sorted(folder.glob("*.safetensors"))]
+
+    def take(self, name: str, rows: Sequence[int]) -> Tensor:
+        """Some rows of one tensor, in float32 on the CPU."""
+        return torch.stack([self._shards[r // SHARD].get_slice(name)[r % SHARD] for r in rows]).float()
+
+
+def build_store(
+    folder: Path, rows: int, make: Callable[[range], dict[str, Tensor]], description: str, dtype: torch.dtype = torch.float32
+) -> Store:
+    """The store of that folder; shards that are missing are made by `make(range of rows)`, shared out among the processes."""
+    state = PartialState()
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, start in enumerate(tqdm(range(0, rows, SHARD), desc=description, leave=False)):
+        path = folder / f"{index:05d}.safetensors"
+        if index % state.num_processes == state.process_index and not path.exists():
+            tensors = make(range(start, min(start + SHARD, rows)))
+            unfinished = path.with_suffix(".unfinished")
+            save_file({k: v.to("cpu", dtype).contiguous() for k, v in tensors.items()}, unfinished)
+            unfinished.rename(path)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        (folder / "store.json").write_text(json.dumps({"rows": rows, "shard": SHARD}) + "\n")
+    state.wait_for_everyone()
+    return Store(folder)

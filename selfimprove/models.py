@@ -1,0 +1,196 @@
+"""Loading a Stable-Diffusion-1.x-style pipeline folder, checking it, and writing a player that plain diffusers can load."""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from jaxtyping import Float
+from safetensors import safe_open
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from selfimprove.schedule import Schedule
+from selfimprove.shapes import PIPELINE
+
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+
+
+class ModelError(ValueError):
+    """The model folder cannot be used; the message says why and what to do."""
+
+
+def resolve_model(model: str | Path) -> Path:
+    """The pipeline folder of "shapes", a local folder, or a hub id (whose safetensors are downloaded).
+
+    Raises:
+        ModelError: nothing there, or not to be had.
+    """
+    if str(model) == "shapes":
+        return PIPELINE
+    folder = Path(model).expanduser()
+    if folder.exists():
+        return folder
+    if folder.is_absolute() or len(folder.parts) != 2:
+        raise ModelError(f"model={str(model)!r}: there is no such folder; give 'shapes', a pipeline folder, or a hub id owner/name")
+    from huggingface_hub import snapshot_download  # only here: everything else works without a hub
+
+    try:
+        patterns = ["*.json", "*.txt", *(f"{part}/{name}.safetensors" for part, name in WEIGHTS.items())]
+        return Path(snapshot_download(str(model), allow_patterns=patterns))
+    except Exception as error:  # the hub client raises many unrelated types
+        raise ModelError(
+            f"model={str(model)!r}: no such folder here, and the hub did not give it ({type(error).__name__}); "
+            "check the name and the connection, or give a local folder"
+        ) from error
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse what this package cannot train, before anything is loaded.
+
+    Raises:
+        ModelError: not a StableDiffusionPipeline folder, a part missing, pickled or non-finite weights, an inpainting model,
+            or a prediction type other than epsilon.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        raise ModelError(f"model={str(folder)!r} is empty or no folder; give a diffusers pipeline folder")
+    index_file = folder / "model_index.json"
+    if not index_file.exists():
+        raise ModelError(f"model={str(folder)!r} has no model_index.json; give a folder saved by pipeline.save_pretrained")
+    kind = json.loads(index_file.read_text()).get("_class_name")
+    if kind != "StableDiffusionPipeline":
+        raise ModelError(f"model={str(folder)!r} is a {kind}; only StableDiffusionPipeline folders (SD 1.x style) can be trained")
+    for part in PARTS:
+        if not (folder / part).is_dir():
+            raise ModelError(f"model={str(folder)!r} has no {part}/ folder; give a complete pipeline")
+    for part, name in WEIGHTS.items():
+        _check_weights(folder / part, name)
+    unet, vae = (json.loads((folder / part / "config.json").read_text()) for part in ("unet", "vae"))
+    if unet["in_channels"] != vae["latent_channels"]:
+        raise ModelError(
+            f"model={str(folder)!r}: its UNet takes {unet['in_channels']} channels, its VAE makes {vae['latent_channels']} "
+            "(an inpainting or otherwise conditioned model); give a text-to-image model"
+        )
+    prediction = json.loads((folder / "scheduler" / "scheduler_config.json").read_text()).get("prediction_type", "epsilon")
+    if prediction != "epsilon":
+        raise ModelError(f"model={str(folder)!r} predicts {prediction!r}; only epsilon prediction can be trained")
+
+
+def _check_weights(folder: Path, name: str) -> None:
+    path = folder / f"{name}.safetensors"
+    if not path.exists():
+        pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".ckpt"))
+        if pickled:
+            raise ModelError(
+                f"model part {str(folder)!r} has only pickled weights ({pickled[0]}), which can run code when loaded; "
+                "convert them: pipeline.save_pretrained(folder, safe_serialization=True)"
+            )
+        raise ModelError(f"model part {str(folder)!r} has no {path.name}; give a complete pipeline")
+    with safe_open(path, "pt") as weights:
+        for key in weights.keys():  # noqa: SIM118 - safe_open is no mapping
+            if not bool(torch.isfinite(weights.get_tensor(key)).all()):
+                raise ModelError(f"model part {str(folder)!r}: the weight {key!r} holds NaN or infinity; give an intact model")
+
+
+def model_hash(folder: Path) -> str:
+    """SHA-256 of the pipeline's weights and configurations: the model's identity, wherever it lies."""
+    digest = hashlib.sha256()
+    for part in PARTS:
+        for path in sorted(p for p in (folder / part).rglob("*") if p.suffix in (".safetensors", ".json", ".txt")):
+            digest.update(str(path.relative_to(folder)).encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Diffuser:
+    """A loaded pipeline: frozen VAE and text encoder, and the UNet that plays. All in float32, in eval mode."""
+
+    folder: Path
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    schedule: Schedule
+    device: torch.device
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one latent."""
+        size = self.unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return self.unet.config.in_channels, height, width
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the images, in pixels."""
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.latent_shape[1] * factor, self.latent_shape[2] * factor
+
+    def truncated(self, prompts: list[str]) -> list[str]:
+        """Those of the prompts that the tokenizer's limit cuts, each once."""
+        unique = sorted(set(prompts))
+        tokens = self.tokenizer(unique, verbose=False).input_ids
+        return [p for p, ids in zip(unique, tokens, strict=True) if len(ids) > self.tokenizer.model_max_length]
+
+    @torch.inference_mode()
+    def embed(self, prompts: list[str]) -> Float[Tensor, "b l d"]:
+        """Text embeddings, (B, tokens, width), on the CPU; prompts beyond the tokenizer's limit are cut."""
+        tokens = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        return self.text_encoder(tokens.to(self.device))[0].cpu().clone()
+
+    @torch.inference_mode()
+    def encode(self, images: Float[Tensor, "b 3 height width"]) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+        """Mean and standard deviation of the scaled latent posterior of images in [0, 1], on the CPU."""
+        posterior = self.vae.encode(2 * images.to(self.device) - 1).latent_dist
+        scale = self.vae.config.scaling_factor
+        return (posterior.mean * scale).cpu().clone(), (posterior.std * scale).cpu().clone()
+
+    @torch.inference_mode()
+    def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 height width"]:
+        """Images with values in [0, 1] of scaled latents, on the CPU."""
+        images = self.vae.decode(latents.to(self.device) / self.vae.config.scaling_factor).sample
+        return (images / 2 + 0.5).clamp(0, 1).cpu().clone()
+
+    def load_unet(self, folder: Path) -> UNet2DConditionModel:
+        """A further UNet of a pipeline folder, in float32 and eval mode, on this device."""
+        return load_unet(folder).to(self.device)
+
+
+def load_unet(folder: Path) -> UNet2DConditionModel:
+    """The UNet of a pipeline folder, in float32 and eval mode."""
+    return UNet2DConditionModel.from_pretrained(folder / "unet", use_safetensors=True).float().eval()
+
+
+def load_diffuser(folder: Path, device: torch.device) -> Diffuser:
+    """Check a pipeline folder and load it in float32, frozen.
+
+    Raises:
+        ModelError: see `check_folder`.
+    """
+    check_folder(folder)
+    vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True)
+    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True, dtype=torch.float32)
+    unet = load_unet(folder)
+    for network in (unet, vae, text_encoder):
+        network.float().to(device).eval().requires_grad_(False)
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    schedule = Schedule(DDIMScheduler.from_pretrained(folder / "scheduler", clip_sample=False), device)
+    return Diffuser(folder, unet, vae, text_encoder, tokenizer, schedule, device)
+
+
+def write_pipeline(folder: Path, unet: UNet2DConditionModel, base: Path) -> None:
+    """A complete pipeline folder: the player's UNet, and hard links (copies where impossible) to the base's other parts."""
+    unet.save_pretrained(folder / "unet", safe_serialization=True)
+    for path in sorted(p for p in base.rglob("*") if p.is_file() and p.relative_to(base).parts[0] != "unet"):
+        target = folder / path.relative_to(base)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path.resolve(), target)
+        except OSError:
+            shutil.copyfile(path, target)

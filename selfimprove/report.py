@@ -1,0 +1,112 @@
+"""Tables, figures and sentences from run folders; nothing is computed here that a run did not write."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from selfimprove.config import Settings
+from selfimprove.rounds import Game, RoundInfo
+
+ORACLE_SHOWN = ("quality", "all_right")
+
+
+def score_table(infos: list[RoundInfo]) -> pd.DataFrame:
+    """One row a score and round: mean, its 95 % interval, the paired difference to the round before, win rates."""
+    rows = []
+    for info in infos:
+        named = dict(info.metrics["scores"])
+        named |= {f"oracle: {k}": info.metrics["oracle"][k] for k in ORACLE_SHOWN if "oracle" in info.metrics}
+        for name, score in named.items():
+            row = {"score": name, "round": info.metrics["round"], "mean": score["mean"], "95 % interval": _interval(score["ci95"])}
+            if "delta_prev" in score:
+                row["change from round before"] = f"{score['delta_prev']:+.3f} {_interval(score['delta_prev_ci95'])}"
+                row["wins over round before"] = f"{100 * score['win_rate_prev']:.0f} %"
+                row["wins over base"] = f"{100 * score['win_rate_base']:.0f} %"
+            rows.append(row)
+    table = pd.DataFrame(rows).sort_values(["score", "round"], kind="stable").set_index(["score", "round"])
+    return table.fillna("")
+
+
+def _interval(bounds: list[float]) -> str:
+    return f"[{bounds[0]:.3f}, {bounds[1]:.3f}]"
+
+
+def ceiling_sentence(info: RoundInfo) -> str:
+    """What the oracle itself gets right on perfect inputs; empty where there is no oracle."""
+    if "oracle" not in info.metrics:
+        return ""
+    parts = [
+        f"at {level}: all right {c['all_right']:.3f}, quality off by {c['quality_error']:.3f}"
+        for level, c in info.metrics["oracle"]["ceiling"].items()
+    ]
+    return "The oracle's own ceiling, on real images after a round trip through the autoencoder: " + "; ".join(parts) + "."
+
+
+def read_training(log: pd.DataFrame, settings: Settings) -> str:
+    """The training log of a round with these settings in plain words: what is normal, and what is not."""
+    first, last = log.head(5).mean(), log.tail(5).mean()
+    if "margin" not in log:
+        return f"SFT: the denoising error went from {first['loss']:.4f} to {last['loss']:.4f}; single steps are noisy."
+    sentences = [
+        f"The loss went from {first['loss']:.3f} to {last['loss']:.3f} (log 2 = 0.693 where player and opponent agree) and the margin "
+        f"from {first['margin']:+.2f} to {last['margin']:+.2f}. A loss near log 2 with a rising margin is normal at the paper's beta.",
+        f"Implicit accuracy ended at {last['implicit_accuracy']:.2f}; it saturates early and is no measure of progress.",
+    ]
+    slope = last["reweighting"] / settings.beta
+    verdict = "in the useful range .2 to .45" if 0.2 <= slope <= 0.45 else "outside the useful range .2 to .45: change beta"
+    sentences.append(f"At the end an example weighed {slope:.2f} of beta on average (-l'), {verdict}.")
+    if last["player_real"] > 1.02 * last["opponent_real"]:
+        sentences.append("The player denoises real images WORSE than the opponent: it pushes more than it matches; lower lr.")
+    return " ".join(sentences)
+
+
+def training_figure(log: pd.DataFrame) -> Figure:
+    """Loss, margin, accuracy, errors relative to the opponent, gradient norm, by step."""
+    spin = "margin" in log
+    panels = ["loss", "margin", "implicit_accuracy", "errors", "gradient_norm"] if spin else ["loss", "gradient_norm"]
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 2.6), constrained_layout=True)
+    for axis, name in zip(np.atleast_1d(axes), panels, strict=True):
+        if name == "errors":
+            for side in ("real", "generated"):
+                axis.plot(log["step"], log[f"player_{side}"] / log[f"opponent_{side}"], label=side)
+            axis.axhline(1, color="0.6", lw=0.8)
+            axis.set_ylabel("player / opponent squared error")
+            axis.legend(frameon=False)
+        else:
+            axis.plot(log["step"], log[name])
+            axis.set_ylabel(name.replace("_", " "))
+        if name == "loss" and spin:
+            axis.axhline(np.log(2), color="0.6", lw=0.8, ls="--")
+        axis.set_xlabel("training step")
+    return figure
+
+
+def image_grid(rounds: list[Path], labels: list[str], columns: int = 12) -> Figure:
+    """The same prompts and noise (columns) for several rounds (rows), from their `images/` folders."""
+    names = sorted(p.name for p in (rounds[0] / "images").glob("*.png"))[:columns]
+    width = 0.9 * len(names)
+    figure, axes = plt.subplots(
+        len(rounds), len(names), figsize=(width, 0.95 * len(rounds)), squeeze=False, gridspec_kw={"wspace": 0.03, "hspace": 0.03}
+    )
+    for row, (folder, label) in enumerate(zip(rounds, labels, strict=True)):
+        for column, name in enumerate(names):
+            axis = axes[row][column]
+            axis.imshow(plt.imread(folder / "images" / name))
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        axes[row][0].set_ylabel(label, rotation=0, ha="right", va="center")
+    figure.subplots_adjust(left=0.09, right=0.995, top=0.99, bottom=0.01)
+    return figure
+
+
+def write_summary(game: Game, infos: list[RoundInfo]) -> dict[str, Path]:
+    """`summary.png` and `summary.csv` in the run folder: the pictures and the numbers of all rounds played so far."""
+    folder, last = game.run.path, len(infos) - 1
+    figure = image_grid([game.run.round(k) for k in range(last + 1)], ["base", *(f"round {k}" for k in range(1, last + 1))])
+    figure.savefig(folder / "summary.png", dpi=160)
+    plt.close(figure)
+    score_table(infos).to_csv(folder / "summary.csv")
+    return {"pictures": folder / "summary.png", "numbers": folder / "summary.csv", "model": game.run.round(last) / "pipeline"}

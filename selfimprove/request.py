@@ -1,0 +1,57 @@
+"""What a user asks for: the parameters of a round notebook or command, checked before anything else happens."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from selfimprove.config import get_preset
+
+_IPYTHON = {"In", "Out", "get_ipython", "exit", "quit", "open", "request"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A round to play. Empty strings mean the preset's model and data, a run folder of the run's own, the best device.
+
+    Users give these values, so nothing is assumed of their types: `iter` and `seed` must be whole numbers, the others text.
+
+    Raises:
+        ValueError: names the parameter, its value and what to give instead.
+    """
+
+    iter: Any
+    preset: Any = "shapes-spin"
+    model: Any = ""
+    data: Any = ""
+    run: Any = ""
+    seed: Any = 0
+    device: Any = ""
+
+    def __post_init__(self) -> None:
+        for name, least in (("iter", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                meaning = "the round to play" if name == "iter" else "the seed"
+                raise ValueError(f"{name}={value!r} cannot be {meaning}; give a whole number from {least} on")
+        for name in ("preset", "model", "data", "run", "device"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be text; give a name or a path")
+        get_preset(self.preset)
+        if self.device and self.device.split(":")[0] not in ("cpu", "cuda", "mps"):
+            raise ValueError(f"device={self.device!r} is not known; give cpu, cuda, cuda:1 or mps, or leave it empty")
+
+
+def from_namespace(namespace: Mapping[str, Any]) -> Request:
+    """The request in a notebook's globals, right after its parameters cell.
+
+    papermill only warns of a parameter that the notebook does not have, and enforces no types: both are checked here.
+
+    Raises:
+        ValueError: an unknown parameter, or a value that does not fit.
+    """
+    known = set(Request.__dataclass_fields__)
+    given = {n: v for n, v in namespace.items() if not n.startswith("_") and n not in _IPYTHON}
+    unknown = {n: v for n, v in given.items() if n not in known and isinstance(v, (str, int, float, bool, list, dict, type(None)))}
+    if unknown:
+        raise ValueError(f"unknown parameter {', '.join(sorted(unknown))}; this notebook takes {', '.join(sorted(known))}")
+    return Request(**{n: v for n, v in given.items() if n in known})

@@ -1,0 +1,112 @@
+"""Run folders: identity, finished stages, provenance. Everything that is written is written beside and renamed into place."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+LIBRARIES = ("selfimprove", "torch", "diffusers", "transformers", "accelerate")
+
+
+class RunError(ValueError):
+    """The run folder belongs to another run; the message names the fields that differ."""
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write beside, then rename: a reader never sees half a file."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(value, indent=1, default=str) + "\n")
+    unfinished.rename(path)
+
+
+def provenance() -> dict[str, Any]:
+    """Where and with what something was computed: outside every hash."""
+    here = Path(__file__).parent
+    try:
+        git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        git = "unknown"
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {PartialState().device}",
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in LIBRARIES},
+        "git": git,
+    }
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder, opened for one identity."""
+
+    path: Path
+    identity: dict[str, Any]
+
+    def round(self, index: int) -> Path:
+        """The folder of a round."""
+        return self.path / f"round_{index}"
+
+    def manifest(self, index: int) -> dict[str, Any]:
+        """{"stages": {name: {"seconds", ...}}, ...}; empty before the first stage is done."""
+        path = self.round(index) / "manifest.json"
+        return json.loads(path.read_text()) if path.exists() else {"round": index, "stages": {}}
+
+    def is_done(self, index: int, stage: str) -> bool:
+        """Whether a stage of a round is finished."""
+        return stage in self.manifest(index)["stages"]
+
+    @contextmanager
+    def stage(self, index: int, name: str, files: tuple[str, ...] = (), **facts: Any) -> Iterator[None]:
+        """Marks a stage done when its block ends well: seconds, SHA-256 of its files, provenance, and the facts given."""
+        self.round(index).mkdir(parents=True, exist_ok=True)
+        start = time.perf_counter()
+        yield
+        state = PartialState()
+        state.wait_for_everyone()
+        if state.is_main_process:
+            manifest = self.manifest(index)
+            hashes = {f: hashlib.sha256((self.round(index) / f).read_bytes()).hexdigest() for f in files}
+            record = {"seconds": round(time.perf_counter() - start, 1), "files": hashes, **facts, "provenance": provenance()}
+            manifest["stages"][name] = record
+            write_json(self.round(index) / "manifest.json", manifest)
+        state.wait_for_everyone()
+
+
+def identity_hash(identity: dict[str, Any]) -> str:
+    """Eight hexadecimal digits of the identity."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def open_run(path: Path, identity: dict[str, Any], about: dict[str, Any]) -> RunFolder:
+    """Create a run folder, or open one of the same identity; `about` is noted in run.json for people.
+
+    Raises:
+        RunError: the folder holds another run, or something that is none.
+    """
+    identity = json.loads(json.dumps(identity, default=str))  # as it will be read back
+    file = path / "run.json"
+    if file.exists():
+        found = json.loads(file.read_text())["identity"]
+        differing = [
+            f"{k}: {found.get(k)!r} there, {identity.get(k)!r} here" for k in sorted(found | identity) if found.get(k) != identity.get(k)
+        ]
+        if differing:
+            raise RunError(f"run={str(path)!r} holds another run ({'; '.join(differing)}); give another run folder, or the same settings")
+    elif path.exists() and any(path.iterdir()):
+        raise RunError(f"run={str(path)!r} exists and holds no run.json; give another run folder, or an empty one")
+    else:
+        path.mkdir(parents=True, exist_ok=True)
+        if PartialState().is_main_process:
+            write_json(file, {"identity": identity, **about})
+        PartialState().wait_for_everyone()
+    return RunFolder(path, identity)
