@@ -1,6 +1,6 @@
 """python -m selfimprove.shapes.pretrain: every shipped weight, from nothing, deterministically (on one machine).
 
-About 70 minutes on two cores, minutes on a GPU. A killed run continues from its last checkpoint.
+About 85 minutes on two cores that do nothing else; the same code runs on a GPU. A killed run continues from its last checkpoint.
 """
 
 import argparse

@@ -117,7 +117,8 @@ def _text(card: dict[str, Any]) -> str:
     vae, base, oracle = card["vae"], card["base"], card["oracle"]
     ceilings = "\n".join(f"| {k} | {v['all_right']:.3f} | {v['quality_error']:.3f} |" for k, v in oracle.items())
     scorers = "\n".join(
-        f"| {k} | {v['agrees_with_quality']:.3f} | {v.get('agrees_with_labeller', float('nan')):.3f} |" for k, v in card["scorers"].items()
+        f"| {k} | {v['agrees_with_quality']:.3f} | {format(v['agrees_with_labeller'], '.3f') if 'agrees_with_labeller' in v else ''} |"
+        for k, v in card["scorers"].items()
     )
     return f"""# The shapes models
 
