@@ -1,0 +1,65 @@
+"""Shared fixtures: a random tiny SD-1.x pipeline of another shape than the embedded one, and a folder of small images."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from selfimprove.shapes import PIPELINE
+
+LENGTH = 24  # tokens
+
+
+def tiny_pipeline(seed: int = 0) -> StableDiffusionPipeline:
+    """16 px images, 8x8 latents of 4 channels, a text encoder of its own width."""
+    torch.manual_seed(seed)
+    tokenizer = CLIPTokenizer.from_pretrained(PIPELINE / "tokenizer", model_max_length=LENGTH)
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=LENGTH, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=32, attention_head_dim=2,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, block_out_channels=(8, 16),
+        norm_num_groups=4, sample_size=16,
+    )  # fmt: skip
+    scheduler = DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    return StableDiffusionPipeline(
+        vae=vae, text_encoder=CLIPTextModel(text), tokenizer=tokenizer, unet=unet, scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny pipeline as a folder; read only."""
+    folder = tmp_path_factory.mktemp("tiny") / "pipeline"
+    tiny_pipeline().save_pretrained(folder)
+    return folder
+
+
+def write_images(folder: Path, count: int) -> Path:
+    """An imagefolder of `count` 20x16 images with captions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator().manual_seed(1)
+    with (folder / "metadata.jsonl").open("w") as metadata:
+        for i in range(count):
+            pixels = (torch.rand(16, 20, 3, generator=generator) * 255).byte().numpy()
+            Image.fromarray(pixels).save(folder / f"{i:03d}.png")
+            metadata.write(json.dumps({"file_name": f"{i:03d}.png", "text": f"noise number {i % 7}"}) + "\n")
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Thirty captioned images."""
+    return write_images(tmp_path / "images", 30)

@@ -1,0 +1,46 @@
+import dataclasses
+
+import pytest
+
+from selfimprove.config import PRESETS, Settings, get_preset
+from selfimprove.train import learning_rate
+
+
+@pytest.mark.parametrize(("name", "value"), [("beta", 0.0), ("beta", -1.0), ("lr", 0.0), ("lr", -1e-5), ("steps", 0), ("eta", 2.0)])
+def test_bad_settings_are_named(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{name}={value!r}".replace(".", r"\.")):
+        Settings(**{name: value})
+
+
+def test_unknown_choices_are_named() -> None:
+    settings = Settings()
+    object.__setattr__(settings, "link", "cubic")  # past the type checker that tests run under
+    with pytest.raises(ValueError, match="link='cubic' is not known; choose one of"):
+        settings.__post_init__()
+
+
+def test_unknown_preset() -> None:
+    with pytest.raises(ValueError, match="preset='nosuch' is not known; choose one of"):
+        get_preset("nosuch")
+
+
+def test_every_preset_gives_valid_settings_for_every_round() -> None:
+    for preset in PRESETS.values():
+        rounds = [preset.for_round(k) for k in range(1, 6)]
+        assert rounds[len(preset.rounds) - 1] == rounds[4]  # the last entry goes on
+
+
+def test_changed_overrides_every_round_and_the_identity_sees_it() -> None:
+    preset = PRESETS["sd15-spin"]
+    changed = preset.changed(steps=7)
+    assert [changed.for_round(k).steps for k in (1, 2, 3)] == [7, 7, 7]
+    assert changed.for_round(3).lr == 5e-8
+    assert changed.identity() != preset.identity()
+    assert dataclasses.replace(preset).identity() == preset.identity()
+
+
+def test_learning_rate_warms_up_then_decays() -> None:
+    settings = Settings(lr=1.0, warmup=2, steps=6)
+    assert [learning_rate(settings, s) for s in range(6)] == pytest.approx([0.5, 1, 1, 0.75, 0.5, 0.25])
+    long = Settings(lr=1.0, warmup=200, steps=50)  # the paper's round 1 never leaves its warm-up
+    assert learning_rate(long, 49) == pytest.approx(0.25)

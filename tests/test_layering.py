@@ -1,0 +1,37 @@
+"""A module imports only from those above it in this list; names say where to look."""
+
+import ast
+from pathlib import Path
+
+import selfimprove
+
+PACKAGE = Path(selfimprove.__file__).parent
+ORDER = [
+    "draws", "shapes.render", "shapes", "shapes.captions", "shapes.image_sets", "shapes.oracle", "config", "schedule", "losses",
+    "models", "scorers", "data", "latents", "rollout", "train", "evaluate", "runs", "rounds", "plan", "report", "request",
+    "__main__", "shapes.pretrain",
+]  # fmt: skip
+
+
+def layer(module: str) -> int:
+    while module and module not in ORDER:
+        module = module.rpartition(".")[0]
+    return ORDER.index(module)
+
+
+def test_imports_go_upwards() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+        if name == "__init__":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("selfimprove"):
+                module = node.module.removeprefix("selfimprove").lstrip(".")
+                targets = [module] if module else [a.name for a in node.names]
+                for target in targets:
+                    assert layer(target) <= layer(name), f"{name} imports {target}, which stands below it"
+
+
+def test_no_module_is_long() -> None:
+    long = {p.name: n for p in PACKAGE.rglob("*.py") if (n := len(p.read_text().splitlines())) > 300}
+    assert not long

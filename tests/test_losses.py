@@ -1,0 +1,74 @@
+import math
+
+import pytest
+import torch
+
+from selfimprove import losses
+
+CONVENTIONS = list(losses.CONVENTIONS)
+ERRORS = [torch.tensor(v) for v in ([0.5, 0.2], [0.4, 0.9], [0.7, 0.2], [0.4, 0.6])]  # player r, g; opponent r, g
+
+
+def test_the_four_conventions_give_one_logit() -> None:
+    """The table of conventions, worked out by hand from full-size squared errors of a 4x64x64 latent."""
+    dimensions = 4 * 64 * 64
+    generator = torch.Generator().manual_seed(0)
+    sides = torch.rand(4, 3, dimensions, generator=generator, dtype=torch.float64)  # squared residuals
+    bracket_mean = (sides[0] - sides[2]).mean(1) - (sides[1] - sides[3]).mean(1)
+    bracket_sum = (sides[0] - sides[2]).sum(1) - (sides[1] - sides[3]).sum(1)
+    by_hand = {
+        "diffusion-dpo": -0.5 * 5000 * bracket_mean,
+        "diffusers": -2500 * bracket_mean,
+        "summed-half": -0.5 * (5000 / dimensions) * bracket_sum,
+        "paper": -(2500 / dimensions) * bracket_sum,
+    }
+    for name in CONVENTIONS:
+        beta = losses.convert_beta(5000.0, "diffusion-dpo", name, dimensions)
+        terms = losses.spin(*(s.mean(1) for s in sides), beta, name, dimensions)
+        assert torch.allclose(terms.margin, by_hand[name], rtol=1e-6, atol=0)
+        assert torch.allclose(terms.margin, by_hand["diffusion-dpo"], rtol=1e-6, atol=0)
+
+
+def test_spin_by_hand() -> None:
+    """Brackets: (.5-.7) - (.4-.4) = -.2 and (.2-.2) - (.9-.6) = -.3, so margins at scale 1: .2 and .3."""
+    terms = losses.spin(*ERRORS, beta=2.0, convention="diffusion-dpo", dimensions=4)
+    assert terms.margin.tolist() == pytest.approx([0.2, 0.3])
+    assert terms.loss.tolist() == pytest.approx([math.log(1 + math.exp(-0.2)), math.log(1 + math.exp(-0.3))])
+    assert terms.reweighting.tolist() == pytest.approx([2 / (1 + math.exp(0.2)), 2 / (1 + math.exp(0.3))])
+    assert terms.implicit_accuracy.tolist() == [True, True]
+    hinge = losses.spin(*ERRORS, beta=2.0, convention="diffusion-dpo", dimensions=4, link_name="hinge")
+    assert hinge.loss.tolist() == pytest.approx([0.8, 0.7])
+    correlation = losses.spin(*ERRORS, beta=2.0, convention="diffusion-dpo", dimensions=4, link_name="correlation")
+    assert correlation.loss.tolist() == pytest.approx([0.8, 0.7])
+
+
+@pytest.mark.parametrize("name", ["logistic", "hinge", "correlation"])
+def test_links_are_decreasing_and_convex_with_the_stated_slope(name: str) -> None:
+    x = torch.linspace(-6, 6, 101, dtype=torch.float64, requires_grad=True)
+    value = losses.link(name, x)
+    (slope,) = torch.autograd.grad(value.sum(), x)
+    assert torch.allclose(slope, losses.link_slope(name, x.detach()))
+    assert (slope <= 0).all()
+    assert (slope.diff() >= -1e-12).all()
+    assert losses.link_slope(name, torch.zeros(1)) < 0
+
+
+def test_the_gradient_matches_on_real_and_pushes_on_generated() -> None:
+    """Equation (5.1): d loss / d error_real = scale * -l', and the opposite on the generated side."""
+    sides = [e.clone().requires_grad_() for e in ERRORS]
+    terms = losses.spin(*sides, beta=2.0, convention="diffusion-dpo", dimensions=4)
+    real, generated, _, _ = torch.autograd.grad(terms.loss.sum(), sides)
+    assert torch.allclose(real, terms.reweighting / 2)  # the convention's factor 1/2
+    assert torch.allclose(generated, -real)
+    assert not any(t.requires_grad for t in terms[1:])
+
+
+def test_equal_player_and_opponent_give_log_two() -> None:
+    terms = losses.spin(ERRORS[0], ERRORS[1], ERRORS[0], ERRORS[1], 5000.0, "diffusion-dpo", 4)
+    assert terms.loss.tolist() == pytest.approx([math.log(2)] * 2)
+
+
+def test_squared_error_is_the_mean_in_float32() -> None:
+    error = losses.squared_error(torch.full((2, 1, 2, 2), 3.0, dtype=torch.bfloat16), torch.ones(2, 1, 2, 2))
+    assert error.dtype == torch.float32
+    assert error.tolist() == [4.0, 4.0]

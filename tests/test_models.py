@@ -1,0 +1,122 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from selfimprove.models import ModelError, check_folder, load_diffuser, model_hash, resolve_model, write_pipeline
+from selfimprove.shapes import PIPELINE
+
+CPU = torch.device("cpu")
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def copy(tiny: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny, tmp_path / "model"))
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_missing_and_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match=r"there is no such folder; give 'shapes'"):
+        resolve_model(tmp_path / "nowhere")
+    with pytest.raises(ModelError, match=r"model='owner/nowhere': no such folder here, and the hub did not give it"):
+        resolve_model("owner/nowhere")
+    with pytest.raises(ModelError, match="is empty or no folder"):
+        check_folder(tmp_path)
+    assert resolve_model("shapes") == PIPELINE
+
+
+def test_folder_without_unet(copy: Path) -> None:
+    shutil.rmtree(copy / "unet")
+    with pytest.raises(ModelError, match="has no unet/ folder; give a complete pipeline"):
+        check_folder(copy)
+
+
+def test_not_a_pipeline(copy: Path) -> None:
+    (copy / "model_index.json").unlink()
+    with pytest.raises(ModelError, match="has no model_index.json"):
+        check_folder(copy)
+
+
+def test_sdxl(copy: Path) -> None:
+    edit(copy / "model_index.json", _class_name="StableDiffusionXLPipeline")
+    with pytest.raises(ModelError, match="is a StableDiffusionXLPipeline; only StableDiffusionPipeline"):
+        check_folder(copy)
+
+
+def test_inpainting(copy: Path) -> None:
+    edit(copy / "unet" / "config.json", in_channels=9)
+    with pytest.raises(ModelError, match="takes 9 channels, its VAE makes 4 .an inpainting"):
+        check_folder(copy)
+
+
+def test_other_prediction_types(copy: Path) -> None:
+    edit(copy / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")
+    with pytest.raises(ModelError, match="predicts 'v_prediction'; only epsilon"):
+        check_folder(copy)
+
+
+def test_nan_weight(copy: Path) -> None:
+    weights = load_file(copy / UNET)
+    weights["conv_in.bias"][1] = float("nan")
+    save_file(weights, copy / UNET)
+    with pytest.raises(ModelError, match="weight 'conv_in.bias' holds NaN or infinity; give an intact model"):
+        check_folder(copy)
+
+
+def test_pickled_weights_are_refused(copy: Path) -> None:
+    (copy / UNET).unlink()
+    (copy / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(ModelError, match=r"only pickled weights .*can run code when loaded; convert them"):
+        check_folder(copy)
+    (copy / "unet" / "diffusion_pytorch_model.bin").unlink()
+    with pytest.raises(ModelError, match="has no diffusion_pytorch_model.safetensors"):
+        check_folder(copy)
+
+
+def test_shapes_of_another_model(tiny: Path) -> None:
+    diffuser = load_diffuser(tiny, CPU)
+    assert diffuser.latent_shape == (4, 8, 8)
+    assert diffuser.image_size == (16, 16)
+    assert diffuser.embed(["a", "b c"]).shape == (2, 24, 32)
+    images = torch.rand(2, 3, 16, 16)
+    mean, std = diffuser.encode(images)
+    assert mean.shape == std.shape == (2, 4, 8, 8)
+    assert diffuser.decode(mean).shape == images.shape
+    assert diffuser.truncated(["a word", "word " * 30, "a word"]) == ["word " * 30]
+
+
+def test_the_vae_conventions_are_the_pipelines(tiny: Path) -> None:
+    """Scaled latents mean what StableDiffusionPipeline means by them."""
+    diffuser = load_diffuser(tiny, CPU)
+    latents = torch.randn(1, 4, 8, 8)
+    with torch.no_grad():
+        image = diffuser.vae.decode(latents / diffuser.vae.config.scaling_factor).sample
+    assert torch.allclose(diffuser.decode(latents), (image / 2 + 0.5).clamp(0, 1))
+
+
+def test_a_written_player_loads_in_plain_diffusers(tiny: Path, tmp_path: Path) -> None:
+    diffuser = load_diffuser(tiny, CPU)
+    with torch.no_grad():
+        diffuser.unet.conv_in.bias += 1
+    write_pipeline(tmp_path / "player", diffuser.unet, tiny)
+    assert model_hash(tmp_path / "player") != model_hash(tiny)
+    again = load_diffuser(tmp_path / "player", CPU)
+    assert torch.equal(again.unet.conv_in.bias, diffuser.unet.conv_in.bias)
+    assert torch.equal(again.vae.decoder.conv_in.weight, diffuser.vae.decoder.conv_in.weight)
+    program = f"""
+import sys
+from diffusers import StableDiffusionPipeline
+StableDiffusionPipeline.from_pretrained({str(tmp_path / "player")!r})("x", num_inference_steps=1, output_type="latent")
+assert not any(m.startswith("selfimprove") for m in sys.modules)
+"""
+    subprocess.run([sys.executable, "-I", "-c", program], check=True, capture_output=True, text=True)

@@ -1,0 +1,113 @@
+"""The round notebook through papermill: its contract, its errors, and other people's images."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from selfimprove.config import PRESETS
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SPIN = ROOT / "notebooks" / "spin_round.ipynb"
+NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+
+def execute(output: Path, **parameters: object) -> nbformat.NotebookNode:
+    papermill.execute_notebook(SPIN, output, parameters, cwd=ROOT, progress_bar=False)
+    return nbformat.read(output, as_version=4)
+
+
+def printed(notebook: nbformat.NotebookNode) -> str:
+    return "\n".join(o.get("text", "") for c in notebook.cells if c.cell_type == "code" for o in c.outputs)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_templates(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    assert notebook.cells[0].source.startswith("# ")
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert not cell.outputs
+            assert cell.execution_count is None
+            assert cell.source.count("\n") < 40
+            assert "def " not in cell.source
+    parameters = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(parameters) == 1
+    inferred = papermill.inspect_notebook(path)
+    assert len(inferred) == len(parameters[0].source.splitlines()) <= 8
+    assert all(p["help"] and p["inferred_type_name"] != "None" for p in inferred.values())
+
+
+def test_the_embedded_world_and_what_is_written(tmp_path: Path) -> None:
+    notebook = execute(tmp_path / "out.ipynb", iter=2, preset="smoke", run=str(tmp_path / "run"), device="cpu")
+    text = printed(notebook)
+    for said in ("in all about", "round 1:", "margin", "Implicit accuracy", "ceiling", "skipped: 0", "truncated: 0"):
+        assert said in text
+    assert str(tmp_path / "run" / "summary.png") in text
+    pictures = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})]
+    assert len(pictures) == 2
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["identity"]["beta"] == PRESETS["smoke"].settings.beta
+    metrics = json.loads((tmp_path / "run" / "round_2" / "metrics.json").read_text())
+    assert {"mean", "median", "ci95", "delta_prev", "delta_prev_ci95", "win_rate_prev", "win_rate_base"} <= set(metrics["scores"]["clip"])
+    assert metrics["oracle"]["ceiling"]
+    assert {"loss_first", "loss_last", "implicit_accuracy"} <= set(metrics["train"])
+
+
+def test_handwritten_digits_nobody_made_for_this(tmp_path: Path) -> None:
+    """scikit-learn's digits as an imagefolder, on the embedded model, through the same notebook."""
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    digits = load_digits()
+    with (folder / "metadata.jsonl").open("w") as metadata:
+        for i, (image, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+            Image.fromarray((image / 16 * 255).astype("uint8")).save(folder / f"{i}.png")
+            metadata.write(json.dumps({"file_name": f"{i}.png", "text": f"a handwritten {NAMES[label]}"}) + "\n")
+    (folder / "3.png").write_bytes((folder / "3.png").read_bytes()[:60])
+    text = printed(execute(tmp_path / "out.ipynb", iter=1, preset="smoke", data=str(folder), run=str(tmp_path / "run"), device="cpu"))
+    assert "skipped: 1\n  3.png" in text
+    metrics = json.loads((tmp_path / "run" / "round_1" / "metrics.json").read_text())
+    assert "oracle" not in metrics
+    assert set(metrics["scores"]) == {"nearest_real", "held_out_error"}  # scorers of another world say nothing here
+    assert metrics["scores"]["held_out_error"]["delta_prev"] != 0
+
+
+def test_a_stable_diffusion_of_another_shape(tiny: Path, images: Path, tmp_path: Path) -> None:
+    execute(tmp_path / "out.ipynb", iter=1, preset="smoke", model=str(tiny), data=str(images), run=str(tmp_path / "run"), device="cpu")
+    with Image.open(tmp_path / "run" / "round_1" / "images" / "000.png") as image:
+        assert image.size == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "last_line"),
+    [
+        ({"iter": 0}, "ValueError: iter=0 cannot be the round to play; give a whole number from 1 on"),
+        ({"iter": "two"}, "ValueError: iter='two' cannot be the round to play; give a whole number from 1 on"),
+        ({"iter": 1.5}, "ValueError: iter=1.5 cannot be the round to play; give a whole number from 1 on"),
+        ({"iterr": 2}, "ValueError: unknown parameter iterr; this notebook takes data, device, iter, model, preset, run, seed"),
+        ({"preset": "nosuch"}, f"ValueError: preset='nosuch' is not known; choose one of {list(PRESETS)}"),
+        ({"model": "/nowhere"}, "ModelError: model='/nowhere': there is no such folder; give 'shapes', a pipeline folder, or a hub id"),
+        ({"data": "/nowhere"}, "DataError: data='/nowhere': there is no such folder; give 'shapes' or a folder of images"),
+    ],
+    ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
+)
+def test_errors_end_with_what_to_do(tmp_path: Path, parameters: dict, last_line: str) -> None:
+    output = tmp_path / "out.ipynb"
+    with pytest.raises(papermill.PapermillExecutionError) as error:
+        execute(output, **({"run": str(tmp_path / "run"), "device": "cpu"} | parameters))
+    assert last_line in str(error.value).strip().splitlines()[-1]
+    errors = [o for c in nbformat.read(output, as_version=4).cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"]
+    assert last_line in f"{errors[0].ename}: {errors[0].evalue}".splitlines()[-1]
+
+
+def test_the_command_with_one_argument_prints_the_notebook(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "papermill", str(SPIN), "-p", "iter", "1", "-p", "preset", "smoke", "-p", "run", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, stdin=subprocess.DEVNULL)
+    assert json.loads(done.stdout)["cells"]

@@ -1,0 +1,24 @@
+import pytest
+
+from selfimprove.request import Request, from_namespace
+
+
+@pytest.mark.parametrize("value", [0, -1, "two", 1.5, True])
+def test_rounds_are_whole_numbers_from_one_on(value: object) -> None:
+    with pytest.raises(ValueError, match="cannot be the round to play; give a whole number from 1 on"):
+        Request(iter=value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", -1), ("preset", 3), ("device", "tpu"), ("preset", "nosuch")])
+def test_other_values_are_checked(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{name}={value!r}"):
+        Request(**{"iter": 1, name: value})  # type: ignore[arg-type]
+
+
+def test_unknown_parameters_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown parameter iterr; this notebook takes data, device, iter"):
+        from_namespace({"iter": 1, "iterr": 2, "_i": "", "In": [], "open": open})
+
+
+def test_a_namespace_becomes_a_request() -> None:
+    assert from_namespace({"iter": 3, "seed": 4, "In": [], "__name__": "x"}) == Request(iter=3, seed=4)

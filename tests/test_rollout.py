@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from selfimprove import draws
+from selfimprove.models import Diffuser, load_diffuser
+from selfimprove.rollout import rollout, sample_batches
+from selfimprove.shapes import PIPELINE
+
+PROMPTS = ["a star", "a red heart on a white background", "", "something nice", "a moon"]
+IDS = [draws.example_id(p) for p in PROMPTS]
+SETTINGS = {"seed": 1, "stream": "test", "round_index": 2, "steps": 5, "guidance": 3.0}
+
+
+@pytest.fixture(scope="module")
+def diffuser(tiny: Path) -> Diffuser:
+    return load_diffuser(tiny, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+def test_any_batch_size_gives_the_same_latents(diffuser: Diffuser, eta: float) -> None:
+    runs = [sample_batches(diffuser, diffuser.unet, PROMPTS, IDS, size, "test", **SETTINGS, eta=eta) for size in (1, 2, 5)]
+    assert runs[0].shape == (5, 4, 8, 8)
+    for other in runs[1:]:
+        assert torch.allclose(runs[0], other, atol=1e-4)
+    assert runs[0].std() > 0.1
+
+
+def test_rounds_streams_and_seeds_differ(diffuser: Diffuser) -> None:
+    text, empty = diffuser.embed(PROMPTS[:1]), diffuser.embed([""])
+    runs = [
+        rollout(diffuser, diffuser.unet, text, empty, IDS[:1], **(SETTINGS | change))
+        for change in ({}, {"seed": 2}, {"stream": "other"}, {"round_index": 3})
+    ]
+    for other in runs[1:]:
+        assert not torch.allclose(runs[0], other, atol=1e-2)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_agrees_with_the_diffusers_pipeline(guidance: float) -> None:
+    """The same initial noise through StableDiffusionPipeline, on the embedded model."""
+    diffuser = load_diffuser(PIPELINE, torch.device("cpu"))
+    settings = SETTINGS | {"guidance": guidance, "steps": 6}
+    ours = sample_batches(diffuser, diffuser.unet, PROMPTS, IDS, 8, "test", **settings)
+    pipeline = StableDiffusionPipeline.from_pretrained(PIPELINE)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = draws.normal(1, "test", (2,), IDS, diffuser.latent_shape)
+    theirs = pipeline(PROMPTS, latents=noise, num_inference_steps=6, guidance_scale=guidance, output_type="latent").images
+    assert torch.allclose(ours, theirs, atol=2e-4)

@@ -1,0 +1,136 @@
+"""Whole rounds on a random tiny pipeline and a folder of images: stages, resumption, identity, baselines."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from selfimprove import evaluate, rounds, train
+from selfimprove.config import Preset, Settings
+from selfimprove.models import load_diffuser, model_hash
+from selfimprove.plan import plan
+from selfimprove.report import ceiling_sentence, read_training, score_table, training_figure, write_summary
+from selfimprove.rounds import Game, play, set_up
+from selfimprove.runs import RunError
+
+SETTINGS = Settings(
+    samples=12, validation=3, rollout_steps=2, guidance=2.0, steps=3, batch_size=4, lr=1e-3, evaluation_prompts=5, evaluation_steps=2,
+    evaluation_guidance=2.0,
+)  # fmt: skip
+PRESET = Preset("", "", SETTINGS, ({}, {"lr": 5e-4}))
+
+
+def game(tiny: Path, images: Path, run: Path, preset: Preset = PRESET, seed: int = 0) -> Game:
+    return set_up(preset, "test", str(tiny), str(images), run, seed, "cpu")
+
+
+def test_two_rounds(tiny: Path, images: Path, tmp_path: Path) -> None:
+    played = game(tiny, images, tmp_path / "run")
+    lines = plan(played, 2).lines
+    assert lines[3].startswith("round 1: 12 rollouts, 3 steps of 4 pairs (lr 0.001, beta 2000), evaluation on 5 prompts")
+    assert lines[4].startswith("round 2: 12 rollouts, 3 steps of 4 pairs (lr 0.0005")
+    infos = play(played, 2)
+    assert [i.metrics["round"] for i in infos] == [0, 1, 2]
+    run = tmp_path / "run"
+    manifests = [json.loads((run / f"round_{k}" / "manifest.json").read_text())["stages"] for k in range(3)]
+    # round k's opponent is round k-1's player
+    assert manifests[1]["training"]["opponent"] == manifests[0]["evaluation"]["player"] == model_hash(tiny)
+    assert manifests[2]["training"]["opponent"] == manifests[1]["evaluation"]["player"] == model_hash(run / "round_1" / "pipeline")
+    assert manifests[2]["rollout"]["opponent"] == manifests[1]["evaluation"]["player"]
+    assert manifests[2]["evaluation"]["player"] != manifests[1]["evaluation"]["player"]
+    assert infos[2].log is not None
+    assert infos[2].log["lr"].iloc[0] == pytest.approx(5e-4)
+    # what was written is read back, and nothing is played twice
+    again = play(game(tiny, images, run), 2)
+    assert not any(i.played for i in again)
+    assert again[2].metrics == infos[2].metrics
+    assert "finished already" in " ".join(plan(game(tiny, images, run), 2).lines)
+    # the report speaks of all of it
+    table = score_table(infos)
+    assert set(table.index.get_level_values("score")) == {"nearest_real", "held_out_error"}
+    assert "Implicit accuracy" in read_training(infos[1].log, SETTINGS)
+    assert len(training_figure(infos[1].log).axes) == 5
+    assert ceiling_sentence(infos[1]) == ""
+    assert all(p.exists() for p in write_summary(played, infos).values())
+    load_diffuser(run / "round_2" / "pipeline", torch.device("cpu"))
+
+
+STAGES = ["rollout", "training step", "writing the player", "evaluation"]
+
+
+@pytest.mark.parametrize("where", STAGES)
+def test_a_run_killed_anywhere_goes_on_to_the_same_result(
+    tiny: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    whole = play(game(tiny, images, tmp_path / "whole"), 1)
+    module, name = {
+        "rollout": (rounds, "sample_batches"), "training step": (train, "make_batch"), "writing the player": (rounds, "write_pipeline"),
+        "evaluation": (evaluate, "save_image"),
+    }[where]  # fmt: skip
+    play(game(tiny, images, tmp_path / "killed"), 0)
+
+    def kill(*arguments: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, kill)
+        with pytest.raises(KeyboardInterrupt):
+            play(game(tiny, images, tmp_path / "killed"), 1)
+    resumed = play(game(tiny, images, tmp_path / "killed"), 1)
+    assert resumed[1].metrics == whole[1].metrics
+    pd.testing.assert_frame_equal(resumed[1].log, whole[1].log)
+    hashes = [model_hash(tmp_path / run / "round_1" / "pipeline") for run in ("whole", "killed")]
+    assert hashes[0] == hashes[1]
+
+
+def test_a_folder_of_another_run_is_refused_and_the_fields_are_named(tiny: Path, images: Path, tmp_path: Path) -> None:
+    game(tiny, images, tmp_path / "run")
+    with pytest.raises(RunError, match=r"holds another run \(beta: 2000.0 there, 7.0 here; seed: 0 there, 1 here\); give another"):
+        game(tiny, images, tmp_path / "run", PRESET.changed(beta=7.0), seed=1)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("do not touch")
+    with pytest.raises(RunError, match=r"exists and holds no run.json"):
+        game(tiny, images, tmp_path / "other")
+
+
+def test_evaluation_is_paired_and_training_rollouts_are_not_its(tiny: Path, images: Path, tmp_path: Path) -> None:
+    first = play(game(tiny, images, tmp_path / "a"), 0)
+    preset = PRESET.changed(samples=8)
+    second = play(game(tiny, images, tmp_path / "b", preset), 0)
+    assert first[0].metrics["scores"]["nearest_real"]["mean"] == pytest.approx(second[0].metrics["scores"]["nearest_real"]["mean"])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"generated_latents": "raw"}, {"opponent": "base"}, {"objective": "sft"}, {"flip": True, "shared": "t"}]
+)
+def test_the_arms_run(tiny: Path, images: Path, tmp_path: Path, changes: dict) -> None:
+    preset = PRESET.changed(**changes)
+    infos = play(game(tiny, images, tmp_path / "run", preset), 2)
+    manifest = json.loads((tmp_path / "run" / "round_2" / "manifest.json").read_text())["stages"]
+    assert ("rollout" in manifest) == (preset.settings.objective == "spin")
+    assert (manifest["training"]["opponent"] == model_hash(tiny)) == (changes.get("opponent") == "base")
+    assert infos[2].log is not None
+
+
+def test_truncated_captions_are_counted(tiny: Path, images: Path, tmp_path: Path) -> None:
+    lines = (images / "metadata.jsonl").read_text().splitlines()
+    lines[0] = json.dumps({"file_name": "000.png", "text": "word " * 40})
+    lines[1] = json.dumps({"file_name": "001.png", "text": "山の上の赤い星"})
+    (images / "metadata.jsonl").write_text("\n".join(lines))
+    made = game(tiny, images, tmp_path / "run", PRESET.changed(samples=40))
+    assert ("word " * 40).strip() in made.truncated
+    assert play(made, 1)[1].played
+
+
+def test_command_line(tiny: Path, images: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "selfimprove", "spin", "--preset", "smoke", "--model", str(tiny), "--data", str(images)]
+    done = subprocess.run([*command, "--iter", "1", "--run", str(tmp_path / "run")], capture_output=True, text=True, check=True)
+    assert "round 1: 24 rollouts" in done.stdout or "rollouts, 3 steps of 8 pairs" in done.stdout
+    assert str(tmp_path / "run" / "summary.png") in done.stdout
+    failed = subprocess.run([*command, "--iter", "0"], capture_output=True, text=True, check=False)
+    assert failed.returncode != 0
+    assert failed.stderr.strip().splitlines()[-1] == "error: iter=0 cannot be the round to play; give a whole number from 1 on"

@@ -1,0 +1,183 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from selfimprove import train as training
+from selfimprove.config import Settings
+from selfimprove.latents import Store, build_store
+from selfimprove.models import Diffuser, load_diffuser
+from selfimprove.train import TrainingSet, batch_rows, make_batch, objective, train
+
+SETTINGS = Settings(samples=10, beta=20.0, steps=4, batch_size=4, lr=1e-3, warmup=1, checkpoint_every=2, caption_dropout=0.3)
+COLUMNS = ["loss", "margin", "implicit_accuracy", "reweighting", "player_real", "gradient_norm"]
+
+
+@pytest.fixture(scope="module")
+def diffuser(tiny: Path) -> Diffuser:
+    return load_diffuser(tiny, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def data(diffuser: Diffuser, tmp_path_factory: pytest.TempPathFactory) -> TrainingSet:
+    folder = tmp_path_factory.mktemp("stores")
+
+    def store(name: str, seed: int, std: float) -> Store:
+        mean = 2 * seed + torch.randn(10, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
+        tensors = {"mean": mean, "std": torch.full_like(mean, std), "mean_flipped": mean.flip(3), "std_flipped": torch.full_like(mean, std)}
+        return build_store(folder / name, 10, lambda r: {k: v[r.start : r.stop] for k, v in tensors.items()}, name)
+
+    text = build_store(folder / "text", 3, lambda r: {"embedding": diffuser.embed(["", "a star", "a moon"])[r.start : r.stop]}, "text")
+    ids = tuple(f"example {i}" for i in range(10))
+    return TrainingSet(ids, [1 + i % 2 for i in range(10)], text, store("real", 0, 0.1), store("generated", 1, 0.0))
+
+
+def run(diffuser: Diffuser, data: TrainingSet, folder: Path, settings: Settings = SETTINGS) -> tuple[pd.DataFrame, dict]:
+    player, opponent = (diffuser.load_unet(diffuser.folder) for _ in range(2))
+    opponent = opponent if data.generated else None
+    log = train(player, opponent, data, diffuser.schedule, settings, seed=0, round_index=1, folder=folder)
+    return log, player.state_dict()
+
+
+def same(first: dict, second: dict, **tolerance: float) -> bool:
+    return all(torch.allclose(first[k], second[k], **tolerance) for k in first)
+
+
+def test_a_killed_run_goes_on_with_the_same_result(
+    diffuser: Diffuser, data: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, weights = run(diffuser, data, tmp_path / "whole")
+    real = training.make_batch
+
+    def killed(*arguments: object) -> object:
+        if arguments[-1] == 3:  # in step 3: the last checkpoint is that after step 1
+            raise KeyboardInterrupt
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training, "make_batch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(diffuser, data, tmp_path / "killed")
+    monkeypatch.setattr(training, "make_batch", real)
+    resumed, again = run(diffuser, data, tmp_path / "killed")
+    pd.testing.assert_frame_equal(whole, resumed)
+    assert same(weights, again, atol=0, rtol=0)
+    assert not same(weights, diffuser.unet.state_dict(), atol=1e-5)
+
+
+def test_accumulation_changes_nothing(diffuser: Diffuser, data: TrainingSet, tmp_path: Path) -> None:
+    whole, weights = run(diffuser, data, tmp_path / "one")
+    parts, again = run(diffuser, data, tmp_path / "two", replace(SETTINGS, batch_size=2, accumulation=2))
+    pd.testing.assert_frame_equal(whole[COLUMNS], parts[COLUMNS], rtol=1e-3, atol=1e-5)
+    assert same(weights, again, atol=2e-4)
+
+
+def test_the_first_step_starts_at_log_two_and_training_separates(diffuser: Diffuser, data: TrainingSet, tmp_path: Path) -> None:
+    log, _ = run(diffuser, data, tmp_path / "run", replace(SETTINGS, steps=30))
+    assert log["loss"].iloc[0] == pytest.approx(0.6931, abs=1e-3)
+    assert log["loss"].tail(5).mean() < 0.6
+    assert log["margin"].tail(5).mean() > 0
+    assert (log["opponent_real"] > 0).all()
+
+
+@pytest.mark.parametrize("changes", [{"ema": 0.5}, {"gradient_checkpointing": True}, {"precision": "bf16"}, {"link": "hinge"}])
+def test_options_run_and_learn(diffuser: Diffuser, data: TrainingSet, tmp_path: Path, changes: dict) -> None:
+    log, weights = run(diffuser, data, tmp_path / "run", replace(SETTINGS, **changes))
+    assert log["gradient_norm"].gt(0).all()
+    assert not same(weights, diffuser.unet.state_dict(), atol=1e-6)
+
+
+def test_checkpointing_gives_the_same_weights(diffuser: Diffuser, data: TrainingSet, tmp_path: Path) -> None:
+    _, plain = run(diffuser, data, tmp_path / "plain")
+    _, saved = run(diffuser, data, tmp_path / "saved", replace(SETTINGS, gradient_checkpointing=True))
+    assert same(plain, saved, atol=1e-5)
+
+
+def test_sft_needs_no_opponent(diffuser: Diffuser, data: TrainingSet, tmp_path: Path) -> None:
+    log, _ = run(diffuser, replace(data, generated=None), tmp_path / "sft", replace(SETTINGS, objective="sft"))
+    assert "margin" not in log
+    assert log["loss"].equals(log["player_real"])
+
+
+def test_one_forward_of_each_network_a_step(diffuser: Diffuser, data: TrainingSet) -> None:
+    calls = []
+
+    def counted(name: str) -> object:
+        def forward(*arguments: torch.Tensor) -> object:
+            calls.append((name, len(arguments[0]), torch.is_inference_mode_enabled()))
+            return diffuser.unet(*arguments)
+
+        return forward
+
+    batch = make_batch(data, [(0, 0), (3, 0)], SETTINGS, diffuser.schedule, 0, 1, 0)
+    objective(batch, counted("player"), counted("opponent"), SETTINGS)  # type: ignore[arg-type]
+    assert calls == [("player", 4, False), ("opponent", 4, True)]
+
+
+@pytest.mark.parametrize(("shared", "noise_same", "t_same"), [("t+noise", True, True), ("t", False, True), ("nothing", False, False)])
+def test_what_the_sides_share(diffuser: Diffuser, data: TrainingSet, shared: str, noise_same: bool, t_same: bool) -> None:
+    rows = [(i, 0) for i in range(8)]
+    batch = make_batch(data, rows, replace(SETTINGS, shared=shared), diffuser.schedule, 0, 1, 0)
+    noise, other_noise = batch.noise.chunk(2)
+    t, other_t = batch.t.chunk(2)
+    text, other_text = batch.text.chunk(2)
+    assert torch.equal(noise, other_noise) == noise_same
+    assert torch.equal(t, other_t) == t_same
+    assert torch.equal(text, other_text)
+
+
+def test_dropout_and_flip_hit_both_sides_alike(diffuser: Diffuser, data: TrainingSet) -> None:
+    rows = [(i, e) for i in range(10) for e in range(20)]
+    settings = replace(SETTINGS, flip=True, caption_dropout=0.3)
+    batch = make_batch(data, rows, settings, diffuser.schedule, 0, 1, 0)
+    empty = data.text.take("embedding", [0])[0]
+    dropped = (batch.text == empty).flatten(1).all(1)
+    assert torch.equal(*dropped.chunk(2))
+    assert 0.2 < dropped.float().mean() < 0.4
+    alpha = diffuser.schedule.alphas_cumprod[batch.t].view(-1, 1, 1, 1)
+    generated = ((batch.noisy - (1 - alpha).sqrt() * batch.noise) / alpha.sqrt()).chunk(2)[1]  # std 0: exactly the mean
+    means = data.generated.take("mean", [i for i, _ in rows])  # type: ignore[union-attr]
+    flipped = (generated - means.flip(3)).abs().amax((1, 2, 3)) < 1e-2
+    plain = (generated - means).abs().amax((1, 2, 3)) < 1e-2
+    assert (flipped ^ plain).all()
+    assert 0.35 < flipped.float().mean() < 0.65
+
+
+def test_every_epoch_is_a_permutation_whatever_the_batch() -> None:
+    ids = tuple(str(i) for i in range(7))
+    rows = batch_rows(ids, 0, 1, 0, 21)
+    assert [sorted(i for i, e in rows if e == epoch) for epoch in range(3)] == [list(range(7))] * 3
+    assert rows[5:9] == batch_rows(ids, 0, 1, 5, 4)
+    assert batch_rows(ids, 0, 2, 0, 7) != rows[:7]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_place(diffuser: Diffuser, data: TrainingSet, tmp_path: Path) -> None:
+    def broken(rows: range) -> dict[str, torch.Tensor]:
+        mean = torch.zeros(10, 4, 8, 8)
+        mean[7, 0, 0, 0] = float("inf")
+        return {"mean": mean, "std": torch.ones_like(mean)}
+
+    data = replace(data, real=build_store(tmp_path / "broken", 10, broken, "broken"))
+    step = next(s for s in range(4) if 7 in [row for row, _ in batch_rows(data.ids, 0, 1, 4 * s, 4)])
+    message = rf"the loss is not finite at step {step}, t=\d+, example example 7; lower lr or beta, or check that example"
+    with pytest.raises(FloatingPointError, match=message):
+        run(diffuser, data, tmp_path / "run")
+
+
+def test_stores_continue_at_the_first_missing_shard(tmp_path: Path) -> None:
+    made = []
+
+    def make(rows: range) -> dict[str, torch.Tensor]:
+        if rows.start == 256 and not made[1:]:
+            made.append(rows)
+            raise KeyboardInterrupt
+        made.append(rows)
+        return {"x": torch.arange(rows.start, rows.stop)[:, None].float()}
+
+    with pytest.raises(KeyboardInterrupt):
+        build_store(tmp_path / "store", 300, make, "test")
+    store = build_store(tmp_path / "store", 300, make, "test")
+    assert [r.start for r in made] == [0, 256, 256]
+    assert store.rows == 300
+    assert store.take("x", [299, 0, 256]).flatten().tolist() == [299, 0, 256]
