@@ -102,7 +102,7 @@ class Preset:
 
 
 _SHAPES = Settings(
-    samples=768, rollout_steps=10, guidance=3.0, rollout_batch=128, beta=2000.0, steps=60, lr=4e-6, warmup=5,
+    samples=768, rollout_steps=10, guidance=3.0, rollout_batch=128, beta=2000.0, steps=60, lr=1.5e-6, warmup=5,
     evaluation_prompts=256, evaluation_steps=10, evaluation_guidance=3.0,
 )  # fmt: skip
 
