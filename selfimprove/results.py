@@ -107,4 +107,8 @@ def provenance_sentence(results: dict[str, dict[int, dict[str, Any]]]) -> str:
     first, last = min(m["time"] for m in made), max(m["time"] for m in made)
     versions = ", ".join(f"{k} {v}" for k, v in made[0]["versions"].items())
     machines, revisions = ({m[k] for m in made} for k in ("machine", "git"))
-    return f"Made {first} to {last} on {'; '.join(sorted(machines))}; {versions}; git {', '.join(sorted(r[:10] for r in revisions))}."
+    seeds = ", ".join(f"{arm} {sorted(results[arm])}" for arm in ARMS if arm in results)
+    return (
+        f"Seeds run so far: {seeds}. Made {first} to {last} on {'; '.join(sorted(machines))}; {versions}; "
+        f"git {', '.join(sorted(r[:10] for r in revisions))}."
+    )

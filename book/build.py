@@ -1,0 +1,59 @@
+"""python book/build.py: execute the notebooks through papermill into book/executed/, then build the book, warnings being errors.
+
+A notebook is executed again only if it, the package, its parameters or the results that it reads have changed.
+"""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import papermill
+
+ROOT = Path(__file__).parent.parent
+EXECUTED = ROOT / "book" / "executed"
+
+
+def pages(preset: str) -> dict[str, dict[str, Any]]:
+    """Notebook -> parameters."""
+    return {"spin_round": {"iter": 2, "preset": preset}, "07_spin_rounds": {}}
+
+
+def fingerprint(notebook: Path, parameters: dict[str, Any]) -> str:
+    """SHA-256 of everything that the executed page depends on."""
+    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
+    sources = [notebook, *sorted((ROOT / "selfimprove").rglob("*.py")), *sorted((ROOT / "book" / "results").rglob("*.json"))]
+    for path in [*sources, ROOT / "selfimprove" / "shapes" / "assets" / "card.json"]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def execute(name: str, parameters: dict[str, Any]) -> None:
+    """One notebook into book/executed/, unless it is there and current."""
+    source, target, stamp = ROOT / "notebooks" / f"{name}.ipynb", EXECUTED / f"{name}.ipynb", EXECUTED / f"{name}.sha256"
+    current = fingerprint(source, parameters)
+    if target.exists() and stamp.exists() and stamp.read_text() == current:
+        print(f"{name}: unchanged, not executed again")
+        return
+    EXECUTED.mkdir(exist_ok=True)
+    print(f"{name}: executing with {parameters}", flush=True)
+    papermill.execute_notebook(source, target, parameters, cwd=ROOT, progress_bar=False)
+    stamp.write_text(current)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python book/build.py", description=__doc__)
+    parser.add_argument("--preset", default="shapes-spin", help="of the executed round; 'smoke' takes seconds and shows nothing")
+    arguments = parser.parse_args()
+    for name, parameters in pages(arguments.preset).items():
+        execute(name, parameters)
+    builder = [str(Path(sys.executable).parent / "jupyter-book"), "build", "-W", "--keep-going", "-q", str(ROOT / "book")]
+    subprocess.run(builder, check=True)
+    print(f"the book: {(ROOT / 'book' / '_build' / 'html' / 'index.html').relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
