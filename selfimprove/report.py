@@ -87,10 +87,8 @@ def training_figure(log: pd.DataFrame) -> Figure:
 def image_grid(rounds: list[Path], labels: list[str], columns: int = 12) -> Figure:
     """The same prompts and noise (columns) for several rounds (rows), from their `images/` folders."""
     names = sorted(p.name for p in (rounds[0] / "images").glob("*.png"))[:columns]
-    width = 0.9 * len(names)
-    figure, axes = plt.subplots(
-        len(rounds), len(names), figsize=(width, 0.95 * len(rounds)), squeeze=False, gridspec_kw={"wspace": 0.03, "hspace": 0.03}
-    )
+    size = (0.9 * len(names) + 0.9, 0.9 * len(rounds))  # inches; the 0.9 beside the images is for the labels
+    figure, axes = plt.subplots(len(rounds), len(names), figsize=size, squeeze=False)
     for row, (folder, label) in enumerate(zip(rounds, labels, strict=True)):
         for column, name in enumerate(names):
             axis = axes[row][column]
@@ -98,7 +96,7 @@ def image_grid(rounds: list[Path], labels: list[str], columns: int = 12) -> Figu
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
         axes[row][0].set_ylabel(label, rotation=0, ha="right", va="center")
-    figure.subplots_adjust(left=0.09, right=0.995, top=0.99, bottom=0.01)
+    figure.subplots_adjust(left=0.9 / size[0], right=1, top=1, bottom=0, wspace=0.03, hspace=0.03)
     return figure
 
 

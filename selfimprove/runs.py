@@ -33,7 +33,9 @@ def provenance() -> dict[str, Any]:
     """Where and with what something was computed: outside every hash."""
     here = Path(__file__).parent
     try:
-        git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        git = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         git = "unknown"
     return {
