@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy import stats
 
 ARMS = {  # arm -> what a reader should call it
     "spin": "SPIN, round 3",
@@ -53,8 +54,16 @@ def _against_base(result: dict[str, Any], name: str) -> dict[str, Any]:
     return result["last_against_base"][f"oracle_{name}"]
 
 
+def _over_seeds(values: list[float]) -> str:
+    """Mean with Student's 95 % interval over training seeds; a single seed has none."""
+    if len(values) < 2:
+        return f"{values[0]:+.3f} (one seed)"
+    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    return _signed(float(np.mean(values)), [float(np.mean(values) - half), float(np.mean(values) + half)])
+
+
 def arms_table(results: dict[str, dict[int, dict[str, Any]]]) -> pd.DataFrame:
-    """One row an arm: change from the base at its end, mean over seeds with the seeds' range; passes of a network."""
+    """One row an arm: change from the base at its end, mean over seeds with a 95 % interval over them; passes of a network."""
     rows = []
     for arm, label in ARMS.items():
         seeds = results.get(arm, {})
@@ -62,9 +71,7 @@ def arms_table(results: dict[str, dict[int, dict[str, Any]]]) -> pd.DataFrame:
         for name in TRUTHS:
             changes = [_against_base(r, name)["delta_prev"] for r in seeds.values()]
             if changes:
-                row[f"change of {name.replace('_', ' ')} from base"] = (
-                    f"{np.mean(changes):+.3f} (seeds {min(changes):+.3f} to {max(changes):+.3f})"
-                )
+                row[f"change of {name.replace('_', ' ')} from base"] = _over_seeds(changes)
         if seeds:
             row["network passes, millions"] = f"{next(iter(seeds.values()))['network_passes'] / 1e6:.2f}"
         rows.append(row)
@@ -89,14 +96,27 @@ def rounds_figure(results: dict[str, dict[int, dict[str, Any]]], arm: str = "spi
     return figure
 
 
-def null_sentence(results: dict[str, dict[int, dict[str, Any]]]) -> str:
-    """What a round gains when the opponent's images are real ones: it should be nothing."""
-    parts = []
-    for arm in ("null", "null-reencoded"):
-        for seed, result in results.get(arm, {}).items():
-            change = _against_base(result, "quality")
-            parts.append(f"{arm}, seed {seed}: {_signed(change['delta_prev'], change['delta_prev_ci95'])}")
-    return "Change of quality in the null rounds: " + ("; ".join(parts) if parts else "not run")
+def null_table(results: dict[str, dict[int, dict[str, Any]]]) -> pd.DataFrame:
+    """Change of quality in one round when the opponent's images are real ones, by seed, beside a true round's.
+
+    The last column is what encoding twice adds to encoding once; the last row means over seeds with 95 % intervals over them.
+    """
+
+    def changes(arm: str, index: int) -> dict[int, float]:
+        return {seed: r["rounds"][index]["oracle"]["quality"]["delta_prev"] for seed, r in results.get(arm, {}).items()}
+
+    columns = {
+        "real images": changes("null", 1),
+        "real, encoded twice": changes("null-reencoded", 1),
+        "round 1 of SPIN": changes("spin", 1),
+    }
+    columns["encoded twice less once"] = {s: v - columns["real images"][s] for s, v in columns["real, encoded twice"].items()}
+    shown = {
+        name: {f"seed {s}": f"{v:+.3f}" for s, v in values.items()} | ({"mean": _over_seeds(list(values.values()))} if values else {})
+        for name, values in columns.items()
+    }
+    table = pd.DataFrame(shown).fillna("not run")
+    return table.loc[sorted(table.index, key=lambda name: (name == "mean", name))]
 
 
 def provenance_sentence(results: dict[str, dict[int, dict[str, Any]]]) -> str:

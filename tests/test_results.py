@@ -5,9 +5,10 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
+from selfimprove import results
 from selfimprove.config import PRESETS
 from selfimprove.models import model_hash
-from selfimprove.results import ARMS, arms_table, load_results, null_sentence, provenance_sentence, rounds_figure, rounds_table
+from selfimprove.results import ARMS, arms_table, load_results, null_table, provenance_sentence, rounds_figure, rounds_table
 from selfimprove.shapes import PIPELINE
 
 FOLDER = Path(__file__).parent.parent / "book" / "results" / "spin_shapes"
@@ -19,7 +20,9 @@ def test_tables_have_a_row_for_everything() -> None:
     assert len(table) == 4 * len(RESULTS["spin"])
     assert list(arms_table(RESULTS).index) == list(ARMS.values())
     assert "git" in provenance_sentence(RESULTS)
-    assert null_sentence({}).endswith("not run")
+    assert list(null_table(RESULTS).index)[-1] == "mean"
+    assert null_table({}).empty
+    assert len(arms_table({})) == len(ARMS)
     assert provenance_sentence({}).startswith("No results")
     figure = rounds_figure(RESULTS)
     assert len(figure.axes) == 2
@@ -27,11 +30,11 @@ def test_tables_have_a_row_for_everything() -> None:
 
 
 def test_seeds_are_separate_runs_judged_alike() -> None:
-    results = RESULTS["spin"].values()
-    identities = [r["identity"] for r in results]
+    runs = RESULTS["spin"].values()
+    identities = [r["identity"] for r in runs]
     assert len({i["seed"] for i in identities}) == len(identities)
     assert len({json.dumps({k: v for k, v in i.items() if k != "seed"}, sort_keys=True) for i in identities}) == 1
-    bases = {round(r["rounds"][0]["oracle"]["quality"]["mean"], 6) for r in results}
+    bases = {round(r["rounds"][0]["oracle"]["quality"]["mean"], 6) for r in runs}
     assert len(bases) == 1  # the same base, prompts and noise
     assert all(i["evaluation_prompts"] >= 2000 for i in identities)
 
@@ -50,3 +53,9 @@ def test_quality_rises_every_round_in_every_seed_and_obedience_holds() -> None:
         obedience = result["last_against_base"]["oracle_all_right"]
         assert obedience["delta_prev"] >= -0.03
         assert obedience["delta_prev_ci95"][0] >= -0.05
+
+
+def test_intervals_over_seeds_by_hand() -> None:
+    """1, 2, 3: mean 2, standard deviation 1, Student's factor for two degrees of freedom 4.303."""
+    assert results._over_seeds([1.0, 2.0, 3.0]) == "+2.000 [-0.484, +4.484]"
+    assert results._over_seeds([0.5]) == "+0.500 (one seed)"
