@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 from selfimprove import results
 from selfimprove.config import PRESETS
 from selfimprove.models import model_hash
-from selfimprove.results import ARMS, arms_table, load_results, null_table, provenance_sentence, rounds_figure, rounds_table
+from selfimprove.results import ARMS, arms_table, load_results, null_table, provenance_sentence, rounds_figure, rounds_table, summary_markdown
 from selfimprove.shapes import PIPELINE
 
 FOLDER = Path(__file__).parent.parent / "book" / "results" / "spin_shapes"
@@ -59,3 +59,8 @@ def test_intervals_over_seeds_by_hand() -> None:
     """1, 2, 3: mean 2, standard deviation 1, Student's factor for two degrees of freedom 4.303."""
     assert results._over_seeds([1.0, 2.0, 3.0]) == "+2.000 [-0.484, +4.484]"
     assert results._over_seeds([0.5]) == "+0.500 (one seed)"
+
+
+def test_the_readme_says_what_the_results_say() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    assert summary_markdown(RESULTS) in readme, "paste selfimprove.results.summary_markdown into README.md"
