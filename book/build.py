@@ -18,8 +18,17 @@ EXECUTED = ROOT / "book" / "executed"
 
 
 def pages(preset: str) -> dict[str, dict[str, Any]]:
-    """Notebook -> parameters."""
-    return {"spin_round": {"iter": 2, "preset": preset}, "07_spin_rounds": {}}
+    """Notebook -> parameters: its own published ones, or with preset "smoke" the smallest at which its claims still hold."""
+    smallest = {
+        "01_diffusion_and_ddim": {"samples": 1500, "frames": 4},
+        "02_spin_objective": {"samples": 4000},
+        "03_jensen_bound": {"samples": 8, "longest": 20},
+        "04_gradient": {"samples": 256, "steps": 60},
+        "05_fixed_points": {"samples": 50_000, "points": 1500, "rounds": 5, "seeds": 1},
+        "06_dpo_and_spin": {"samples": 1500, "rounds": 4, "seeds": 1},
+    }
+    theory = smallest if preset == "smoke" else {name: {} for name in smallest}
+    return theory | {"spin_round": {"iter": 2, "preset": preset}, "07_spin_rounds": {}}
 
 
 def fingerprint(notebook: Path, parameters: dict[str, Any]) -> str:

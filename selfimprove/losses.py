@@ -3,6 +3,8 @@
 No model, no file, no reduction over the batch: that belongs to the caller. d below is C*H*W, the size of one latent.
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -31,33 +33,60 @@ def convert_beta(beta: float, source: BetaConvention, target: BetaConvention, di
     return beta * scale(source) / scale(target)
 
 
-def link(name: Link, x: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """l(x): decreasing and convex with l'(0) < 0 (SPIN-Diffusion, Assumption 5.1)."""
-    match name:
-        case "logistic":
-            return F.softplus(-x)
-        case "hinge":
-            return F.relu(1 - x)
-        case "correlation":
-            return 1 - x
-    raise ValueError(f"link={name!r} is not known; choose logistic, hinge or correlation")
+@dataclass(frozen=True)
+class LinkFunction:
+    """A link l with its slope l', elementwise (SPIN-Diffusion, Assumption 5.1: decreasing, convex, l'(0) < 0).
+
+    `satisfies_assumption=False` admits a counterexample on purpose; otherwise both properties are checked numerically.
+
+    Raises:
+        ValueError: not decreasing or not convex; names the link and where.
+    """
+
+    name: str
+    value: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]
+    satisfies_assumption: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.satisfies_assumption:
+            return
+        x = torch.linspace(-20, 20, 4001, dtype=torch.float64)
+        y, first = self.value(x), torch.diff(self.value(x))
+        tolerance = 1e-9 * float(y.abs().max())
+        rising, concave = first > tolerance, torch.diff(first) < -tolerance
+        if bool(rising.any()):
+            raise ValueError(f"link={self.name!r} rises at {float(x[:-1][rising][0]):.2f}; a link must be decreasing")
+        if bool(concave.any()):
+            raise ValueError(f"link={self.name!r} is not convex at {float(x[1:-1][concave][0]):.2f}; a link must be convex")
+        if not float(self.slope(torch.zeros(1, dtype=torch.float64))) < 0:
+            raise ValueError(f"link={self.name!r} has slope 0 at 0, where every round starts: nothing would be learned")
 
 
-def link_slope(name: Link, x: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """l'(x), never positive; at the hinge's corner, 0."""
-    match name:
-        case "logistic":
-            return -torch.sigmoid(-x)
-        case "hinge":
-            return -(x < 1).to(x.dtype)
-        case "correlation":
-            return -torch.ones_like(x)
-    raise ValueError(f"link={name!r} is not known; choose logistic, hinge or correlation")
+LINKS: dict[Link, LinkFunction] = {
+    "logistic": LinkFunction("logistic", lambda x: F.softplus(-x), lambda x: -torch.sigmoid(-x)),
+    "hinge": LinkFunction("hinge", lambda x: F.relu(1 - x), lambda x: -(x < 1).to(x.dtype)),  # slope 0 at the corner
+    "correlation": LinkFunction("correlation", lambda x: 1 - x, lambda x: -torch.ones_like(x)),
+}
+
+
+def get_link(link: str | LinkFunction) -> LinkFunction:
+    """The link of that name, or the link itself.
+
+    Raises:
+        ValueError: no link of that name.
+    """
+    if isinstance(link, LinkFunction):
+        return link
+    if link not in LINKS:
+        raise ValueError(f"link={link!r} is not known; choose logistic, hinge or correlation, or give a LinkFunction")
+    return LINKS[link]  # type: ignore[index]
 
 
 def squared_error(prediction: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-    """Squared error of each example in float32, the mean over C*H*W."""
-    return (prediction.float() - target.float()).pow(2).mean((1, 2, 3))
+    """Squared error of each example, the mean over C*H*W, in float32 or, for derivations, float64."""
+    dtype = torch.promote_types(torch.float32, torch.promote_types(prediction.dtype, target.dtype))
+    return (prediction.to(dtype) - target.to(dtype)).pow(2).mean((1, 2, 3))
 
 
 class DenoisingTerms(NamedTuple):
@@ -90,31 +119,144 @@ class SpinTerms(NamedTuple):
     opponent_generated: Float[Tensor, " b"]
 
 
+class Errors(NamedTuple):
+    """Squared errors of player and opponent on the real and the generated side, in the order of `spin`'s arguments."""
+
+    player_real: Tensor
+    player_generated: Tensor
+    opponent_real: Tensor
+    opponent_generated: Tensor
+
+
 def spin(
     player_real: Float[Tensor, " b"],
     player_generated: Float[Tensor, " b"],
     opponent_real: Float[Tensor, " b"],
     opponent_generated: Float[Tensor, " b"],
-    beta: float,
+    beta: float | Float[Tensor, " b"],
     convention: BetaConvention,
     dimensions: int,
-    link_name: Link = "logistic",
+    link: Link | LinkFunction = "logistic",
 ) -> SpinTerms:
-    """The practical SPIN-Diffusion objective (last display of its appendix C.3), beta_t h_t^2 one constant.
+    """The SPIN-Diffusion objective at one time step an example: l of -beta times the bracket of four squared errors.
 
     l( -beta [ |e - eps_theta(x_t)|^2 - |e - eps_k(x_t)|^2 - |e' - eps_theta(x'_t)|^2 + |e' - eps_k(x'_t)|^2 ] ), the errors
-    given as means over C*H*W = `dimensions`; `convention` says how beta is to be read.
+    given as means over C*H*W = `dimensions`; `convention` says how beta is to be read. `beta` is one number (the practical
+    objective, last display of appendix C.3, beta_t h_t^2 constant) or one an example (beta_t h_t^2 of each example's t).
+    The same function is eq. (4.9) when the errors are those of means mu, and eq. (C.5) when e' is eps_k(x'_t), which makes
+    `opponent_generated` 0.
+
+    Worked by hand, two dimensions, convention "paper": e - eps_theta = (1, 1), e - eps_k = (2, 0), e' - eps_theta = (2, 2),
+    e' - eps_k = (0, 2) have mean squares 1, 2, 4, 2; with beta .5 the margin is -.5 * 2 * ((1 - 2) - (4 - 2)) = 3:
+
+    >>> terms = spin(*torch.tensor([[1.0], [4.0], [2.0], [2.0]]), beta=0.5, convention="paper", dimensions=2)
+    >>> float(terms.margin), round(float(terms.loss), 4), round(float(terms.reweighting), 4)  # log(1 + e^-3), .5 / (1 + e^3)
+    (3.0, 0.0486, 0.0237)
     """
-    scale = convert_beta(beta, convention, "diffusers", dimensions)
-    margin = -scale * ((player_real - opponent_real) - (player_generated - opponent_generated))
+    return spin_exact(
+        player_real[None], player_generated[None], opponent_real[None], opponent_generated[None], beta, convention, dimensions, link
+    )
+
+
+def spin_exact(
+    player_real: Float[Tensor, "steps b"],
+    player_generated: Float[Tensor, "steps b"],
+    opponent_real: Float[Tensor, "steps b"],
+    opponent_generated: Float[Tensor, "steps b"],
+    beta: float | Float[Tensor, " b"] | Float[Tensor, "steps #b"],
+    convention: BetaConvention,
+    dimensions: int,
+    link: Link | LinkFunction = "logistic",
+) -> SpinTerms:
+    """The exact SPIN-Diffusion objective, eq. (4.8): the brackets of all T steps inside one link, each with weight beta_t / T.
+
+    Errors are means over C*H*W = `dimensions`, row i those of step i; `beta` is a number, one an example, or (T, B). The terms
+    are those of `spin`; errors and reweighting are means over the steps.
+
+    Two steps whose brackets are -1 and -3, beta 1, by hand: margin (1 + 3) / 2 = 2, loss log(1 + e^-2):
+
+    >>> real, zero = torch.tensor([[1.0], [0.0]]), torch.zeros(2, 1)
+    >>> terms = spin_exact(real, torch.tensor([[2.0], [3.0]]), zero, zero, 1.0, "diffusers", 4)
+    >>> float(terms.margin), round(float(terms.loss), 4)
+    (2.0, 0.1269)
+    """
+    check_errors(player_generated, player_real=player_real, opponent_real=opponent_real, opponent_generated=opponent_generated)
+    function = get_link(link)
+    betas = torch.as_tensor(beta, dtype=player_real.dtype, device=player_real.device).expand(player_real.shape)
+    bracket = (player_real - opponent_real) - (player_generated - opponent_generated)
+    margin = -convert_beta(1.0, convention, "diffusers", dimensions) * (betas * bracket).mean(0)
     detached = margin.detach()
     return SpinTerms(
-        link(link_name, margin),
+        function.value(margin),
         detached,
         detached > 0,
-        -beta * link_slope(link_name, detached),
-        player_real.detach(),
-        player_generated.detach(),
-        opponent_real.detach(),
-        opponent_generated.detach(),
+        -betas.mean(0) * function.slope(detached),
+        player_real.detach().mean(0),
+        player_generated.detach().mean(0),
+        opponent_real.detach().mean(0),
+        opponent_generated.detach().mean(0),
     )
+
+
+def check_errors(player_generated: Tensor, **others: Tensor) -> None:
+    """Refuse errors of different shapes before they broadcast to something that looks like a loss.
+
+    Raises:
+        ValueError: names the argument and both shapes.
+    """
+    for name, value in others.items():
+        if value.shape != player_generated.shape:
+            raise ValueError(
+                f"{name} has shape {tuple(value.shape)}, player_generated {tuple(player_generated.shape)}; "
+                "give one error an example on each side, from player and opponent"
+            )
+
+
+class GradientTerms(NamedTuple):
+    """The three factors of eq. (5.1): the gradient is the mean of reweighting * (matching - pushing) over the batch.
+
+    `matching` and `pushing` hold, for each parameter, the batch's mean of reweighting times the gradient of the player's squared
+    error on the real and on the generated side; `reweighting`, one an example, is -beta_t l'_t.
+    """
+
+    reweighting: Float[Tensor, " b"]
+    matching: tuple[Tensor, ...]
+    pushing: tuple[Tensor, ...]
+
+    @property
+    def gradient(self) -> tuple[Tensor, ...]:
+        """Of the mean loss, parameter by parameter."""
+        return tuple(m - p for m, p in zip(self.matching, self.pushing, strict=True))
+
+
+def gradient_terms(
+    parameters: Sequence[Tensor],
+    player_real: Float[Tensor, " b"],
+    player_generated: Float[Tensor, " b"],
+    reweighting: Float[Tensor, " b"],
+    convention: BetaConvention,
+    dimensions: int,
+) -> GradientTerms:
+    """Eq. (5.1) of SPIN-Diffusion, from errors that still carry the graph and the `reweighting` that `spin` returned."""
+    scale = convert_beta(1.0, convention, "diffusers", dimensions)
+    matching, pushing = (
+        torch.autograd.grad((reweighting * scale * errors).mean(), list(parameters), retain_graph=True, materialize_grads=True)
+        for errors in (player_real, player_generated)
+    )
+    return GradientTerms(reweighting, matching, pushing)
+
+
+def coupled_beta(sigma: float, steps: int, penalty: float) -> float:
+    """beta_t = lambda T / (2 sigma_t^2): what ties eq. (4.8) to eq. (4.6), from sigma_t^2 = lambda T / (2 beta_t).
+
+    Raises:
+        ValueError: sigma = 0, as it must be at t = 1, where eq. (4.7) is singular: decouple beta from sigma there.
+    """
+    if not sigma > 0:
+        raise ValueError(f"sigma={sigma!r}: the coupled beta is infinite there (always so at t = 1); give beta apart from sigma")
+    return penalty * steps / (2 * sigma**2)
+
+
+def proof_beta(scale: float, gamma: float, h: float) -> float:
+    """beta_t = s gamma_t / h_t^2, the one in the proof of Theorem 5.2."""
+    return scale * gamma / h**2

@@ -138,24 +138,24 @@ class Diffuser:
         tokens = self.tokenizer(unique, verbose=False).input_ids
         return [p for p, ids in zip(unique, tokens, strict=True) if len(ids) > self.tokenizer.model_max_length]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed(self, prompts: list[str]) -> Float[Tensor, "b l d"]:
         """Text embeddings, (B, tokens, width), on the CPU; prompts beyond the tokenizer's limit are cut."""
         tokens = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        return self.text_encoder(tokens.to(self.device))[0].cpu().clone()
+        return self.text_encoder(tokens.to(self.device))[0].cpu()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, images: Float[Tensor, "b 3 height width"]) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
         """Mean and standard deviation of the scaled latent posterior of images in [0, 1], on the CPU."""
         posterior = self.vae.encode(2 * images.to(self.device) - 1).latent_dist
         scale = self.vae.config.scaling_factor
-        return (posterior.mean * scale).cpu().clone(), (posterior.std * scale).cpu().clone()
+        return (posterior.mean * scale).cpu(), (posterior.std * scale).cpu()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 height width"]:
         """Images with values in [0, 1] of scaled latents, on the CPU."""
         images = self.vae.decode(latents.to(self.device) / self.vae.config.scaling_factor).sample
-        return (images / 2 + 0.5).clamp(0, 1).cpu().clone()
+        return (images / 2 + 0.5).clamp(0, 1).cpu()
 
     def load_unet(self, folder: Path) -> UNet2DConditionModel:
         """A further UNet of a pipeline folder, in float32 and eval mode, on this device."""

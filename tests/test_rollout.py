@@ -6,7 +6,7 @@ from diffusers import StableDiffusionPipeline
 
 from selfimprove import draws
 from selfimprove.models import Diffuser, load_diffuser
-from selfimprove.rollout import rollout, sample_batches
+from selfimprove.rollout import predict, rollout, sample_batches, trajectory
 from selfimprove.shapes import PIPELINE
 
 PROMPTS = ["a star", "a red heart on a white background", "", "something nice", "a moon"]
@@ -49,3 +49,17 @@ def test_agrees_with_the_diffusers_pipeline(guidance: float) -> None:
     noise = draws.normal(1, "test", (2,), IDS, diffuser.latent_shape)
     theirs = pipeline(PROMPTS, latents=noise, num_inference_steps=6, guidance_scale=guidance, output_type="latent").images
     assert torch.allclose(ours, theirs, atol=2e-4)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+def test_a_trajectory_ends_where_the_rollout_does(diffuser: Diffuser, eta: float) -> None:
+    text, empty = diffuser.embed(PROMPTS), diffuser.embed([""])
+    latents = rollout(diffuser, diffuser.unet, text, empty, IDS, **SETTINGS, eta=eta)
+    path = trajectory(diffuser, diffuser.unet, text, empty, IDS, **SETTINGS, eta=eta)
+    assert torch.allclose(path.clean, latents, atol=1e-6)
+    assert path.states.shape == (6, 5, 4, 8, 8)
+    assert path.log_prob.isnan().all() == (eta == 0)
+    for index, step in enumerate(path.steps):  # every step can be made again from what is kept
+        eps = predict(diffuser.unet, path.states[index], step.t, text, empty, SETTINGS["guidance"])
+        mean, std = diffuser.schedule.reverse(path.states[index], eps, step)
+        assert torch.allclose(mean + std * path.noise[index], path.states[index + 1], atol=1e-5)

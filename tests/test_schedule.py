@@ -1,8 +1,10 @@
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from selfimprove.schedule import Schedule
+from selfimprove.schedule import Schedule, Step
 
 CHANGES = [{}, {"set_alpha_to_one": True, "steps_offset": 0}, {"beta_schedule": "linear"}, {"timestep_spacing": "trailing"}]
 
@@ -22,7 +24,7 @@ def test_one_transition_agrees_with_diffusers(eta: float, changes: dict) -> None
     assert len(steps) == 20
     for t, t_next in steps:
         expected = scheduler.step(eps, t, noisy, eta=eta, variance_noise=noise if eta else None).prev_sample
-        mean, std = schedule.reverse(noisy, eps, t, t_next, eta)
+        mean, std = schedule.reverse(noisy, eps, schedule.step(t, t_next, eta))
         assert torch.allclose(mean + std * noise, expected, atol=2e-5, rtol=1e-5)
 
 
@@ -39,3 +41,89 @@ def test_forward_noising_keeps_unit_variance() -> None:
 def test_too_many_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="steps=2000"):
         Schedule(make(), torch.device("cpu")).timesteps(2000)
+
+
+class Raw:
+    """A scheduler of any alphas at all."""
+
+    def __init__(self, alphas: list[float], prediction_type: str = "epsilon") -> None:
+        self.alphas_cumprod = torch.tensor(alphas, dtype=torch.float64)
+        self.config = {"prediction_type": prediction_type, "set_alpha_to_one": True}
+
+
+@pytest.mark.parametrize(
+    ("alphas", "complaint"),
+    [
+        ([], "T=0"),
+        ([0.9, 0.95], r"alphas_cumprod\[1\]=0.95 is not below"),
+        ([0.9, 0.9], "alphas must decrease"),
+        ([1.2, 0.5], r"alphas_cumprod\[0\]=1.2 must lie"),
+        ([0.9, -0.1], r"alphas_cumprod\[1\]=-0.1 must lie"),
+        ([float("nan"), 0.1], r"alphas_cumprod\[0\]=nan must lie"),
+        ([0.9, 0.0], "zero terminal SNR needs v_prediction"),
+    ],
+)
+def test_bad_schedules_are_refused(alphas: list[float], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        Schedule(Raw(alphas), torch.device("cpu"))
+
+
+def test_zero_terminal_snr_is_for_v_prediction() -> None:
+    schedule = Schedule(Raw([0.9, 0.4, 0.0], "v_prediction"), torch.device("cpu"), torch.float64)
+    step = schedule.steps()[0]
+    noisy = torch.randn(2, 4, 3, 3, dtype=torch.float64)
+    assert torch.allclose(schedule.reverse(noisy, -noisy, step).mean, (0.4**0.5 + 0.6**0.5) * noisy)  # v = -x_0 at alpha 0, eps = x_t
+    with pytest.raises(ValueError, match="h_t is infinite"):
+        _ = step.h
+    with pytest.raises(ValueError, match="prediction_type='sample'"):
+        Schedule(Raw([0.9], "sample"), torch.device("cpu"))
+
+
+def test_bad_steps_are_refused() -> None:
+    schedule = Schedule(make(), torch.device("cpu"))
+    with pytest.raises(ValueError, match="t=1000 lies outside"):
+        schedule.step(1000, 5)
+    with pytest.raises(ValueError, match="t=-2 lies outside"):
+        schedule.step(5, -2)
+    with pytest.raises(ValueError, match="t_next=5 must lie before t=5"):
+        schedule.step(5, 5)
+    with pytest.raises(ValueError, match="steps=0"):
+        schedule.steps(0)
+    with pytest.raises(ValueError, match=r"sigma=.* at t=900 must lie between 0 and sqrt"):
+        schedule.step(900, 899, eta=50.0)
+    with pytest.raises(ValueError, match="sigma=-1"):
+        Step(5, 4, 0.5, 0.6, -1.0)
+
+
+def test_stable_diffusions_last_step_ends_before_the_image() -> None:
+    """set_alpha_to_one=False: alpha before the first step is alphas_cumprod[0], so h there is small but not 0/0 for offset 1."""
+    schedule = Schedule(make(), torch.device("cpu"))
+    last = schedule.steps(50)[-1]
+    assert (last.t, last.t_next) == (1, -1)
+    assert last.alpha_next == pytest.approx(0.99915, abs=1e-5)
+    assert last.h < 0
+    whole = schedule.steps()[-1]  # offset 0: the step from t = 0 to the same alpha removes nothing
+    assert whole.h == 0
+
+
+@given(
+    betas=st.lists(st.floats(1e-5, 0.5), min_size=1, max_size=30), eta=st.floats(0, 1), data=st.data(),
+    dtype=st.sampled_from([torch.float32, torch.float64]), shape=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4)),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_reverse_is_the_posterior_of_what_the_model_says(
+    betas: list[float], eta: float, data: st.DataObject, dtype: torch.dtype, shape
+) -> None:
+    """For any schedule, dtype and shape: with the true noise, (3.2) is (3.1); and the two variances add up to 1 - alpha_{t-1}."""
+    alphas = torch.cumprod(1 - torch.tensor(betas, dtype=torch.float64), 0).tolist()
+    schedule = Schedule(Raw(alphas), torch.device("cpu"), dtype)
+    step = schedule.steps(eta=eta)[data.draw(st.integers(0, len(alphas) - 1))]
+    assert step.h <= 0
+    assert step.direction**2 + step.sigma**2 == pytest.approx(1 - step.alpha_next, abs=1e-12)
+    clean, eps = torch.randn(2, 2, *shape, dtype=dtype, generator=torch.Generator().manual_seed(len(betas)))
+    noisy = schedule.add_noise(clean, eps, torch.full((2,), step.t))
+    reverse, posterior = schedule.reverse(noisy, eps, step), schedule.posterior(noisy, clean, step)
+    tolerance = (1e-4 if dtype == torch.float32 else 1e-9) / (1 - step.alpha) ** 0.5 / step.alpha**0.5
+    assert reverse.std == posterior.std
+    assert torch.allclose(reverse.mean, posterior.mean, atol=tolerance)
+    assert reverse.mean.dtype == dtype

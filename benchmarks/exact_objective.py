@@ -1,0 +1,87 @@
+"""python -m benchmarks.exact_objective: time and peak memory of one gradient of the exact and the approximate objective.
+
+The exact objective (4.8) on the embedded UNet for T = 10, 50, 100, 1000 steps, in the two-pass form whose memory should not grow
+with T and, up to T = 100, as one graph, whose memory does; beside them (4.9) at one t an example. Each case runs in a process of
+its own. Writes book/results/exact_objective.json.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from selfimprove import draws, exact
+from selfimprove.models import load_diffuser
+from selfimprove.rollout import noising_trajectory, trajectory
+from selfimprove.runs import provenance, write_json
+from selfimprove.shapes import PIPELINE
+
+OUT = Path("book/results/exact_objective.json")
+CAPTIONS = ["a large red star on a white background", "a small blue moon on a black background"]
+CASES = [
+    (form, steps) for steps in (10, 50, 100, 1000) for form in ("two passes", "one graph", "one t") if form != "one graph" or steps <= 100
+]
+
+
+def megabytes() -> float:
+    """Peak resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measure(form: str, steps: int) -> dict[str, float | str | int]:
+    """One case: the paths are made first; then one gradient is timed, and what it adds to the peak."""
+    diffuser = load_diffuser(PIPELINE, torch.device("cpu"))
+    opponent = diffuser.load_unet(PIPELINE)
+    diffuser.unet.requires_grad_(True)
+    ids = [draws.example_id(c) for c in CAPTIONS]
+    text, empty = diffuser.embed(CAPTIONS), diffuser.embed([""])
+    count = None if steps == len(diffuser.schedule) else steps
+    generated = trajectory(diffuser, opponent, text, empty, ids, 0, "benchmark", 0, count, 1.0)
+    clean = torch.stack([draws.normal(0, "clean", (0,), [i], diffuser.latent_shape)[0] for i in ids])
+    real = noising_trajectory(diffuser, clean, ids, 0, "benchmark real", 0, generated.steps)
+    game = exact.Game(diffuser, diffuser.unet, opponent, real, generated, text)
+    if form == "one t":  # paths of a single step: what training holds
+        middle = steps // 2
+        game = game._replace(real=single(real, middle), generated=single(generated, middle))
+    stored, before = (real.states.nbytes + generated.states.nbytes) / 2**20, megabytes()
+    start = time.perf_counter()
+    if form == "one graph":
+        exact.exact(game, 1.0).loss.mean().backward()
+    else:
+        exact.exact_backward(game, 1.0)
+    return {"form": form, "T": steps, "seconds": time.perf_counter() - start, "peak added (MB)": megabytes() - before, "paths (MB)": stored}
+
+
+def single(path: exact.Trajectory, index: int) -> exact.Trajectory:
+    """One step of a path."""
+    return exact.Trajectory(
+        path.steps[index : index + 1], path.states[index : index + 2], path.noise[index : index + 1], path.log_prob[index : index + 1]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.exact_objective", description=__doc__)
+    parser.add_argument("--case", nargs=2, metavar=("FORM", "T"), help="measure one case and print it as JSON")
+    arguments = parser.parse_args()
+    if arguments.case:
+        print(json.dumps(measure(arguments.case[0], int(arguments.case[1]))))
+        return
+    rows = []
+    for form, steps in CASES:
+        command = [sys.executable, "-m", "benchmarks.exact_objective", "--case", form, str(steps)]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        rows.append(json.loads(output.splitlines()[-1]))
+        print(f"{form}, T = {steps}: {rows[-1]['seconds']:.1f} s, {rows[-1]['peak added (MB)']:.0f} MB added", flush=True)
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    write_json(OUT, {"rows": rows, "examples": len(CAPTIONS), "provenance": provenance()})
+    print(pd.DataFrame(rows).round(1).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

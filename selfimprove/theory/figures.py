@@ -1,0 +1,144 @@
+"""Figures of the derivation notebooks, from the tables that the other modules return."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # told apart by colour-blind readers too
+
+
+def points(frame: pd.DataFrame, title: str) -> Figure:
+    """Points of both conditions in the plane."""
+    figure, axis = plt.subplots(figsize=(3.6, 3.6), constrained_layout=True)
+    for condition, part in frame.groupby("condition"):
+        axis.scatter(part["x"], part["y"], s=3, color=COLOURS[int(str(condition))], label=f"condition {condition}")
+    axis.set(xlim=(-3.5, 3.5), ylim=(-3.5, 3.5), xlabel="first coordinate", ylabel="second coordinate", title=title)
+    axis.legend(loc="lower left", markerscale=3)
+    return figure
+
+
+def sampling_error(table: pd.DataFrame) -> Figure:
+    """Excess KL against the number of sampler steps, one line an eta; bars are two standard errors."""
+    figure, axis = plt.subplots(figsize=(5.5, 3.2), constrained_layout=True)
+    for colour, (eta, part) in zip(COLOURS, table.groupby("eta"), strict=False):
+        axis.errorbar(part["steps"], part["excess"], 2 * part["error"], marker="o", ms=3, capsize=2, color=colour, label=f"eta {eta}")
+    axis.axhline(0, color="0.6", lw=0.8)
+    axis.set_xscale("log")
+    counts = sorted(table["steps"].unique())
+    axis.set_xticks(counts, [str(n) for n in counts])
+    axis.minorticks_off()
+    axis.set(xlabel="sampler steps", ylabel="KL to p_data beyond\nexact samples' (nats)")
+    axis.legend(frameon=False)
+    return figure
+
+
+def two_forms(table: pd.DataFrame, title: str) -> Figure:
+    """(C.5) against (4.9), one mark an example and step, coloured by t."""
+    figure, axis = plt.subplots(figsize=(4.6, 3.6), constrained_layout=True)
+    marks = axis.scatter(table["(4.9)"], table["(C.5)"], c=table["t"], s=6, cmap="viridis")
+    axis.plot([0, 3], [0, 3], color="0.6", lw=0.8)
+    axis.set(xlim=(0, 3), ylim=(0, 3), xlabel="loss of (4.9) (nats)", ylabel="loss of (C.5) (nats)", title=title)
+    figure.colorbar(marks, label="t (0 is the image)")
+    return figure
+
+
+def practical_bias(table: pd.DataFrame) -> Figure:
+    """The practical objective less the one on the opponent's own path, split in two; bars are two standard errors."""
+    figure, axis = plt.subplots(figsize=(8, 3.6), constrained_layout=True)
+    places = np.arange(len(table))
+    names = {"target": "e' in place of eps_k(x'_t)", "law": "forward-noised in place of own x'_t", "total": "both"}
+    for offset, (colour, (name, label)) in enumerate(zip(COLOURS, names.items(), strict=False)):
+        axis.barh(places + 0.27 * (offset - 1), table[name], 0.25, xerr=2 * table[f"{name} error"], color=colour, label=label, capsize=2)
+    axis.axvline(0, color="0.4", lw=0.8)
+    axis.set(yticks=places, yticklabels=table["case"], xlabel="change of the mean loss (nats, logistic link)")
+    axis.invert_yaxis()
+    figure.legend(*axis.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=3)
+    return figure
+
+
+def gap(table: pd.DataFrame) -> Figure:
+    """How loose the bound is against the bracket's variance over t, one mark a case."""
+    figure, axis = plt.subplots(figsize=(5.5, 3.4), constrained_layout=True)
+    for colour, (link, part) in zip(COLOURS, table[table["link"].isin(["logistic", "hinge"])].groupby("link"), strict=False):
+        shown = part[(part["gap"] > 1e-12) & (part["variance over t"] > 0)]
+        axis.scatter(shown["variance over t"], shown["gap"], s=14, color=colour, label=str(link))
+    x = np.geomspace(1e-4, 10, 20)
+    axis.plot(x, x / 8, color="0.5", lw=1, label="variance / 8")
+    axis.set(xscale="log", yscale="log", xlabel="variance over t of beta_t * bracket_t", ylabel="(4.9) less (4.8)")
+    axis.legend(frameon=False)
+    return figure
+
+
+def factors_over_t(table: pd.DataFrame) -> Figure:
+    """Matching, pushing, their difference, and the reweighting, over t."""
+    figure, axes = plt.subplots(1, 2, figsize=(8, 2.8), constrained_layout=True)
+    for colour, name in zip(COLOURS, ("matching", "pushing", "difference"), strict=False):
+        axes[0].plot(table["t"], table[name], color=colour, marker="o", ms=3, label=name)
+    axes[0].set(xlabel="t (0 is the image)", ylabel="norm of the gradient / beta")
+    axes[0].legend(frameon=False)
+    axes[1].plot(table["t"], table["reweighting"], color=COLOURS[3], marker="o", ms=3)
+    axes[1].set(xlabel="t (0 is the image)", ylabel="reweighting, -l'", ylim=(0, None))
+    return figure
+
+
+def factors_over_training(runs: dict[str, pd.DataFrame]) -> Figure:
+    """The factors along training, one line a run."""
+    labels = {
+        "margin": "margin", "reweighting": "reweighting, -l'", "told_apart": "weight of examples told apart\nover the others'",
+        "cancelling": "|matching - pushing| /\n(|matching| + |pushing|)",
+    }  # fmt: skip
+    figure, axes = plt.subplots(2, 2, figsize=(8, 5), constrained_layout=True)
+    for colour, (name, run) in zip(COLOURS, runs.items(), strict=False):
+        run = run.assign(cancelling=run["difference"] / (run["matching"] + run["pushing"]))
+        for axis, (column, label) in zip(axes.flat, labels.items(), strict=True):
+            axis.plot(run["step"], run[column], color=colour, label=name)
+            axis.set(xlabel="training step", ylabel=label)
+    axes[0, 0].set_yscale("symlog")
+    axes[0, 0].legend(frameon=False)
+    return figure
+
+
+def counterexample(table: pd.DataFrame, best: float, opponent: float) -> Figure:
+    """The objective less l(0) against the player's slope, one line a scale s, on the own path and in practical form."""
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3), constrained_layout=True, sharey=True)
+    for axis, (form, part) in zip(axes, table.groupby("form"), strict=True):
+        for colour, (scale, line) in zip(COLOURS, part[part["scale"].isin([0.3, 1, 3, 10])].groupby("scale"), strict=False):
+            axis.errorbar(line["slope"], line["excess"], 2 * line["error"], color=colour, label=f"s = {scale:g}")
+        axis.axhline(0, color="0.6", lw=0.8)
+        for x, label in ((best, "eps*"), (opponent, "eps_k")):
+            axis.axvline(x, color="0.6", lw=0.8, ls=":")
+            axis.annotate(label, (x, -0.085), fontsize=9)
+        axis.set(title=str(form), xlabel="player's slope", ylim=(-0.1, 0.5))
+    axes[0].set_ylabel("objective less l(0) (nats)")
+    axes[0].legend(frameon=False, loc="upper center")
+    return figure
+
+
+def gradient_left(table: pd.DataFrame) -> Figure:
+    """The squared norm of the gradient that discretisation leaves, against the number of sampler steps."""
+    figure, axis = plt.subplots(figsize=(4.5, 3), constrained_layout=True)
+    finite, exact = table[np.isfinite(table["n"])], table[~np.isfinite(table["n"])].iloc[0]
+    axis.errorbar(finite["n"], finite["squared norm"], 2 * finite["error"], marker="o", ms=4, capsize=2, color=COLOURS[0])
+    band = [exact["squared norm"] - 2 * exact["error"], exact["squared norm"] + 2 * exact["error"]]
+    axis.axhspan(*band, color="0.85", label="x'_0 drawn exactly (two standard errors)")
+    axis.set_xscale("log")
+    axis.set_xticks(finite["n"], [f"{n:g}" for n in finite["n"]])
+    axis.minorticks_off()
+    axis.set(xlabel="sampler steps n", ylabel="squared norm of the gradient\nat eps_k = eps*")
+    axis.legend(frameon=False)
+    return figure
+
+
+def by_round(table: pd.DataFrame, group: str, columns: dict[str, str], logarithmic: bool = True) -> Figure:
+    """One panel a column, one line a group: means over seeds, bars from the smallest to the largest seed."""
+    figure, axes = plt.subplots(1, len(columns), figsize=(max(4 * len(columns), 5), 3.6), constrained_layout=True, squeeze=False)
+    for axis, (column, label) in zip(axes[0], columns.items(), strict=True):
+        for colour, (name, part) in zip(COLOURS, table.groupby(group, sort=False), strict=False):
+            seeds = part.groupby("round")[column].agg(["mean", "min", "max"])
+            bars = [seeds["mean"] - seeds["min"], seeds["max"] - seeds["mean"]]
+            axis.errorbar(seeds.index, seeds["mean"], bars, marker="o", ms=3, capsize=2, color=colour, label=str(name))
+        axis.set(xlabel="round", ylabel=label, yscale="log" if logarithmic else "linear")
+    handles = axes[0][0].get_legend_handles_labels()
+    figure.legend(*handles, frameon=False, loc="outside lower center", ncols=3)
+    return figure
