@@ -7,10 +7,10 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TRANSFORMERS_VERBOSITY ?= error
 
-.PHONY: help round test lint notebooks book pretrain experiments clean
+.PHONY: help round test lint book pretrain experiments benchmarks clean
 
 help:
-	@sed -n '1,2p' Makefile; echo "also: make book, make lint, make pretrain, make experiments"
+	@sed -n '1,2p' Makefile; echo "also: make book, make lint, make pretrain, make experiments, make benchmarks"
 
 .venv/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
@@ -49,6 +49,9 @@ pretrain: .venv/.run
 
 experiments: .venv/.run
 	$(BIN)/python -m benchmarks.spin_shapes
+
+benchmarks: .venv/.run
+	$(BIN)/python -m benchmarks.exact_objective
 
 clean:
 	rm -rf .venv runs book/_build book/executed .pytest_cache .mypy_cache .ruff_cache
