@@ -55,7 +55,13 @@ def measure(form: str, steps: int) -> dict[str, float | str | int]:
         exact.exact(game, 1.0).loss.mean().backward()
     else:
         exact.exact_backward(game, 1.0)
-    return {"form": form, "T": steps, "seconds": time.perf_counter() - start, "peak added (MB)": megabytes() - before, "paths (MB)": stored}
+    return {
+        "form": form,
+        "T": steps,
+        "seconds": time.perf_counter() - start,
+        "peak added (MB)": megabytes() - before,
+        "paths (MB)": round(stored, 1),
+    }
 
 
 def single(path: exact.Trajectory, index: int) -> exact.Trajectory:

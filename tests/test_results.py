@@ -8,7 +8,16 @@ import matplotlib.pyplot as plt
 from selfimprove import results
 from selfimprove.config import PRESETS
 from selfimprove.models import model_hash
-from selfimprove.results import ARMS, arms_table, load_results, null_table, provenance_sentence, rounds_figure, rounds_table, summary_markdown
+from selfimprove.results import (
+    ARMS,
+    arms_table,
+    load_results,
+    null_table,
+    provenance_sentence,
+    rounds_figure,
+    rounds_table,
+    summary_markdown,
+)
 from selfimprove.shapes import PIPELINE
 
 FOLDER = Path(__file__).parent.parent / "book" / "results" / "spin_shapes"

@@ -1,6 +1,8 @@
 """Notebook 03: Lemma 4.1, the exact objective below the approximate one; where it is tight, and why it is loose."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -53,6 +55,15 @@ def gaps(
                         "variance over t": float(arguments.var(0, unbiased=False).mean()),
                     })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def cost_table(path: str = "book/results/exact_objective.json") -> pd.DataFrame:
+    """What one gradient of either objective costs on the embedded UNet, as `make benchmarks` measured it."""
+    measured = json.loads(Path(path).read_text())
+    table = pd.DataFrame(measured["rows"]).set_index(["form", "T"]).round(1)
+    made = measured["provenance"]
+    table.attrs["made"] = f"{measured['examples']} examples; {made['machine']}; torch {made['versions']['torch']}; {made['time'][:10]}"
+    return table
 
 
 def claims(table: pd.DataFrame) -> list[Claim]:
