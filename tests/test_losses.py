@@ -1,3 +1,4 @@
+import doctest
 import math
 from collections.abc import Callable
 
@@ -116,3 +117,9 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     """Shape annotations, executed in tests alone, would say so too: hence the check itself."""
     with pytest.raises(ValueError, match=r"opponent_real has shape \(2,\), player_generated \(3,\)"):
         losses.check_errors(torch.zeros(3), player_real=torch.zeros(3), opponent_real=torch.zeros(2))
+
+
+def test_the_docstrings_examples_are_right() -> None:
+    failures, attempted = doctest.testmod(losses)
+    assert attempted >= 4
+    assert failures == 0
