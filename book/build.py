@@ -20,8 +20,8 @@ EXECUTED = ROOT / "book" / "executed"
 def pages(preset: str) -> dict[str, dict[str, Any]]:
     """Notebook -> parameters: its own published ones, or with preset "smoke" the smallest at which its claims still hold."""
     smallest = {
-        "01_diffusion_and_ddim": {"samples": 1500, "frames": 4},
-        "02_spin_objective": {"samples": 2000},
+        "01_diffusion_and_ddim": {"samples": 1000, "frames": 3},
+        "02_spin_objective": {"samples": 1500},
         "03_jensen_bound": {"samples": 8, "longest": 20},
         "04_gradient": {"samples": 256, "steps": 60},
         "05_fixed_points": {"samples": 50_000, "points": 1500, "rounds": 5, "seeds": 1},
