@@ -43,7 +43,7 @@ def measure(form: str, steps: int) -> dict[str, float | str | int]:
     text, empty = diffuser.embed(CAPTIONS), diffuser.embed([""])
     count = None if steps == len(diffuser.schedule) else steps
     generated = trajectory(diffuser, opponent, text, empty, ids, 0, "benchmark", 0, count, 1.0)
-    clean = torch.stack([draws.normal(0, "clean", (0,), [i], diffuser.latent_shape)[0] for i in ids])
+    clean = draws.normal(0, "clean", (0,), ids, diffuser.latent_shape)
     real = noising_trajectory(diffuser, clean, ids, 0, "benchmark real", 0, generated.steps)
     game = exact.Game(diffuser, diffuser.unet, opponent, real, generated, text)
     if form == "one t":  # paths of a single step: what training holds

@@ -1,7 +1,7 @@
 """The exact SPIN-Diffusion objective over whole trajectories (eq. 4.8), and its gradient in memory that does not grow with T."""
 
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,6 @@ from selfimprove.config import BetaConvention, Link
 from selfimprove.rollout import Denoiser, Trajectory, World
 from selfimprove.schedule import Step
 
-Form = Literal["trajectory", "noise"]
 StepBeta = float | Callable[[Step], float]
 
 
@@ -91,7 +90,6 @@ def approximate(
     game: Game, beta: StepBeta, convention: BetaConvention = "paper", link: Link | losses.LinkFunction = "logistic"
 ) -> Iterator[losses.SpinTerms]:
     """Eq. (4.9): the terms at each t in turn, whose mean over t is the objective that Lemma 4.1 compares with eq. (4.8)."""
-    _check(game)
     errors, betas = path_errors(game), step_betas(game.real.steps, beta)
     for index in range(len(game.real.steps)):
         at_step = losses.Errors(*(side[index] for side in errors))

@@ -1,7 +1,6 @@
 """Precomputed pictures behind a slider: interactive in a notebook and in the static page alike, with no kernel and no library."""
 
 import base64
-import hashlib
 import html
 import io
 from collections.abc import Sequence
@@ -25,7 +24,6 @@ def slider(figures: Sequence[Figure], labels: Sequence[str], name: str, start: i
         figure.savefig(buffer, format="png", dpi=dpi)
         plt.close(figure)
         images.append(base64.b64encode(buffer.getvalue()).decode())
-    key = "frames-" + hashlib.blake2b("".join(images).encode(), digest_size=6).hexdigest()
     texts = [html.escape(f"{name}: {label}") for label in labels]
     pictures = "".join(
         f'<img alt="{text}" src="data:image/png;base64,{image}" style="max-width:100%;display:{"block" if i == start else "none"}">'
@@ -36,7 +34,7 @@ def slider(figures: Sequence[Figure], labels: Sequence[str], name: str, start: i
         "m.style.display=(i==this.value)?'block':'none';if(i==this.value)d.querySelector('output').textContent=m.alt;});"
     )
     return HTML(
-        f'<div id="{key}"><label style="display:flex;gap:1em;align-items:center">'
+        f'<div><label style="display:flex;gap:1em;align-items:center">'
         f'<input type="range" min="0" max="{len(images) - 1}" value="{start}" aria-label="{html.escape(name)}" '
         f'style="width:20em" oninput="{show}"><output>{texts[start]}</output></label>{pictures}</div>'
     )

@@ -52,7 +52,8 @@ class LinkFunction:
         if not self.satisfies_assumption:
             return
         x = torch.linspace(-20, 20, 4001, dtype=torch.float64)
-        y, first = self.value(x), torch.diff(self.value(x))
+        y = self.value(x)
+        first = torch.diff(y)
         tolerance = 1e-9 * float(y.abs().max())
         rising, concave = first > tolerance, torch.diff(first) < -tolerance
         if bool(rising.any()):

@@ -1,5 +1,6 @@
 """Sampling with classifier-free guidance, every draw stateless: latents alone, or whole trajectories with what produced them."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -129,11 +130,8 @@ def rollout(
     by bit, the latents up to rounding. eps = eps_empty + guidance * (eps_text - eps_empty); guidance 1 skips the empty one.
     """
     plan = world.schedule.steps(steps, eta)
-    state = None
-    for state in _states(world, denoiser, text, empty, ids, seed, stream, round_index, plan, guidance, keep=False):  # noqa: B007
-        pass
-    assert state is not None  # there is at least x_T
-    return state.value.cpu()
+    states = _states(world, denoiser, text, empty, ids, seed, stream, round_index, plan, guidance, keep=False)
+    return deque(states, maxlen=1).pop().value.cpu()  # one state at a time in memory
 
 
 @torch.no_grad()

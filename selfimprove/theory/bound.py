@@ -35,10 +35,9 @@ def gaps(
         for eta in etas:
             for distance in distances:
                 game = make_game(eta, count, steps=total, distance=distance)
-                inverse = {s.t: 1 / max(s.h**2, 1e-12) for s in game.real.steps}
                 with torch.no_grad():
                     errors = exact.path_errors(game)
-                weights = torch.tensor([[beta_per_step * inverse[s.t] ** 0.5] for s in game.real.steps], dtype=torch.float64)
+                weights = torch.tensor([[beta_per_step / max(abs(s.h), 1e-6)] for s in game.real.steps], dtype=torch.float64)
                 bracket = (errors.player_real - errors.opponent_real) - (errors.player_generated - errors.opponent_generated)
                 arguments = -weights * 2 * bracket  # (T, B); 2 dimensions, convention "paper"
                 for link in LINKS:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from selfimprove import exact, losses
@@ -193,6 +192,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    np.seterr(all="raise")
     PAGE.write_text(page())
     print(f"wrote {PAGE.name}: {len(ERRATA)} places")

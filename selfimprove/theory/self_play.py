@@ -1,7 +1,6 @@
 """Notebook 05, its last section: self-play and fine-tuning on the mixture, round after round."""
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,10 +46,7 @@ def family(world: PointWorld, components: int, seed: int) -> Mixture:
     return Mixture(world.schedule, torch.ones(2, means.shape[1], dtype=torch.float64), means, factors)
 
 
-def play_arm(
-    arm: Arm, seed: int, rounds: int, steps: int, samples: int, beta: float = 1.5, lr: float = 1.5e-2,
-    progress: Callable[[], Any] = lambda: None,
-) -> pd.DataFrame:  # fmt: skip
+def play_arm(arm: Arm, seed: int, rounds: int, steps: int, samples: int, beta: float = 1.5, lr: float = 1.5e-2) -> pd.DataFrame:
     """Rounds of one arm; the rollout and the evaluation use SAMPLER_STEPS DDIM steps. One row a round, 0 the start.
 
     Columns: see `distances`. The learning rate falls within each round and over the rounds.
@@ -84,7 +80,6 @@ def play_arm(
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-        progress()
     return pd.DataFrame(rows)
 
 
