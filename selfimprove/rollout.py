@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -71,7 +71,7 @@ def transition_log_prob(value: Float[Tensor, "b c h w"], transition: Transition)
 def predict(
     denoiser: Denoiser,
     noisy: Float[Tensor, "b c h w"],
-    t: int,
+    t: int | Int[Tensor, " b"],
     text: Float[Tensor, "b l d"],
     empty: Float[Tensor, "1 l d"] | None = None,
     guidance: float = 1.0,
@@ -79,7 +79,8 @@ def predict(
     """The model's output, guided: empty + guidance * (text - empty); guidance 1 asks for the text alone."""
     if guidance == 1 or empty is None:
         return denoiser(noisy, t, text).sample
-    both = denoiser(torch.cat([noisy, noisy]), t, torch.cat([empty.expand_as(text), text])).sample
+    times = t if isinstance(t, int) else t.repeat(2)
+    both = denoiser(torch.cat([noisy, noisy]), times, torch.cat([empty.expand_as(text), text])).sample
     unconditional, conditional = both.chunk(2)
     return unconditional + guidance * (conditional - unconditional)
 

@@ -13,7 +13,7 @@ from selfimprove import losses
 from selfimprove.mixture import Mixture, PointWorld
 from selfimprove.rollout import rollout
 from selfimprove.theory.claims import Claim
-from selfimprove.theory.worlds import Batch, data_mixture, empty_text, ids, point_world, texts
+from selfimprove.theory.worlds import Batch, data_mixture, empty_text, ids, point_world, texts, training_step
 
 DIRECTION = torch.tensor([0.8, 0.6], dtype=torch.float64)  # utility rises along it
 
@@ -106,16 +106,7 @@ def preference_run(method: str, seed: int, rounds: int, steps: int, samples: int
         for _ in range(steps):
             chosen = torch.randint(samples, (256,), generator=generator)
             batch = Batch.make(world, pairs.winners[chosen], other[chosen], pairs.text[chosen], generator)
-            real, generated = batch.errors(player)
-            if method == "sft":
-                loss = losses.denoising(real).loss.mean()
-            else:
-                with torch.no_grad():
-                    reference = batch.errors(opponent)
-                loss = losses.spin(real, generated, *reference, beta, "paper", 2).loss.mean()
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+            training_step(optimiser, batch, player, None if method == "sft" else opponent, beta)
     return pd.DataFrame(rows)
 
 

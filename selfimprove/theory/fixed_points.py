@@ -89,9 +89,7 @@ def _random_like(model: nn.Module, generator: torch.Generator) -> list[Tensor]:
 def _descent(opponent: nn.Module, batch: Batch, beta: float) -> list[Tensor]:
     """The unit vector along which the practical objective falls fastest from theta_k."""
     player = copy.deepcopy(opponent)
-    with torch.no_grad():
-        reference = batch.errors(opponent)
-    loss = losses.spin(*batch.errors(player), *reference, beta, "paper", 2).loss.mean()
+    loss = batch.spin(player, opponent, beta).loss.mean()
     gradient = torch.autograd.grad(loss, list(player.parameters()))
     norm = math.sqrt(sum(float(g.square().sum()) for g in gradient))
     return [-g / norm for g in gradient]
@@ -120,9 +118,7 @@ def gradient_left(counts: Sequence[int], samples: int, parts: int = 20, seed: in
                     world, data, text, empty_text(world), ids(samples), seed * 1000 + part, "left", 0, None if n == 100 else int(n), 1.0
                 )
             batch = Batch.make(world, data.sample(text, generator), generated, text, generator)
-            with torch.no_grad():
-                opponent = batch.errors(data)
-            loss = losses.spin(*batch.errors(data), *opponent, 1.0, "paper", 2).loss.mean()
+            loss = batch.spin(data, data, 1.0).loss.mean()
             gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]))
         products = torch.stack(gradients) @ torch.stack(gradients).T
         left_out = [_between(products, [i for i in range(parts) if i != j]) for j in range(parts)]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from selfimprove import losses
-from selfimprove.rollout import Denoiser, trajectory
+from selfimprove.rollout import Denoiser, predict, trajectory
 from selfimprove.theory.worlds import data_mixture, empty_text, ids, point_world, texts
 
 
@@ -80,17 +80,16 @@ def practical_bias(count: int, cases: Sequence[Case] = CASES, seed: int = 0) -> 
             with torch.no_grad():
                 return losses.squared_error(denoiser(points, t, text).sample, target)
 
-        def opponents(points: Tensor, opponent: Denoiser = opponent, t: Tensor = t, text: Tensor = text, case: Case = case) -> Tensor:
-            with torch.no_grad():
-                conditional = opponent(points, t, text).sample
-                unconditional = opponent(points, t, torch.zeros_like(text)).sample
-            return unconditional + case.guidance * (conditional - unconditional)
-
+        with torch.no_grad():
+            targets = {
+                name: predict(opponent, points, t, text, empty_text(world), case.guidance)
+                for name, points in (("forward", forward), ("own", own))
+            }
         real = errors(player, noisy, eps), errors(opponent, noisy, eps)
         sides = {
             "practical": (errors(player, forward, eps_generated), errors(opponent, forward, eps_generated)),
-            "middle": (errors(player, forward, opponents(forward)), errors(opponent, forward, opponents(forward))),
-            "own path": (errors(player, own, opponents(own)), errors(opponent, own, opponents(own))),
+            "middle": (errors(player, forward, targets["forward"]), errors(opponent, forward, targets["forward"])),
+            "own path": (errors(player, own, targets["own"]), errors(opponent, own, targets["own"])),
         }
         loss = {k: losses.spin(real[0], p, real[1], o, case.beta, "paper", 2).loss for k, (p, o) in sides.items()}
         row: dict[str, Any] = {"case": case.name} | {k: float(v.mean()) for k, v in loss.items()}

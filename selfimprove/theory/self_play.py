@@ -10,7 +10,7 @@ import torch
 from selfimprove import losses
 from selfimprove.mixture import Mixture, PointWorld, kl_terms
 from selfimprove.rollout import Denoiser, rollout
-from selfimprove.theory.worlds import Batch, data_mixture, empty_text, ids, point_world, texts
+from selfimprove.theory.worlds import Batch, data_mixture, empty_text, ids, point_world, texts, training_step
 
 
 @dataclass(frozen=True)
@@ -70,16 +70,7 @@ def play_arm(arm: Arm, seed: int, rounds: int, steps: int, samples: int, beta: f
             rowsel = torch.randint(samples, (256,), generator=generator)
             real = data.sample(text[rowsel], generator)
             batch = Batch.make(world, real, real if generated is None else generated[rowsel], text[rowsel], generator)
-            if generated is None:
-                error = losses.squared_error(player(batch.noisy, batch.t, batch.text).sample, batch.eps)
-                loss = losses.denoising(error).loss.mean()
-            else:
-                with torch.no_grad():
-                    reference = batch.errors(opponent)
-                loss = losses.spin(*batch.errors(player), *reference, beta, "paper", 2).loss.mean()
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+            training_step(optimiser, batch, player, opponent if arm.objective == "spin" else None, beta)
     return pd.DataFrame(rows)
 
 

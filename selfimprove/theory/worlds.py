@@ -69,3 +69,21 @@ class Batch:
         both = model(torch.cat([self.noisy, self.forward]), self.t.repeat(2), self.text.repeat(2, 1, 1)).sample
         real, generated = both.chunk(2)
         return losses.squared_error(real, self.eps), losses.squared_error(generated, self.forward_eps)
+
+    def spin(self, player: Denoiser, opponent: Denoiser, beta: float) -> losses.SpinTerms:
+        """The practical objective, convention "paper", logistic link; the player's graph is kept."""
+        with torch.no_grad():
+            reference = self.errors(opponent)
+        return losses.spin(*self.errors(player), *reference, beta, "paper", DIMENSIONS)
+
+
+def training_step(optimiser: torch.optim.Optimizer, batch: Batch, player: Denoiser, opponent: Denoiser | None, beta: float) -> None:
+    """One step on the practical objective, or, without an opponent, of fine-tuning on the batch's real side."""
+    if opponent is None:
+        error = losses.squared_error(player(batch.noisy, batch.t, batch.text).sample, batch.eps)
+        loss = losses.denoising(error).loss.mean()
+    else:
+        loss = batch.spin(player, opponent, beta).loss.mean()
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
