@@ -1,4 +1,4 @@
-"""python -m selfimprove spin --iter 2: the same rounds as the notebook, without one (also under `accelerate launch -m`)."""
+"""python -m selfimprove spin --iter 2, or rsi: the same rounds as the notebooks, without one (also under `accelerate launch -m`)."""
 
 import argparse
 import sys
@@ -6,36 +6,49 @@ import sys
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from selfimprove.collapse import CollapseError
 from selfimprove.config import PRESETS, get_preset
+from selfimprove.game import set_up
 from selfimprove.plan import plan
 from selfimprove.report import ceiling_sentence, read_training, score_table, write_summary
-from selfimprove.request import Request
-from selfimprove.rounds import play, set_up
+from selfimprove.request import Request, RsiRequest
+from selfimprove.rounds import play
 
 
 def _arguments() -> Request:
     parser = argparse.ArgumentParser(prog="python -m selfimprove", description=__doc__)
-    commands = parser.add_subparsers(required=True)
-    spin = commands.add_parser("spin", help="play self-play rounds up to --iter")
-    spin.add_argument("--iter", type=int, required=True, help="the round to play; missing earlier rounds are played first")
-    spin.add_argument("--preset", default="shapes-spin", help=f"one of {', '.join(PRESETS)}")
-    spin.add_argument("--model", default="", help="'shapes', a pipeline folder or a hub id; default: the preset's")
-    spin.add_argument("--data", default="", help="'shapes' or an imagefolder; default: the preset's")
-    spin.add_argument("--run", default="", help="run folder; default: runs/<preset>-<identity>")
-    spin.add_argument("--seed", type=int, default=0)
-    spin.add_argument("--device", default="", help="cpu, cuda, ...; default: a GPU if there is one")
-    return Request(**vars(parser.parse_args()))
+    commands = parser.add_subparsers(required=True, dest="system")
+    for system, kind, what in (
+        ("spin", Request, "play self-play rounds up to --iter"),
+        ("rsi", RsiRequest, "rounds of recursive self-improvement up to --iter"),
+    ):
+        command = commands.add_parser(system, help=what)
+        presets = [name for name, preset in PRESETS.items() if preset.settings.objective in kind.objectives]
+        command.add_argument("--iter", type=int, required=True, help="the round to play; missing earlier rounds are played first")
+        command.add_argument("--preset", default=presets[0], help=f"one of {', '.join(presets)}")
+        command.add_argument("--model", default="", help="'shapes', a pipeline folder or a hub id; default: the preset's")
+        command.add_argument("--data", default="", help="'shapes', 'shapes-base' or an imagefolder; default: the preset's")
+        if kind is RsiRequest:
+            command.add_argument("--prompts", default="", help="'shapes', a file of prompts, or a datasets id; default: the preset's")
+        command.add_argument("--run", default="", help="run folder; default: runs/<preset>-<identity>")
+        command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--device", default="", help="cpu, cuda, ...; default: a GPU if there is one")
+    given = vars(parser.parse_args())
+    return (RsiRequest if given.pop("system") == "rsi" else Request)(**given)
 
 
 def main() -> None:
     """Play, and say where everything is; errors of use end with one line that says what to do."""
     try:
         request = _arguments()
-        game = set_up(get_preset(request.preset), request.preset, request.model, request.data, request.run, request.seed, request.device)
+        prompts = request.prompts if isinstance(request, RsiRequest) else ""
+        game = set_up(
+            get_preset(request.preset), request.preset, request.model, request.data, request.run, request.seed, request.device, prompts
+        )
         if PartialState().is_main_process:
             print("\n".join(plan(game, request.iter).lines), flush=True)
         infos = play(game, request.iter)
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, CollapseError) as error:
         sys.exit(f"error: {error}")
     if PartialState().is_main_process:
         log = infos[-1].log

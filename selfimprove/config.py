@@ -1,10 +1,11 @@
 """Settings of a round, and the presets: one table, each round's settings as differences."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args, get_origin
 
-Objective = Literal["spin", "sft"]
+Objective = Literal["spin", "sft", "weighted"]
 Link = Literal["logistic", "hinge", "correlation"]
 BetaConvention = Literal["diffusion-dpo", "diffusers", "summed-half", "paper"]
 GeneratedLatents = Literal["reencoded", "raw"]
@@ -12,6 +13,15 @@ GeneratedSource = Literal["rollout", "real", "real-reencoded"]
 Opponent = Literal["previous", "base"]
 Shared = Literal["t+noise", "t", "nothing"]
 Precision = Literal["no", "bf16", "fp16"]
+PromptSource = Literal["filtered", "plain", "template"]
+Strategy = Literal["all", "random", "pool", "per-prompt", "threshold", "manual"]
+Combination = Literal["rank", "zscore"]
+Weighting = Literal["none", "distance"]
+Distance = Literal["l2", "l2-unscaled", "l2-scaled-twice", "rms", "per-channel"]
+Reference = Literal["mean", "to-mean", "nearest", "two-sided"]
+TimeWeight = Literal["snr", "one"]
+Normalisation = Literal["count", "weights"]
+OnCollapse = Literal["warn", "stop", "ignore"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,36 @@ class Settings:
     generated_latents: GeneratedLatents = "reencoded"  # decode and encode again, as the papers do, or keep the raw latent
     generated_source: GeneratedSource = "rollout"  # or fresh real images of the same captions: the null experiments
 
+    # Prompts of recursive self-improvement: collected, filtered, then a fresh slice of `samples` every round.
+    prompt_source: PromptSource = "filtered"  # "plain": not filtered; "template": "a photo of a ..."
+    judge: str = "rules"  # of clarity and specificity: a language model's id or folder, or "rules" (the shapes world's)
+    collected: int = 0  # prompts to collect where the source is endless (the shapes world)
+    clusters: int = 0  # K-means clusters for diversity; 0 leaves it out
+    kept: int = 0  # prompts to keep, the nearest to their centres; 0 keeps all
+
+    # Selection among the generated images.
+    strategy: Strategy = "all"
+    selected: int = 0  # how many to keep; for "threshold" the most
+    threshold: float = 0.0  # for "threshold": least combined score
+    metrics: tuple[tuple[str, float], ...] = ()  # (scorer, weight)
+    combination: Combination = "rank"  # how several scorers become one number
+
+    # Weights by distance to the base model's samples, RSIDiff eq. (5).
+    weighting: Weighting = "none"
+    distance: Distance = "l2"
+    reference: Reference = "mean"
+    neighbours: int = 5  # for reference "nearest"
+    weight_beta: float | None = None  # distance up to which the weight is 1; None: `weight_quantile` of the reference's own
+    weight_sigma2: float | None = None  # decay beyond it; None: from there to the reference's largest distance
+    weight_quantile: float = 0.9
+    normalisation: Normalisation = "count"  # eq. (6) divides by |S|, so small weights also shrink the step; or by their sum
+    time_weight: TimeWeight = "snr"  # lambda_t of eq. (6): "snr" is the plain error in eps, "one" the plain error in x0
+
+    # What else a round of recursion trains on: cures of collapse known elsewhere.
+    accumulate: bool = False  # keep training on the samples selected in earlier rounds
+    real_samples: int = 0  # real images kept beside the selected ones
+    on_collapse: OnCollapse = "warn"
+
     # Objective.
     objective: Objective = "spin"
     opponent: Opponent = "previous"  # "base": never updated, the frozen-opponent experiment
@@ -42,6 +82,7 @@ class Settings:
 
     # Training.
     steps: int = 60  # optimiser steps in the round
+    epochs: int = 0  # if given, passes over the selected samples, in place of `steps`
     batch_size: int = 48  # pairs a process and micro-batch
     accumulation: int = 1  # micro-batches a step
     lr: float = 2e-5
@@ -56,20 +97,34 @@ class Settings:
 
     # Evaluation.
     evaluation_prompts: int = 256
+    evaluation_images: int = 1  # of each prompt
     evaluation_steps: int = 50
     evaluation_guidance: float = 7.5
 
     def __post_init__(self) -> None:
         positive = ("samples", "rollout_steps", "rollout_batch", "beta", "steps", "batch_size", "accumulation", "lr", "clip")
-        for name in (*positive, "evaluation_prompts", "evaluation_steps", "checkpoint_every"):
+        for name in (*positive, "evaluation_prompts", "evaluation_images", "neighbours", "evaluation_steps", "checkpoint_every"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be greater than 0; give a positive number")
-        for name in ("caption_dropout", "ema", "eta"):
+        for name in ("collected", "clusters", "kept", "selected", "epochs", "real_samples", "validation", "warmup"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)!r} must not be negative; 0 leaves it out")
+        for name in ("caption_dropout", "ema", "eta", "weight_quantile"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)!r} must lie between 0 and 1")
+        if self.selected > self.samples:
+            raise ValueError(f"selected={self.selected} is more than the pool, samples={self.samples}; select fewer or sample more")
+        if self.strategy not in ("all", "threshold", "manual") and not self.selected:
+            raise ValueError(f"selected=0 with strategy={self.strategy!r} keeps nothing; say how many to keep")
+        if self.weight_sigma2 is not None and not self.weight_sigma2 > 0:
+            raise ValueError(f"weight_sigma2={self.weight_sigma2!r} must be greater than 0; leave it out to calibrate it")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not known; choose one of {list(choices)}")
+
+    def steps_for(self, examples: int, processes: int = 1) -> int:
+        """Optimiser steps of a round that trains on so many examples."""
+        return math.ceil(self.epochs * examples / (self.batch_size * self.accumulation * processes)) if self.epochs else self.steps
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {f.name: get_args(f.type) for f in fields(Settings) if get_origin(f.type) is Literal}
@@ -77,12 +132,16 @@ _CHOICES: dict[str, tuple[str, ...]] = {f.name: get_args(f.type) for f in fields
 
 @dataclass(frozen=True)
 class Preset:
-    """Default model and data, the settings of every round, and what rounds 1, 2, ... change (the last entry goes on)."""
+    """Default model, data and prompts, the settings of every round, and what rounds 1, 2, ... change (the last entry goes on).
+
+    `prompts`: where recursive self-improvement has its prompts from; self-play's are the captions of its data.
+    """
 
     model: str
     data: str
     settings: Settings
     rounds: tuple[Mapping[str, Any], ...] = field(default=({},))
+    prompts: str = ""
 
     def for_round(self, index: int) -> Settings:
         """Settings of round `index` (1, 2, ...)."""
@@ -106,14 +165,37 @@ _SHAPES = Settings(
     evaluation_prompts=256, evaluation_steps=10, evaluation_guidance=3.0,
 )  # fmt: skip
 
+_RSI = Settings(
+    objective="weighted", samples=5000, validation=0, clusters=1000, kept=40_000, judge="meta-llama/Meta-Llama-3-8B-Instruct",
+    strategy="pool", selected=300, metrics=(("clip", 1.0), ("aesthetic", 1.0), ("hpsv2", 1.0)), weighting="distance",
+    distance="l2-scaled-twice", weight_beta=35.0, weight_sigma2=2.0, batch_size=12, lr=1e-6, epochs=30, warmup=0, decay=False,
+    evaluation_images=10,
+)  # fmt: skip
+
+_SHAPES_RSI = replace(
+    _RSI, samples=1280, validation=128, collected=60_000, clusters=256, kept=10_240, judge="rules", selected=77,
+    metrics=(("clip", 1.0), ("aesthetic", 1.0), ("shading", 1.0)), distance="l2", weight_beta=None, weight_sigma2=None, lr=1e-5,
+    rollout_steps=10, guidance=3.0, rollout_batch=128, evaluation_prompts=128, evaluation_images=4, evaluation_steps=10,
+    evaluation_guidance=3.0,
+)  # fmt: skip
+
 PRESETS: dict[str, Preset] = {
     "shapes-spin": Preset("shapes", "shapes", _SHAPES, ({}, {}, {})),
+    "shapes-rsi": Preset("shapes", "shapes-base", _SHAPES_RSI, prompts="shapes"),
     # the same code in seconds, to see that it runs; its numbers mean nothing
     "smoke": Preset(
         "shapes", "shapes",
         replace(_SHAPES, samples=24, validation=8, rollout_steps=2, steps=3, batch_size=8, warmup=1, evaluation_prompts=12,
                 evaluation_steps=2),
     ),
+    "smoke-rsi": Preset(
+        "shapes", "shapes-base",
+        replace(_SHAPES_RSI, samples=24, validation=8, collected=600, clusters=8, kept=48, selected=8, epochs=2, batch_size=4,
+                rollout_steps=2, evaluation_prompts=6, evaluation_images=2, evaluation_steps=2),
+        prompts="shapes",
+    ),
+    # Stable Diffusion 1.4, the paper's numbers; it does not say to which distance its beta of 35 belongs: see notebook 10
+    "sd14-rsi": Preset("CompVis/stable-diffusion-v1-4", "", replace(_RSI, precision="bf16", evaluation_prompts=500)),
     # Stable Diffusion 1.x on eight 80 GB cards, the paper's appendix: its 200 warm-up steps are longer than round 1
     "sd15-spin": Preset(
         "stable-diffusion-v1-5/stable-diffusion-v1-5", "",

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from selfimprove.draws import example_id, key_hash
 from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove.shapes.captions import Caption, caption
-from selfimprove.shapes.image_sets import HELD_IN_SCENES, winners
+from selfimprove.shapes.image_sets import HELD_IN_SCENES, base_set, winners
 from selfimprove.shapes.render import Drawing, render
 
 EVALUATION_SEED = 5775709  # prompts and noise of every evaluation: the same for all rounds, models and training seeds
@@ -53,6 +53,11 @@ class ImageText:
         """The images of some rows, stacked."""
         return torch.stack([self.fetch(i) for i in rows])
 
+    def judged_on(self, prompts: Sequence[str], scenes: Sequence[Caption] | None, copies: int) -> "ImageText":
+        """The same images, with these evaluation prompts and `copies` images of each."""
+        repeated = None if scenes is None else [*scenes] * copies
+        return replace(self, evaluation=_indexed([*prompts] * copies), scenes=repeated, scorers=self.scorers if scenes else ())
+
     def evaluation_ids(self) -> list[str]:
         """The identity of every evaluation image."""
         return [example_id(prompt, index) for prompt, index in self.evaluation]
@@ -61,16 +66,26 @@ class ImageText:
 def load_data(data: str, samples: int, validation: int, evaluation: int, image_size: tuple[int, int], seed: int) -> ImageText:
     """`samples` training and `validation` further images with captions, and `evaluation` prompts.
 
-    `data` is "shapes" or a folder: images with `metadata.jsonl` or `metadata.csv` (columns `file_name` and `text`).
+    `data` is "shapes" (the winners), "shapes-base" (what the embedded model was trained on), or a folder: images with
+    `metadata.jsonl` or `metadata.csv` (columns `file_name` and `text`).
 
     Raises:
         DataError: see `_read_metadata`; also when no image can be read.
     """
     if not data:
         raise DataError("data='' names nothing; give 'shapes' or a folder of images with metadata.jsonl")
-    if data == "shapes":
-        return _shapes(samples, validation, evaluation, seed)
+    if data in ("shapes", "shapes-base"):
+        return _shapes(data, samples, validation, evaluation, seed)
     return _folder(Path(data).expanduser(), samples, validation, evaluation, image_size, seed)
+
+
+def no_images() -> ImageText:
+    """No images and no prompts to be judged on yet: for a system that needs no real images."""
+
+    def fetch(row: int) -> Tensor:
+        raise DataError("no images were given; name a folder of images in data")
+
+    return ImageText("no images", [], [], fetch, [], [], [], "no images")
 
 
 def shapes_prompts(count: int, scenes: Tensor = HELD_IN_SCENES, stream: str = "evaluation") -> list[Caption]:
@@ -90,9 +105,10 @@ def _indexed(prompts: list[str]) -> list[tuple[str, int]]:
     return indexed
 
 
-def _shapes(samples: int, validation: int, evaluation: int, seed: int) -> ImageText:
-    captions, drawn = winners(samples + validation, seed)
-    _, again = winners(samples + validation, seed, copy=1)
+def _shapes(name: str, samples: int, validation: int, evaluation: int, seed: int) -> ImageText:
+    count = samples + validation
+    captions, drawn = winners(count, seed) if name == "shapes" else base_set(count, seed)
+    again = winners(count, seed, copy=1).drawing if name == "shapes" else None
 
     def picture(drawn: Drawing, row: int) -> Tensor:
         return render(Drawing(*(part[row : row + 1] for part in drawn)))[0][0]
@@ -100,15 +116,15 @@ def _shapes(samples: int, validation: int, evaluation: int, seed: int) -> ImageT
     texts = [c.text for c in captions]
     prompts = shapes_prompts(evaluation)
     return ImageText(
-        name="shapes",
+        name=name,
         captions=texts,
         ids=[example_id(*pair) for pair in _indexed(texts)],
         fetch=partial(picture, drawn),
-        fetch_fresh=partial(picture, again),
+        fetch_fresh=partial(picture, again) if again else None,
         train=list(range(samples)),
         validation=list(range(samples, samples + validation)),
         evaluation=_indexed([p.text for p in prompts]),
-        fingerprint=f"shapes winners {samples}+{validation}",
+        fingerprint=f"{'shapes winners' if name == 'shapes' else name} {samples}+{validation}",
         scenes=prompts,
         scorers=SHAPES_SCORERS,
     )

@@ -1,8 +1,8 @@
 """Evaluation: the same prompts and noise for every model, per-image scores first, paired intervals second."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,11 +17,11 @@ from tqdm.auto import tqdm
 from selfimprove import draws
 from selfimprove.config import Settings
 from selfimprove.data import EVALUATION_SEED, ImageText
-from selfimprove.latents import build_store
+from selfimprove.latents import Store, build_store
 from selfimprove.losses import squared_error
 from selfimprove.models import Diffuser
 from selfimprove.rollout import sample_batches
-from selfimprove.scorers import load_scorers, nearest_real
+from selfimprove.scorers import Scorer, nearest_real
 from selfimprove.shapes.oracle import load_oracle
 from selfimprove.shapes.render import ATTRIBUTES, FACTORS
 
@@ -30,18 +30,26 @@ HELD_OUT_TIMES = 8  # time steps at which each held-out image's denoising error 
 RESAMPLES = 2000
 
 
+class HeldOut(NamedTuple):
+    """Real images outside training: their latents and captions."""
+
+    latents: Float[Tensor, "m c h w"]
+    captions: list[str]
+
+
 def evaluate(
     diffuser: Diffuser,
     unet: UNet2DConditionModel,
     data: ImageText,
-    held_out: tuple[Float[Tensor, "m c h w"], Float[Tensor, "m l d"]],
+    scorers: Mapping[str, Scorer],
+    held_out: HeldOut | None,
     settings: Settings,
     folder: Path,
 ) -> pd.DataFrame:
     """Sample the evaluation prompts and score every image: one row an image, `scores.parquet` in `folder`.
 
-    Columns: `id`, `prompt`, `image`; one a scorer; `nearest_real`; and where the truth is known `oracle_...`. `held_out`: latents
-    and text of real images outside training. The latents (`evaluation/`) and the first images (`images/`) are kept.
+    Columns: `id`, `prompt`, `image`; one a scorer; `nearest_real` if there are `held_out` images; and where the truth is known
+    `oracle_...`. The latents (`evaluation/`) and the first images (`images/`) are kept.
     """
     prompts, ids = [p for p, _ in data.evaluation], data.evaluation_ids()
 
@@ -54,7 +62,6 @@ def evaluate(
         return {"latent": latents}
 
     store = build_store(folder / "evaluation", len(prompts), make, "evaluation images")
-    scorers = load_scorers(data.scorers, diffuser.device)
     oracle = load_oracle() if data.scenes else None
     (folder / "images").mkdir(exist_ok=True)
     parts = []
@@ -67,13 +74,20 @@ def evaluate(
                 save_image(image, folder / "images" / f"{row:03d}.png")
         columns: dict[str, Any] = {"id": [ids[r] for r in rows], "prompt": texts, "image": [data.evaluation[r][1] for r in rows]}
         columns |= {name: score(images, texts).numpy() for name, score in scorers.items()}
-        columns["nearest_real"] = nearest_real(latents, texts, held_out[0], [data.captions[i] for i in data.validation]).numpy()
+        if held_out:
+            columns["nearest_real"] = nearest_real(latents, texts, held_out.latents, held_out.captions).numpy()
         if oracle and data.scenes:
             columns |= _oracle_columns(oracle.read(images), [data.scenes[r] for r in rows])
         parts.append(pd.DataFrame(columns))
     scores = pd.concat(parts, ignore_index=True)
     scores.to_parquet(folder / "scores.parquet")
     return scores
+
+
+def evaluation_latents(folder: Path) -> Float[Tensor, "n c h w"]:
+    """What `evaluate` kept in that folder, in the order of the evaluation's prompts."""
+    store = Store(folder / "evaluation")
+    return store.take("latent", range(store.rows))
 
 
 def _oracle_columns(reading: Any, captions: Sequence[Any]) -> dict[str, Any]:

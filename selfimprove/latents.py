@@ -25,6 +25,10 @@ class Store:
         self.rows: int = json.loads((folder / "store.json").read_text())["rows"]
         self._shards = [safe_open(path, "pt") for path in sorted(folder.glob("*.safetensors"))]
 
+    def has(self, name: str) -> bool:
+        """Whether there is a tensor of that name."""
+        return name in self._shards[0].keys()  # noqa: SIM118 - safe_open is no mapping
+
     def take(self, name: str, rows: Sequence[int]) -> Tensor:
         """Some rows of one tensor, in float32 on the CPU."""
         return torch.stack([self._shards[r // SHARD].get_slice(name)[r % SHARD] for r in rows]).float()

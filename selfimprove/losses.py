@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from selfimprove.config import BetaConvention, Link
+from selfimprove.config import BetaConvention, Link, TimeWeight
 
 # (reduction of |.|^2 over C*H*W, factor before beta): logit = -factor * beta * bracket
 CONVENTIONS: dict[BetaConvention, tuple[str, float]] = {
@@ -100,6 +100,35 @@ class DenoisingTerms(NamedTuple):
 def denoising(player_real: Float[Tensor, " b"]) -> DenoisingTerms:
     """Denoising score matching, SPIN-Diffusion eq. (3.3) with gamma_t = 1: the SFT baseline."""
     return DenoisingTerms(player_real, player_real.detach())
+
+
+class WeightedTerms(NamedTuple):
+    """Per example. `loss` carries the gradient; `player_real`, the plain error in eps, and `weight` are detached."""
+
+    loss: Float[Tensor, " b"]
+    player_real: Float[Tensor, " b"]
+    weight: Float[Tensor, " b"]
+
+
+def weighted_denoising(
+    player_real: Float[Tensor, " b"],
+    weight: Float[Tensor, " b"],
+    alpha: Float[Tensor, " b"],
+    time_weight: TimeWeight = "snr",
+) -> WeightedTerms:
+    """RSIDiff eq. (6), w_s lambda_t |x0_hat - x_0|^2, from errors in eps; `alpha` is the cumulative a_t of each example.
+
+    x0_hat - x_0 = -sqrt((1 - a) / a) (eps_hat - eps), so |x0_hat - x_0|^2 = ((1 - a) / a) |eps_hat - eps|^2. The paper leaves lambda_t
+    open: "snr", a / (1 - a), leaves the plain error in eps; "one" leaves the factor, 214 at the noisiest step of Stable Diffusion.
+
+    a = .2, error in eps 3, weight .5: the error in x0 is 4 * 3, so the loss is 6; with lambda_t = SNR = 1/4 it is 1.5:
+
+    >>> error, half, alpha = torch.tensor([3.0]), torch.tensor([0.5]), torch.tensor([0.2])
+    >>> [round(float(weighted_denoising(error, half, alpha, name).loss), 4) for name in ("one", "snr")]
+    [6.0, 1.5]
+    """
+    factor = torch.ones_like(player_real) if time_weight == "snr" else ((1 - alpha) / alpha).to(player_real.dtype)
+    return WeightedTerms(weight * factor * player_real, player_real.detach(), weight.detach())
 
 
 class SpinTerms(NamedTuple):

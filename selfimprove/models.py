@@ -7,6 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from jaxtyping import Float
@@ -132,6 +133,11 @@ class Diffuser:
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         return self.latent_shape[1] * factor, self.latent_shape[2] * factor
 
+    @property
+    def scaling_factor(self) -> float:
+        """What the VAE's latents are multiplied with."""
+        return self.vae.config.scaling_factor
+
     def truncated(self, prompts: list[str]) -> list[str]:
         """Those of the prompts that the tokenizer's limit cuts, each once."""
         unique = sorted(set(prompts))
@@ -145,16 +151,21 @@ class Diffuser:
         return self.text_encoder(tokens.to(self.device))[0].cpu()
 
     @torch.no_grad()
+    def embed_pooled(self, prompts: list[str]) -> Float[np.ndarray, "b d"]:
+        """One vector a prompt: the text encoder's pooled output, at the end-of-text token."""
+        tokens = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        return self.text_encoder(tokens.to(self.device)).pooler_output.cpu().numpy()
+
+    @torch.no_grad()
     def encode(self, images: Float[Tensor, "b 3 height width"]) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
         """Mean and standard deviation of the scaled latent posterior of images in [0, 1], on the CPU."""
         posterior = self.vae.encode(2 * images.to(self.device) - 1).latent_dist
-        scale = self.vae.config.scaling_factor
-        return (posterior.mean * scale).cpu(), (posterior.std * scale).cpu()
+        return (posterior.mean * self.scaling_factor).cpu(), (posterior.std * self.scaling_factor).cpu()
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 height width"]:
         """Images with values in [0, 1] of scaled latents, on the CPU."""
-        images = self.vae.decode(latents.to(self.device) / self.vae.config.scaling_factor).sample
+        images = self.vae.decode(latents.to(self.device) / self.scaling_factor).sample
         return (images / 2 + 0.5).clamp(0, 1).cpu()
 
     def load_unet(self, folder: Path) -> UNet2DConditionModel:
@@ -175,6 +186,7 @@ def load_diffuser(folder: Path, device: torch.device) -> Diffuser:
     """
     check_folder(folder)
     vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True)
+    vae.to(memory_format=torch.channels_last)  # a third faster, on CPUs too
     text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True, dtype=torch.float32)
     unet = load_unet(folder)
     for network in (unet, vae, text_encoder):

@@ -1,5 +1,6 @@
 """Tables, figures and sentences from run folders; nothing is computed here that a run did not write."""
 
+import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -8,7 +9,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from selfimprove.config import Settings
-from selfimprove.rounds import Game, RoundInfo
+from selfimprove.game import Game
+from selfimprove.prompts import FilterReport
+from selfimprove.rounds import RoundInfo
 
 ORACLE_SHOWN = ("quality", "all_right")
 
@@ -48,6 +51,11 @@ def ceiling_sentence(info: RoundInfo) -> str:
 def read_training(log: pd.DataFrame, settings: Settings) -> str:
     """The training log of a round with these settings in plain words: what is normal, and what is not."""
     first, last = log.head(5).mean(), log.tail(5).mean()
+    if "weight" in log:
+        return (
+            f"Weighted denoising on the model's own images: the error went from {first['player_real']:.4f} to {last['player_real']:.4f}; "
+            f"single steps are noisy, and the model knows from the start what it draws. Mean weight {log['weight'].mean():.2f}."
+        )
     if "margin" not in log:
         return f"SFT: the denoising error went from {first['loss']:.4f} to {last['loss']:.4f}; single steps are noisy."
     sentences = [
@@ -82,6 +90,40 @@ def training_figure(log: pd.DataFrame) -> Figure:
             axis.axhline(np.log(2), color="0.6", lw=0.8, ls="--")
         axis.set_xlabel("training step")
     return figure
+
+
+def prompt_lines(folder: Path) -> list[str]:
+    """What each prompt filter of a run dropped, with examples."""
+    return [str(FilterReport(**{**r, "examples": tuple(r["examples"])})) for r in json.loads((folder / "prompts.json").read_text())]
+
+
+def selection_figure(folder: Path) -> Figure:
+    """A round's pool: scores of the kept among all, scorer by scorer; distances to the base's samples, and the weights they gave."""
+    pool = pd.read_parquet(folder / "selection.parquet")
+    metrics = [name.rpartition("_")[0] for name in pool if name.endswith(("_rank", "_zscore"))]
+    edges = json.loads((folder / "edges.json").read_text()) if (folder / "edges.json").exists() else None
+    panels = len(metrics) + bool(edges)
+    figure, axes = plt.subplots(1, max(panels, 1), figsize=(3 * max(panels, 1), 2.6), constrained_layout=True, squeeze=False)
+    for axis, name in zip(axes[0], metrics, strict=False):
+        bins = np.histogram_bin_edges(pool[name], bins=30)
+        axis.hist(pool[name], bins, density=True, color="0.75", label="pool")
+        axis.hist(pool[name][pool["kept"]], bins, density=True, histtype="step", color="C0", label="kept")
+        axis.set(xlabel=f"{name} (scorer's units)", ylabel="density")
+    axes[0, 0].legend(frameon=False)
+    if edges:
+        weights = pd.read_parquet(folder / "weights.parquet")
+        axis = axes[0, -1]
+        axis.scatter(weights["distance"], weights["weight"], s=8, alpha=0.6)
+        axis.axvline(edges["beta"], color="0.6", lw=0.8, ls="--")
+        axis.set(xlabel=f"distance to the base's samples ({edges['distance']}, {edges['reference']})", ylabel="weight")
+        axis.set_ylim(0, 1.05)
+    return figure
+
+
+def drift_table(infos: list[RoundInfo]) -> pd.DataFrame:
+    """Signs of collapse by round, each as a ratio to the base model's own value; 1 is no change."""
+    rows = {info.metrics["round"]: info.metrics["drift"] for info in infos if "drift" in info.metrics}
+    return pd.DataFrame(rows).T.rename_axis("round").round(3)
 
 
 def image_grid(rounds: list[Path], labels: list[str], columns: int = 12) -> Figure:

@@ -1,17 +1,17 @@
 """What a user asks for: the parameters of a round notebook or command, checked before anything else happens."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeVar
 
-from selfimprove.config import get_preset
+from selfimprove.config import PRESETS, get_preset
 
-_IPYTHON = {"In", "Out", "get_ipython", "exit", "quit", "open", "request"}
+_IPYTHON = {"In", "Out", "get_ipython", "exit", "quit", "open", "request", "from_namespace", "Request", "RsiRequest"}
 
 
 @dataclass(frozen=True)
 class Request:
-    """A round to play. Empty strings mean the preset's model and data, a run folder of the run's own, the best device.
+    """A round of self-play. Empty strings mean the preset's model and data, a run folder of the run's own, the best device.
 
     Users give these values, so nothing is assumed of their types: `iter` and `seed` must be whole numbers, the others text.
 
@@ -27,21 +27,38 @@ class Request:
     seed: Any = 0
     device: Any = ""
 
+    objectives: ClassVar[tuple[str, ...]] = ("spin", "sft")
+
     def __post_init__(self) -> None:
         for name, least in (("iter", 1), ("seed", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 meaning = "the round to play" if name == "iter" else "the seed"
                 raise ValueError(f"{name}={value!r} cannot be {meaning}; give a whole number from {least} on")
-        for name in ("preset", "model", "data", "run", "device"):
+        for name in (f.name for f in fields(self) if f.name not in ("iter", "seed")):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be text; give a name or a path")
-        get_preset(self.preset)
+        if get_preset(self.preset).settings.objective not in self.objectives:
+            fitting = [name for name, preset in PRESETS.items() if preset.settings.objective in self.objectives]
+            raise ValueError(f"preset={self.preset!r} is of the other system; choose one of {fitting}")
         if self.device and self.device.split(":")[0] not in ("cpu", "cuda", "mps"):
             raise ValueError(f"device={self.device!r} is not known; give cpu, cuda, cuda:1 or mps, or leave it empty")
 
 
-def from_namespace(namespace: Mapping[str, Any]) -> Request:
+@dataclass(frozen=True)
+class RsiRequest(Request):
+    """A round of recursive self-improvement: as `Request`, with where its prompts are from (empty: the preset's)."""
+
+    preset: Any = "shapes-rsi"
+    prompts: Any = ""
+
+    objectives: ClassVar[tuple[str, ...]] = ("weighted",)
+
+
+Asked = TypeVar("Asked", bound=Request)
+
+
+def from_namespace(namespace: Mapping[str, Any], kind: type[Asked]) -> Asked:
     """The request in a notebook's globals, right after its parameters cell.
 
     papermill only warns of a parameter that the notebook does not have, and enforces no types: both are checked here.
@@ -49,9 +66,9 @@ def from_namespace(namespace: Mapping[str, Any]) -> Request:
     Raises:
         ValueError: an unknown parameter, or a value that does not fit.
     """
-    known = set(Request.__dataclass_fields__)
+    known = {f.name for f in fields(kind)}
     given = {n: v for n, v in namespace.items() if not n.startswith("_") and n not in _IPYTHON}
     unknown = {n: v for n, v in given.items() if n not in known and isinstance(v, (str, int, float, bool, list, dict, type(None)))}
     if unknown:
         raise ValueError(f"unknown parameter {', '.join(sorted(unknown))}; this notebook takes {', '.join(sorted(known))}")
-    return Request(**{n: v for n, v in given.items() if n in known})
+    return kind(**{n: v for n, v in given.items() if n in known})

@@ -1,28 +1,26 @@
-"""Rounds of self-play, each a list of resumable stages in a run folder.
+"""Rounds of self-play and of recursive self-improvement, each a list of resumable stages in a run folder.
 
-Round k starts from round k-1's player, which is also its opponent: real latents (once a run) -> rollout -> training ->
-evaluation. Round 0 is the base model's evaluation.
+Round k starts from round k-1's player: what it trains on (`samples`) -> training -> evaluation. Round 0 is the base model's
+evaluation.
 """
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 from accelerate import PartialState
-from torch import Tensor
 
 from selfimprove import shapes
-from selfimprove.config import Preset, Settings
-from selfimprove.data import DataError, ImageText, load_data
-from selfimprove.evaluate import evaluate, held_out_error, summarise
-from selfimprove.latents import Store, build_store
-from selfimprove.models import Diffuser, load_diffuser, model_hash, resolve_model, write_pipeline
-from selfimprove.rollout import sample_batches
-from selfimprove.runs import RunFolder, identity_hash, open_run, write_json
+from selfimprove.collapse import measure, warn_of_collapse
+from selfimprove.config import Settings
+from selfimprove.evaluate import HeldOut, evaluate, evaluation_latents, held_out_error, summarise
+from selfimprove.game import Game
+from selfimprove.models import model_hash, write_pipeline
+from selfimprove.runs import RunFolder, write_json
+from selfimprove.samples import prepared_prompts, rsi_samples, spin_samples
 from selfimprove.train import TrainingSet, train
 
 
@@ -41,127 +39,55 @@ class RoundInfo(NamedTuple):
     played: bool
 
 
-@dataclass(frozen=True)
-class Game:
-    """A run that is set up and checked: preset, loaded base pipeline, data, seed, folder."""
-
-    preset: Preset
-    diffuser: Diffuser
-    data: ImageText
-    seed: int
-    run: RunFolder
-
-    @property
-    def truncated(self) -> list[str]:
-        """Captions that the tokenizer's limit cuts."""
-        return self.diffuser.truncated(self.data.captions)
-
-
-def set_up(preset: Preset, name: str, model: str = "", data: str = "", run: str | Path = "", seed: int = 0, device: str = "") -> Game:
-    """Check everything and load model and data; nothing expensive, nothing written but run.json.
-
-    Empty `model`, `data`: the preset's. Empty `run`: `runs/<name>-<hash of the identity>`. Empty `device`: a GPU if there is one.
-
-    Raises:
-        ValueError: `ModelError`, `DataError` or `RunError`, which say what is wrong and what to do.
-    """
-    chosen = torch.device(device) if device else PartialState().device
-    settings = preset.settings
-    folder = resolve_model(model or preset.model)
-    diffuser = load_diffuser(folder, chosen)
-    images = load_data(data or preset.data, settings.samples, settings.validation, settings.evaluation_prompts, diffuser.image_size, seed)
-    if settings.generated_source != "rollout" and images.fetch_fresh is None:
-        raise DataError(f"generated_source={settings.generated_source!r} needs fresh real images, which only data='shapes' can give")
-    identity = {**preset.identity(), "model": model_hash(folder), "data": images.fingerprint, "seed": seed}
-    path = Path(run) if run else Path("runs") / f"{name}-{identity_hash(identity)}"
-    return Game(preset, diffuser, images, seed, open_run(path, identity, {"preset": name, "data_name": images.name}))
-
-
 def play(game: Game, last: int) -> list[RoundInfo]:
     """Rounds 0 to `last`, those missing; finished ones are read back."""
+    recursive = game.preset.settings.objective == "weighted"
+    if recursive:
+        prepared_prompts(game, game.preset.settings)  # so that what is wrong with them shows before any sampling
     state, infos = RoundState(-1, game.diffuser.folder), []
     for _ in range(last + 1):
-        state, info = spin_round(state, game)
+        state, info = (rsi_round if recursive else spin_round)(state, game)
         infos.append(info)
     return infos
 
 
 def spin_round(state: RoundState, game: Game) -> tuple[RoundState, RoundInfo]:
-    """Play the round after `state.number`: rollout, training and evaluation, each done once (SPIN-Diffusion, Algorithm 1)."""
+    """Play the round after `state.number`: rollout, training and evaluation, each done once (SPIN-Diffusion, Algorithm 1).
+
+    With objective "sft" the same without an opponent.
+    """
+    index = state.number + 1
+    if index > 0 and not game.run.is_done(index, "training"):
+        settings = game.preset.for_round(index)
+        opponent = game.diffuser.folder if settings.opponent == "base" else state.player
+        samples = spin_samples(game, settings, opponent, index)
+        _train(game, settings, samples, state.player, opponent, index)
+    return _finish(state, game)
+
+
+def rsi_round(state: RoundState, game: Game) -> tuple[RoundState, RoundInfo]:
+    """The round after `state.number`: prompts, rollout, scores, selection, weights, training, evaluation (RSIDiff, Algorithm 1)."""
+    index = state.number + 1
+    if index > 0 and not game.run.is_done(index, "training"):
+        settings = game.preset.for_round(index)
+        samples = rsi_samples(game, settings, state.player, index)
+        _train(game, settings, samples, state.player, state.player, index)
+    return _finish(state, game)
+
+
+def _finish(state: RoundState, game: Game) -> tuple[RoundState, RoundInfo]:
+    """Evaluation of the round after `state.number`, and what it has shown."""
     index = state.number + 1
     folder = game.run.round(index)
+    player = folder / "pipeline" if index > 0 else state.player
     played = not game.run.is_done(index, "evaluation")
-    player = state.player
-    if index > 0:
-        settings = game.preset.for_round(index)
-        player = folder / "pipeline"
-        if not game.run.is_done(index, "training"):
-            opponent = game.diffuser.folder if settings.opponent == "base" else state.player
-            training_set = _training_set(game, settings, opponent, index)
-            _train(game, settings, training_set, state.player, opponent, index)
     if played:
         _evaluate(game, player, index)
     metrics = json.loads((folder / "metrics.json").read_text())
     log = pd.read_parquet(folder / "train.parquet") if index > 0 else None
+    if index > 0:
+        warn_of_collapse(index, metrics["drift"], game.preset.for_round(index).on_collapse)
     return RoundState(index, player), RoundInfo(metrics, log, played)
-
-
-def _precision(settings: Settings) -> torch.dtype:
-    return torch.float32 if settings.precision == "no" else torch.float16
-
-
-def _encoded(game: Game, images: Tensor, flip: bool) -> dict[str, Tensor]:
-    mean, std = game.diffuser.encode(images)
-    tensors = {"mean": mean, "std": std}
-    if flip:
-        tensors["mean_flipped"], tensors["std_flipped"] = game.diffuser.encode(images.flip(3))
-    return tensors
-
-
-def _training_set(game: Game, settings: Settings, opponent: Path, index: int) -> TrainingSet:
-    """Real latents and text of the run, and this round's generated latents; whatever is there already is read."""
-    data, folder, dtype = game.data, game.run.path, _precision(settings)
-    captions = [data.captions[i] for i in data.train]
-    texts = ["", *sorted(set(captions))]
-    text = build_store(folder / "text", len(texts), lambda r: {"embedding": game.diffuser.embed(texts[r.start : r.stop])}, "text", dtype)
-    real = build_store(
-        folder / "real", len(captions),
-        lambda r: _encoded(game, data.images([data.train[i] for i in r]), settings.flip), "real latents", dtype,
-    )  # fmt: skip
-    generated = None
-    if settings.objective == "spin":
-        ids = [data.ids[i] for i in data.train]
-        with game.run.stage(index, "rollout", opponent=model_hash(opponent)):
-            pd.DataFrame({"id": ids, "prompt": captions}).to_parquet(game.run.round(index) / "prompts.parquet")
-            generated = _generated(game, settings, opponent, index, captions, ids)
-    rows = {caption: row for row, caption in enumerate(texts)}
-    return TrainingSet(tuple(data.ids[i] for i in data.train), [rows[c] for c in captions], text, real, generated)
-
-
-def _generated(game: Game, settings: Settings, opponent: Path, index: int, captions: list[str], ids: list[str]) -> Store:
-    """The opponent's images of the training prompts, as latents: x'_0 ~ p_{theta_k}(. | c)."""
-    diffuser, data = game.diffuser, game.data
-    unet = diffuser.load_unet(opponent)
-
-    def make(rows: range) -> dict[str, Tensor]:
-        part = slice(rows.start, rows.stop)
-        if settings.generated_source != "rollout":
-            assert data.fetch_fresh is not None
-            images = torch.stack([data.fetch_fresh(data.train[i]) for i in rows])
-            if settings.generated_source == "real-reencoded":
-                images = diffuser.decode(diffuser.encode(images)[0])
-            return _encoded(game, images, settings.flip)
-        latents = sample_batches(
-            diffuser, unet, captions[part], ids[part], settings.rollout_batch, "sampling", seed=game.seed, stream="rollout",
-            round_index=index, steps=settings.rollout_steps, guidance=settings.guidance, eta=settings.eta,
-        )  # fmt: skip
-        if settings.generated_latents == "raw":
-            raw = {"mean": latents, "std": torch.zeros_like(latents)}
-            return raw | ({"mean_flipped": latents.flip(3), "std_flipped": raw["std"]} if settings.flip else {})
-        parts = [_encoded(game, diffuser.decode(z), settings.flip) for z in latents.split(settings.rollout_batch)]
-        return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
-
-    return build_store(game.run.round(index) / "rollout", len(captions), make, f"round {index}: rollout", _precision(settings))
 
 
 def _train(game: Game, settings: Settings, data: TrainingSet, start: Path, opponent_folder: Path, index: int) -> None:
@@ -184,17 +110,24 @@ def _evaluate(game: Game, player: Path, index: int) -> None:
     """Scores of a round's player, and their differences to the rounds before."""
     folder, data, diffuser = game.run.round(index), game.data, game.diffuser
     with game.run.stage(index, "evaluation", files=("scores.parquet", "metrics.json"), player=model_hash(player)):
-        settings = game.preset.settings
-        unet = diffuser.load_unet(player)
-        real, _ = diffuser.encode(data.images(data.validation))
-        text = diffuser.embed([data.captions[i] for i in data.validation])
-        scores = evaluate(diffuser, unet, data, (real, text), settings, folder)
-        errors = held_out_error(diffuser, unet, real, text, [data.ids[i] for i in data.validation])
-        pd.DataFrame(
-            {"id": [data.ids[i] for i in data.validation], "prompt": [data.captions[i] for i in data.validation], "image": 0,
-             "held_out_error": errors.numpy()}
-        ).to_parquet(folder / "held_out.parquet")  # fmt: skip
+        unet = diffuser.load_unet(player).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        held_out = None
+        if data.validation:
+            captions, ids = [data.captions[i] for i in data.validation], [data.ids[i] for i in data.validation]
+            real, _ = diffuser.encode(data.images(data.validation))
+            held_out = HeldOut(real, captions)
+            errors = held_out_error(diffuser, unet, real, diffuser.embed(captions), ids)
+            frame = pd.DataFrame({"id": ids, "prompt": captions, "image": 0, "held_out_error": errors.numpy()})
+            frame.to_parquet(folder / "held_out.parquet")
+        scores = evaluate(diffuser, unet, data, game.scorers, held_out, game.preset.settings, folder)
         write_json(folder / "metrics.json", _metrics(game.run, index, scores))
+
+
+def _drift(run: RunFolder, index: int, scores: pd.DataFrame) -> dict[str, float]:
+    """The signs of collapse of a round, as ratios to the base model's."""
+    now, base = evaluation_latents(run.round(index)), evaluation_latents(run.round(0))
+    prompts, ids = scores["prompt"].tolist(), scores["id"].tolist()
+    return measure(now, base, prompts, ids).relative_to(measure(base, base, prompts, ids))
 
 
 def _metrics(run: RunFolder, index: int, scores: pd.DataFrame) -> dict[str, Any]:
@@ -202,8 +135,9 @@ def _metrics(run: RunFolder, index: int, scores: pd.DataFrame) -> dict[str, Any]
         return pd.read_parquet(run.round(which) / name) if 0 <= which < index else None
 
     summary = summarise(scores, earlier("scores.parquet", index - 1), earlier("scores.parquet", 0))
-    held_out = pd.read_parquet(run.round(index) / "held_out.parquet")
-    summary |= summarise(held_out, earlier("held_out.parquet", index - 1), earlier("held_out.parquet", 0))
+    if (run.round(index) / "held_out.parquet").exists():
+        held_out = pd.read_parquet(run.round(index) / "held_out.parquet")
+        summary |= summarise(held_out, earlier("held_out.parquet", index - 1), earlier("held_out.parquet", 0))
     oracle = {k.removeprefix("oracle_"): summary.pop(k) for k in list(summary) if k.startswith("oracle_")}
     metrics: dict[str, Any] = {
         "round": index,
@@ -215,6 +149,7 @@ def _metrics(run: RunFolder, index: int, scores: pd.DataFrame) -> dict[str, Any]
         ceiling = json.loads((shapes.ASSETS / "card.json").read_text())["oracle"]
         metrics["oracle"] = oracle | {"ceiling": ceiling}
     if index > 0:
+        metrics["drift"] = _drift(run, index, scores)
         log = pd.read_parquet(run.round(index) / "train.parquet")
         metrics["train"] = {"loss_first": float(log["loss"].iloc[0]), "loss_last": float(log["loss"].iloc[-1])}
         if "implicit_accuracy" in log:

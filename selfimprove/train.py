@@ -26,7 +26,8 @@ from selfimprove.schedule import Schedule
 class TrainingSet:
     """What a round trains on: example i is row i of `real` and of `generated`, and row `text_rows[i]` of `text`.
 
-    `text` row 0 is the empty caption. `generated` is None for objectives that need no opponent.
+    `text` row 0 is the empty caption. `generated` is None for objectives that need no opponent. `weights`, one an example, are for
+    the generated side where there is one, else for the whole example; None: all 1.
     """
 
     ids: tuple[str, ...]
@@ -34,25 +35,31 @@ class TrainingSet:
     text: Store
     real: Store
     generated: Store | None
+    weights: Float[Tensor, " examples"] | None = None
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch of B examples; with generated images, the real side comes first and everything is doubled (2B)."""
+    """One micro-batch of B examples; with generated images, the real side comes first and everything is doubled (2B).
+
+    `alpha`: the cumulative a_t of each time step.
+    """
 
     noisy: Float[Tensor, "n c h w"]
     noise: Float[Tensor, "n c h w"]
     t: Int[Tensor, " n"]
     text: Float[Tensor, "n l d"]
+    alpha: Float[Tensor, " n"]
+    weight: Float[Tensor, " b"]
 
 
-def learning_rate(settings: Settings, step: int) -> float:
-    """Linear warm-up from the round's start, then (if `decay`) linear decay to zero at the round's end."""
+def learning_rate(settings: Settings, step: int, steps: int) -> float:
+    """Linear warm-up from the round's start, then (if `decay`) linear decay to zero at the round's end, after `steps`."""
     if step < settings.warmup:
         return settings.lr * (step + 1) / settings.warmup
     if not settings.decay:
         return settings.lr
-    return settings.lr * (settings.steps - step) / (settings.steps - settings.warmup)
+    return settings.lr * (steps - step) / (steps - settings.warmup)
 
 
 @lru_cache(maxsize=2)
@@ -101,20 +108,25 @@ def make_batch(
     text_rows = [0 if drop else data.text_rows[i] for i, drop in zip(indices, dropped.tolist(), strict=True)]
     text = data.text.take("embedding", text_rows).repeat(len(sides), 1, 1)
     noise, t = torch.cat(noises).to(device), torch.cat(times).to(device)
-    return Batch(schedule.add_noise(torch.cat(latents).to(device), noise, t), noise, t, text.to(device))
+    weight = torch.ones(len(rows)) if data.weights is None else data.weights[indices].float()
+    noisy = schedule.add_noise(torch.cat(latents).to(device), noise, t)
+    return Batch(noisy, noise, t, text.to(device), schedule.alphas_cumprod[t], weight.to(device))
 
 
 def objective(
     batch: Batch, player: Callable[..., Any], opponent: Callable[..., Any] | None, settings: Settings
-) -> losses.SpinTerms | losses.DenoisingTerms:
+) -> losses.SpinTerms | losses.WeightedTerms | losses.DenoisingTerms:
     """One forward of the player on [real; generated], one of the opponent under inference mode, and the loss terms."""
     errors = losses.squared_error(player(batch.noisy, batch.t, batch.text).sample, batch.noise)
+    if settings.objective == "weighted":
+        return losses.weighted_denoising(errors, batch.weight, batch.alpha, settings.time_weight)
     if opponent is None:
         return losses.denoising(errors)
     with torch.inference_mode():
         reference = losses.squared_error(opponent(batch.noisy, batch.t, batch.text).sample, batch.noise)
     real, generated = errors.chunk(2)
     opponent_real, opponent_generated = reference.clone().chunk(2)
+    generated, opponent_generated = batch.weight * generated, batch.weight * opponent_generated  # all 1 in the paper
     dimensions = batch.noise[0].numel()
     return losses.spin(
         real, generated, opponent_real, opponent_generated, settings.beta, settings.beta_convention, dimensions, settings.link
@@ -175,14 +187,15 @@ def train(
             average.load_state_dict(state["average"])
     model, prepared = accelerator.prepare(player, optimiser)
     per_step = settings.batch_size * settings.accumulation * accelerator.num_processes
+    steps = settings.steps_for(len(data.ids), accelerator.num_processes)
 
     progress = tqdm(
-        range(first, settings.steps), desc=f"round {round_index}: training", initial=first, total=settings.steps,
+        range(first, steps), desc=f"round {round_index}: training", initial=first, total=steps,
         disable=not accelerator.is_main_process, leave=False,
     )  # fmt: skip
     for step in progress:
         for group in prepared.param_groups:
-            group["lr"] = learning_rate(settings, step)
+            group["lr"] = learning_rate(settings, step, steps)
         rows = batch_rows(data.ids, seed, round_index, step * per_step, per_step)
         rows = rows[accelerator.process_index :: accelerator.num_processes]
         terms_of_step, norm = [], torch.zeros(())
@@ -202,7 +215,7 @@ def train(
         if average:
             average.step(player.parameters())
         means = accelerator.reduce(torch.stack(terms_of_step).mean(0), "mean").tolist()
-        row = dict(zip(terms._fields, means, strict=True)) | {"gradient_norm": float(norm), "lr": learning_rate(settings, step)}
+        row = dict(zip(terms._fields, means, strict=True)) | {"gradient_norm": float(norm), "lr": learning_rate(settings, step, steps)}
         log.append(row)
         accelerator.log(row, step=step)
         progress.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)

@@ -7,7 +7,10 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from selfimprove.shapes import PIPELINE
 
@@ -56,6 +59,28 @@ def write_images(folder: Path, count: int) -> Path:
             pixels = (torch.rand(16, 20, 3, generator=generator) * 255).byte().numpy()
             Image.fromarray(pixels).save(folder / f"{i:03d}.png")
             metadata.write(json.dumps({"file_name": f"{i:03d}.png", "text": f"noise number {i % 7}"}) + "\n")
+    return folder
+
+
+def tiny_language_model(folder: Path, says: str) -> Path:
+    """A chat model that answers every question with one word: its hidden state is constant, and its output layer points there."""
+    words = ["<pad>", "<unk>", "</s>", "yes", "no", "star"]
+    inner = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    inner.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", unk_token="<unk>")  # no pad token, as Llama
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, eos_token_id=2,
+            bos_token_id=None, max_position_embeddings=512,
+        )
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        model.model.embed_tokens.weight.fill_(1.0)
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[words.index(says)] = model.model(torch.tensor([[1]])).last_hidden_state[0, 0]
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

@@ -41,6 +41,6 @@ def test_changed_overrides_every_round_and_the_identity_sees_it() -> None:
 
 def test_learning_rate_warms_up_then_decays() -> None:
     settings = Settings(lr=1.0, warmup=2, steps=6)
-    assert [learning_rate(settings, s) for s in range(6)] == pytest.approx([0.5, 1, 1, 0.75, 0.5, 0.25])
+    assert [learning_rate(settings, s, 6) for s in range(6)] == pytest.approx([0.5, 1, 1, 0.75, 0.5, 0.25])
     long = Settings(lr=1.0, warmup=200, steps=50)  # the paper's round 1 never leaves its warm-up
-    assert learning_rate(long, 49) == pytest.approx(0.25)
+    assert learning_rate(long, 49, 50) == pytest.approx(0.25)

@@ -114,6 +114,18 @@ def caption(scene: tuple[int, ...], *key: str | int, kinds: dict[str, float] = K
     return Caption(_fill(template, **words, **others) + ending, kind, scene, _stated(template))
 
 
+def collected_prompts(count: int, seed: int) -> list[str]:
+    """Captions of every kind of random held-in scenes, as a website's users might write them: what prompt filters have to work on."""
+    scenes = SCENES[~HELD_OUT].tolist()
+    rows = integers(seed, "prompts/scene", (), [str(i) for i in range(count)], len(scenes)).tolist()
+    return [caption(tuple(scenes[row]), seed, "prompts", i).text for i, row in enumerate(rows)]
+
+
+def concepts() -> list[str]:
+    """The nouns of the world, for template prompts."""
+    return [word for shape in SHAPES for word in SYNONYMS.get(shape, (shape,))]
+
+
 def phrasings(kind: str = "full") -> Iterator[str]:
     """Every phrasing of a kind, endings aside; `full` alone has more than 20,000."""
     for template in TEMPLATES[kind]:

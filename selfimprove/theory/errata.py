@@ -95,7 +95,7 @@ def _two_theorems() -> str:
 
 def _warm_up() -> str:
     settings = get_preset("sd15-spin").for_round(1)
-    reached = max(learning_rate(settings, step) for step in range(settings.steps))
+    reached = max(learning_rate(settings, step, settings.steps) for step in range(settings.steps))
     share = f"{reached:.1e} at most, {reached / settings.lr:.0%} of the one stated"
     return f"with {settings.warmup} warm-up steps, {settings.steps} steps reach a learning rate of {share}"
 

@@ -1,0 +1,123 @@
+"""Arms of an experiment: play a preset for some rounds with one seed, and export its numbers at once.
+
+Every finished arm and seed is a JSON file with its manifest, so a sitting may end at any time and the next goes on; inside an arm the run
+folder goes on at the first unfinished stage.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from selfimprove.collapse import CollapseError
+from selfimprove.config import Preset, Settings
+from selfimprove.evaluate import summarise
+from selfimprove.game import Game, set_up
+from selfimprove.plan import plan
+from selfimprove.report import image_grid
+from selfimprove.rounds import play
+from selfimprove.runs import provenance, write_json
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A preset and how many rounds of it; `start`: another arm (and its round) whose last player is the base model here."""
+
+    preset: Preset
+    rounds: int
+    start: str = ""
+
+
+def passes(settings: Settings, examples: int) -> float:
+    """Network forwards, per latent, of one round that trains on `examples` different samples; a backward counts as two forwards."""
+    trained = settings.steps_for(examples) * settings.batch_size * settings.accumulation
+    if settings.objective == "spin":
+        rolled = settings.samples if settings.generated_source == "rollout" else 0
+        return 2 * 4 * trained + rolled * settings.rollout_steps * 2
+    rolled = settings.samples if settings.objective == "weighted" else 0
+    return 3 * trained + rolled * settings.rollout_steps * 2
+
+
+def set_up_arm(arm: Arm, name: str, seed: int, runs: Path) -> Game:
+    """The arm's run in `runs`/<name>-<seed>; the base's evaluation images, equal for all arms of one protocol, are made once."""
+    model = ""
+    if arm.start:
+        model = str(runs / f"{arm.start}-{seed}" / "pipeline_at_end")
+    game = set_up(arm.preset, name, model, run=runs / f"{name}-{seed}", seed=seed, device="cpu")
+    s, first = arm.preset.settings, game.run.round(0)
+    shared = _shared(runs, s)
+    if not model and shared.exists() and not first.exists():
+        shutil.copytree(shared, first / "evaluation")
+    return game
+
+
+def _shared(runs: Path, settings: Settings) -> Path:
+    return runs / f"base-evaluation-{settings.evaluation_prompts}x{settings.evaluation_images}"
+
+
+def run_arm(arm: Arm, name: str, seed: int, out: Path, runs: Path, strip: Sequence[int] = ()) -> None:
+    """Play one arm with one seed and export it; `strip`: rounds whose first evaluation images are exported as a picture."""
+    game = set_up_arm(arm, name, seed, runs)
+    print(f"{name}, seed {seed}: about {plan(game, arm.rounds).minutes:.1f} min", flush=True)
+    start = time.perf_counter()
+    try:
+        infos = play(game, arm.rounds)
+    except CollapseError as stopped:  # an arm that is meant to stop is exported as far as it went
+        print(stopped, flush=True)
+        infos = play(game, max(k for k in range(arm.rounds + 1) if game.run.is_done(k, "evaluation")))
+    first, shared = game.run.round(0), _shared(runs, arm.preset.settings)
+    if not arm.start and not shared.exists():
+        shutil.copytree(first / "evaluation", shared)
+    last, base = game.run.round(len(infos) - 1), pd.read_parquet(first / "scores.parquet")
+    end = game.run.path / "pipeline_at_end"
+    if not end.exists() and len(infos) > 1:
+        end.symlink_to((last / "pipeline").resolve())
+    out.mkdir(parents=True, exist_ok=True)
+    logs = [i.log.assign(round=i.metrics["round"]) for i in infos if i.log is not None]
+    examples = [_examples(game, k) for k in range(1, len(infos))]
+    result: dict[str, Any] = {
+        "arm": name,
+        "seed": seed,
+        "identity": game.run.identity,
+        "rounds": [i.metrics for i in infos],
+        "last_against_base": summarise(pd.read_parquet(last / "scores.parquet"), base),
+        "network_passes": sum(passes(arm.preset.for_round(k), n) for k, n in enumerate(examples, start=1)),
+        "samples_trained_on": examples,
+        "seconds": round(time.perf_counter() - start),
+        "provenance": provenance(),
+    }
+    prompts = game.run.path / "prompts.json"
+    if prompts.exists():
+        result["prompt_filters"] = json.loads(prompts.read_text())
+    write_json(out / f"{name}-{seed}.json", result)
+    pd.concat(logs).to_parquet(out / f"{name}-{seed}-training.parquet")
+    if strip:
+        rounds = [k for k in strip if k < len(infos)]
+        figure = image_grid([game.run.round(k) for k in rounds], [f"round {k}" if k else "base" for k in rounds])
+        figure.savefig(out / f"{name}-{seed}.png", dpi=130)
+        write_json(out / "prompts.json", [p for p, _ in game.data.evaluation[:12]])
+    print(f"{name}, seed {seed}: exported after {(time.perf_counter() - start) / 60:.1f} min", flush=True)
+
+
+def _examples(game: Game, index: int) -> int:
+    path = game.run.round(index) / "selected.parquet"
+    if not path.exists():
+        return len(game.data.train)
+    settings = game.preset.for_round(index)
+    rounds = range(1, index + 1) if settings.accumulate else [index]
+    return sum(len(pd.read_parquet(game.run.round(k) / "selected.parquet")) for k in rounds) + settings.real_samples
+
+
+def run_missing(arms: Mapping[str, Arm], seeds: Sequence[int], out: Path, runs: Path, strips: Mapping[str, Sequence[int]]) -> None:
+    """Every arm with every seed that is not exported yet, all arms of one seed before the next seed."""
+    for seed in seeds:
+        for name, arm in arms.items():
+            if (out / f"{name}-{seed}.json").exists():
+                print(f"{name}, seed {seed}: exported already", flush=True)
+            else:
+                run_arm(arm, name, seed, out, runs, strips.get(name, ()))

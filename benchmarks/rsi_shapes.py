@@ -1,0 +1,131 @@
+"""python -m benchmarks.rsi_shapes rounds|collapse|ablations|beyond: recursive self-improvement on shapes, arm by arm.
+
+Results go to `book/results/rsi_<experiment>/`, each arm and seed as soon as it is finished; started again, the command goes on where it
+stopped. `--seeds` and `--arms` choose; `--size smoke` plays everything in a minute or two, to see that it runs.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.arms import Arm, run_missing
+from selfimprove.config import PRESETS, Preset
+
+ROUNDS = 8
+ABLATED = 3  # rounds of an ablation cell
+FIERCE = 1e-4  # learning rate at which recursion visibly collapses here
+
+
+def _rsi(size: str) -> Preset:
+    return PRESETS["smoke-rsi" if size == "smoke" else "shapes-rsi"]
+
+
+def _self_play(size: str) -> Preset:
+    """SPIN on its own preset, judged like the recursive arms."""
+    rsi = _rsi(size).settings
+    return PRESETS["smoke" if size == "smoke" else "shapes-spin"].changed(
+        evaluation_prompts=rsi.evaluation_prompts, evaluation_images=rsi.evaluation_images
+    )
+
+
+def rounds(size: str) -> dict[str, Arm]:
+    """RSIDiff, fine-tuning on all of the base's samples (equal budget, and long), and self-play for scale."""
+    rsi = _rsi(size)
+    s = rsi.settings
+    everything = rsi.changed(strategy="all", selected=0, metrics=(), weighting="none", epochs=0)
+    return {
+        "rsi": Arm(rsi, ROUNDS),
+        "spin": Arm(_self_play(size), 3),
+        "sft-equal": Arm(everything.changed(steps=ROUNDS * s.steps_for(s.selected)), 1),
+        "sft-long": Arm(everything.changed(epochs=2 if size == "smoke" else 40), 1),
+    }
+
+
+def collapse(size: str) -> dict[str, Arm]:
+    """Recursion without any care, at a rate at which it collapses, and then with one cure at a time."""
+    rsi = _rsi(size)
+    s = rsi.settings
+    careless = rsi.changed(
+        samples=max(2 * s.selected, s.samples // 5), strategy="random", weighting="none", prompt_source="template", lr=FIERCE,
+        evaluation_prompts=s.evaluation_prompts // 2,
+    )  # fmt: skip
+    weighted = careless.changed(weighting="distance")
+    return {
+        "careless": Arm(careless, ROUNDS),
+        "prompts": Arm(careless.changed(prompt_source="filtered"), ROUNDS),
+        "selection": Arm(careless.changed(strategy="pool"), ROUNDS),
+        "weights": Arm(weighted, ROUNDS),
+        "weights-nearest": Arm(weighted.changed(reference="nearest"), ROUNDS),
+        "weights-two-sided": Arm(weighted.changed(reference="two-sided"), ROUNDS),
+        "real": Arm(careless.changed(real_samples=s.selected, epochs=s.epochs // 2), ROUNDS),
+        "accumulate": Arm(careless.changed(accumulate=True, epochs=0, steps=s.steps_for(s.selected)), ROUNDS),
+        "gentle": Arm(careless.changed(lr=s.lr), ROUNDS),
+    }
+
+
+def ablations(size: str) -> dict[str, Arm]:
+    """The default's neighbours, one thing changed at a time; the default itself is the first rounds of `rounds`."""
+    rsi = _rsi(size)
+    s = rsi.settings
+    of_5000 = {"100": 100, "1000": 1000, "2000": 2000}
+    cells = {
+        "no-prompts": rsi.changed(prompt_source="template"),
+        "plain-prompts": rsi.changed(prompt_source="plain"),
+        "no-selection": rsi.changed(strategy="random"),
+        "no-weights": rsi.changed(weighting="none"),
+        "none": rsi.changed(prompt_source="template", strategy="random", weighting="none"),
+        **{f"by-{name}": rsi.changed(metrics=((name, 1.0),)) for name in ("clip", "aesthetic", "shading", "saturation", "alignment")},
+        **{f"selected-{k}": rsi.changed(selected=max(1, round(s.samples * n / 5000))) for k, n in of_5000.items()},
+        "beta-low": rsi.changed(weight_quantile=0.5),
+        "beta-high": rsi.changed(weight_quantile=0.99),
+        "nearest": rsi.changed(reference="nearest"),
+        "two-sided": rsi.changed(reference="two-sided"),
+        "guidance-1.5": rsi.changed(guidance=1.5),
+        "guidance-6": rsi.changed(guidance=6.0),
+    }
+    return {name: Arm(preset, ABLATED) for name, preset in cells.items()}
+
+
+def beyond(size: str) -> dict[str, Arm]:
+    """What neither paper did: self-play with weights on the generated side, and recursion from where `spin` of `rounds` ended."""
+    spin = _self_play(size)
+    return {
+        "spin-weighted": Arm(spin.changed(weighting="distance"), 3),
+        "spin-weighted-nearest": Arm(spin.changed(weighting="distance", reference="nearest"), 3),
+        "rsi-after-spin": Arm(_rsi(size), ABLATED, start="spin"),
+    }
+
+
+EXPERIMENTS = {"rounds": rounds, "collapse": collapse, "ablations": ablations, "beyond": beyond}
+STRIPS = {
+    "rounds": {"rsi": tuple(range(ROUNDS + 1))},
+    "collapse": {name: (0, 2, 4, 6, 8) for name in collapse("full")},
+    "ablations": {"none": (0, 1, 2, 3)},
+    "beyond": {},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.rsi_shapes", description=__doc__)
+    parser.add_argument("experiment", choices=list(EXPERIMENTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", help="default: all")
+    parser.add_argument("--size", choices=["full", "smoke"], default="full")
+    parser.add_argument("--out", type=Path, help="default: book/results/rsi_<experiment>")
+    parser.add_argument("--runs", type=Path, help="default: runs/rsi_<experiment>, beyond in that of rounds")
+    arguments = parser.parse_args()
+    arms = EXPERIMENTS[arguments.experiment](arguments.size)
+    unknown = [a for a in arguments.arms or [] if a not in arms]
+    if unknown:
+        parser.error(f"arms={unknown} are not known; choose from {list(arms)}")
+    if arguments.size == "smoke":
+        arms = {name: replace(arm, rounds=min(arm.rounds, 2)) for name, arm in arms.items()}
+    chosen = {name: arm for name, arm in arms.items() if not arguments.arms or name in arguments.arms}
+    name = f"rsi_{arguments.experiment}"
+    folder = "rsi_rounds" if arguments.experiment == "beyond" else name  # it goes on from there
+    out, runs = arguments.out or Path("book/results") / name, arguments.runs or Path("runs") / folder
+    run_missing(chosen, arguments.seeds, out, runs, STRIPS[arguments.experiment])
+
+
+if __name__ == "__main__":
+    main()

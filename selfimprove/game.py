@@ -1,0 +1,116 @@
+"""Setting up a run: model, data, prompts, scorers and run folder, all checked before anything expensive."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+from selfimprove.config import Preset, Settings
+from selfimprove.data import DataError, ImageText, load_data, no_images, shapes_prompts
+from selfimprove.models import Diffuser, load_diffuser, model_hash, resolve_model
+from selfimprove.prompts import Collection, PromptError, collect, fingerprint, load_prompts, templates
+from selfimprove.runs import RunFolder, identity_hash, open_run
+from selfimprove.scorers import SHAPES_SCORERS, Scorer, load_scorers
+from selfimprove.selection import SelectionError
+from selfimprove.shapes.captions import collected_prompts, concepts
+
+
+@dataclass(frozen=True)
+class Game:
+    """A run that is set up and checked: preset, loaded base pipeline, data, scorers, seed, folder; prompts, where it collects them."""
+
+    preset: Preset
+    diffuser: Diffuser
+    data: ImageText
+    scorers: Mapping[str, Scorer]
+    seed: int
+    run: RunFolder
+    collection: Collection | None = None
+
+    @property
+    def truncated(self) -> list[str]:
+        """Captions and prompts that the tokenizer's limit cuts."""
+        return self.diffuser.truncated([*self.data.captions, *(self.collection.prompts if self.collection else [])])
+
+
+def set_up(
+    preset: Preset,
+    name: str,
+    model: str = "",
+    data: str = "",
+    run: str | Path = "",
+    seed: int = 0,
+    device: str = "",
+    prompts: str = "",
+    scorers: Mapping[str, Scorer] | None = None,
+) -> Game:
+    """Check everything and load model, data and prompts; nothing expensive, nothing written but run.json.
+
+    Empty `model`, `data`, `prompts`: the preset's. Empty `run`: `runs/<name>-<hash of the identity>`. Empty `device`: a GPU if there is
+    one. `scorers`: further ones by name, beside those that know the data.
+
+    Raises:
+        ValueError: `ModelError`, `DataError`, `PromptError`, `SelectionError` or `RunError`, which say what is wrong and what to do.
+    """
+    chosen = torch.device(device) if device else PartialState().device
+    settings, data, prompts = preset.settings, data or preset.data, prompts or preset.prompts
+    folder = resolve_model(model or preset.model)
+    diffuser = load_diffuser(folder, chosen)
+    collection = _collect(prompts, settings, seed) if settings.objective == "weighted" else None
+    if data or not collection:
+        images = load_data(data, settings.samples, settings.validation, settings.evaluation_prompts, diffuser.image_size, seed)
+    else:
+        images = no_images()
+    images = _judged_on(images, collection, prompts, settings)
+    available = load_scorers(images.scorers, chosen) | dict(scorers or {})
+    _check(settings, images, available)
+    identity = {**preset.identity(), "model": model_hash(folder), "data": images.fingerprint, "seed": seed}
+    about = {"preset": name, "data_name": images.name}
+    if collection:
+        identity["prompts"] = fingerprint([*collection.prompts, *collection.held_out])
+        about["prompts_name"] = prompts
+    path = Path(run) if run else Path("runs") / f"{name}-{identity_hash(identity)}"
+    return Game(preset, diffuser, images, available, seed, open_run(path, identity, about), collection)
+
+
+def _collect(prompts: str, settings: Settings, seed: int) -> Collection:
+    if not prompts:
+        raise PromptError("prompts='' names nothing; give 'shapes', a txt, jsonl, csv or parquet file, or a datasets id")
+    if prompts == "shapes":  # its evaluation prompts are the world's own, the same for all systems
+        source = concepts() if settings.prompt_source == "template" else collected_prompts(settings.collected, seed)
+    else:
+        source = load_prompts(prompts)
+    if settings.prompt_source == "template":
+        source = templates(source)
+    return collect(source, 0 if prompts == "shapes" else settings.evaluation_prompts, seed)
+
+
+def _judged_on(images: ImageText, collection: Collection | None, prompts: str, settings: Settings) -> ImageText:
+    """What models are judged on: with a file of prompts those kept out, else the data's own or the shapes world's."""
+    if collection and prompts != "shapes":
+        if not collection.held_out:
+            raise PromptError(f"prompts={prompts!r} leaves none to judge by; give at least two different prompts")
+        return images.judged_on(collection.held_out, None, settings.evaluation_images)
+    if not images.evaluation:
+        scenes = shapes_prompts(settings.evaluation_prompts)
+        return images.judged_on([c.text for c in scenes], scenes, settings.evaluation_images)
+    if settings.evaluation_images > 1:
+        return images.judged_on([p for p, _ in images.evaluation], images.scenes, settings.evaluation_images)
+    return images
+
+
+def _check(settings: Settings, images: ImageText, scorers: Mapping[str, Scorer]) -> None:
+    if settings.generated_source != "rollout" and images.fetch_fresh is None:
+        raise DataError(f"generated_source={settings.generated_source!r} needs fresh real images, which only data='shapes' can give")
+    if settings.real_samples > len(images.train):
+        raise DataError(
+            f"real_samples={settings.real_samples} is more than the {len(images.train)} real images; give more in data, or ask for fewer"
+        )
+    missing = [name for name, _ in settings.metrics if name not in scorers]
+    if missing:
+        known = sorted({*SHAPES_SCORERS, *scorers})
+        raise SelectionError(
+            f"metrics={missing} have no scorer for these images; known are {known}, or give your own: set_up(..., scorers=...)"
+        )

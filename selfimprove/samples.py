@@ -1,0 +1,243 @@
+"""What a round trains on, stage by stage: real latents, prompts, rollouts, scores, selection, weights. Each stage is done once.
+
+Self-play trains on all rollouts beside their real partners; recursive self-improvement on those that it selected, weighted.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from selfimprove.config import Settings
+from selfimprove.draws import example_id
+from selfimprove.evaluate import save_image
+from selfimprove.game import Game
+from selfimprove.judges import load_judge
+from selfimprove.latents import Store, build_store
+from selfimprove.models import model_hash
+from selfimprove.prompts import FilterReport, PromptSet, prepare
+from selfimprove.rollout import sample_batches
+from selfimprove.runs import write_json
+from selfimprove.selection import SelectionError, select
+from selfimprove.train import TrainingSet
+from selfimprove.weighting import weigh
+
+KEPT_BY_HAND = "kept.txt"
+
+
+def spin_samples(game: Game, settings: Settings, opponent: Path, index: int) -> TrainingSet:
+    """Real latents and text of the run, and this round's generated latents; whatever is there already is read."""
+    data, folder, dtype = game.data, game.run.path, _precision(settings)
+    captions, ids = [data.captions[i] for i in data.train], tuple(data.ids[i] for i in data.train)
+    text, rows = _text(game, folder / "text", captions, dtype)
+    real = build_store(
+        folder / "real", len(captions),
+        lambda r: _encoded(game, data.images([data.train[i] for i in r]), settings.flip), "real latents", dtype,
+    )  # fmt: skip
+    if settings.objective == "sft":
+        return TrainingSet(ids, rows, text, real, None)
+    generated = _rollout(game, settings, opponent, index, captions, list(ids))
+    weights = None
+    if settings.weighting != "none":
+        weights = _weights(game, settings, index, list(ids), generated, range(len(ids)))
+    return TrainingSet(ids, rows, text, real, generated, weights)
+
+
+def rsi_samples(game: Game, settings: Settings, generator: Path, index: int) -> TrainingSet:
+    """Algorithm 1 of RSIDiff up to the weights: prompts of the round, images, scores, selection, weights."""
+    folder, dtype = game.run.round(index), _precision(settings)
+    prompts = prepared_prompts(game, settings).of_round(index, settings.samples)
+    seen: dict[str, int] = {}
+    ids = []
+    for prompt in prompts:
+        ids.append(f"{index}-{example_id(prompt, seen.get(prompt, 0))}")
+        seen[prompt] = seen.get(prompt, 0) + 1
+    generated = _rollout(game, settings, generator, index, prompts, ids)
+    scores = _scores(game, settings, index, ids, prompts, generated)
+    kept = _selection(game, settings, index, scores, generated)
+    with game.run.stage(index, "weights", files=("selected.parquet",)):
+        weight = np.ones(len(kept))
+        if settings.weighting != "none":
+            weight = _weights(game, settings, index, [ids[i] for i in kept], generated, kept).double().numpy()
+        if settings.normalisation == "weights":
+            weight = weight / weight.mean()
+        frame = pd.DataFrame({"id": [ids[i] for i in kept], "prompt": [prompts[i] for i in kept], "row": list(kept), "weight": weight})
+        frame.to_parquet(folder / "selected.parquet")
+    return _selected(game, settings, index, dtype)
+
+
+def prepared_prompts(game: Game, settings: Settings) -> PromptSet:
+    """The run's filtered prompts, made once and kept in `prompts.parquet` and `prompts.json` of the run folder."""
+    assert game.collection is not None
+    table, reports = game.run.path / "prompts.parquet", game.run.path / "prompts.json"
+    if not reports.exists():
+        judge = load_judge(settings.judge, str(game.diffuser.device)) if settings.prompt_source == "filtered" else None
+        clusters = settings.clusters if settings.prompt_source == "filtered" else 0
+        kept = 0 if settings.prompt_source == "template" else settings.kept
+        made = prepare(game.collection, judge, game.diffuser.embed_pooled, clusters, kept, game.seed, game.run.path / "judged.jsonl")
+        pd.DataFrame({"prompt": made.prompts}).to_parquet(table)
+        write_json(reports, [r._asdict() for r in made.reports])
+    found = [FilterReport(**{**r, "examples": tuple(r["examples"])}) for r in json.loads(reports.read_text())]
+    return PromptSet(pd.read_parquet(table)["prompt"].tolist(), found)
+
+
+def _precision(settings: Settings) -> torch.dtype:
+    return torch.float32 if settings.precision == "no" else torch.float16
+
+
+def _text(game: Game, folder: Path, captions: list[str], dtype: torch.dtype) -> tuple[Store, list[int]]:
+    """Embeddings of the different captions, the empty one first, and the row of each caption."""
+    texts = ["", *sorted(set(captions))]
+    store = build_store(folder, len(texts), lambda r: {"embedding": game.diffuser.embed(texts[r.start : r.stop])}, "text", dtype)
+    rows = {caption: row for row, caption in enumerate(texts)}
+    return store, [rows[c] for c in captions]
+
+
+def _encoded(game: Game, images: Tensor, flip: bool) -> dict[str, Tensor]:
+    mean, std = game.diffuser.encode(images)
+    tensors = {"mean": mean, "std": std}
+    if flip:
+        tensors["mean_flipped"], tensors["std_flipped"] = game.diffuser.encode(images.flip(3))
+    return tensors
+
+
+def _rollout(game: Game, settings: Settings, opponent: Path, index: int, captions: list[str], ids: list[str]) -> Store:
+    """The images of a round's prompts by the model of the round before, x'_0 ~ p_{theta_k}(. | c), as latents."""
+    diffuser, data = game.diffuser, game.data
+
+    def make(rows: range) -> dict[str, Tensor]:
+        part = slice(rows.start, rows.stop)
+        if settings.generated_source != "rollout":
+            assert data.fetch_fresh is not None
+            images = torch.stack([data.fetch_fresh(data.train[i]) for i in rows])
+            if settings.generated_source == "real-reencoded":
+                images = diffuser.decode(diffuser.encode(images)[0])
+            return _encoded(game, images, settings.flip)
+        latents = sample_batches(
+            diffuser, unet, captions[part], ids[part], settings.rollout_batch, "sampling", seed=game.seed, stream="rollout",
+            round_index=index, steps=settings.rollout_steps, guidance=settings.guidance, eta=settings.eta,
+        )  # fmt: skip
+        if settings.generated_latents == "raw":
+            raw = {"mean": latents, "std": torch.zeros_like(latents)}
+            return raw | ({"mean_flipped": latents.flip(3), "std_flipped": raw["std"]} if settings.flip else {})
+        parts = [_encoded(game, diffuser.decode(z), settings.flip) for z in latents.split(settings.rollout_batch)]
+        return {name: torch.cat([p[name] for p in parts]) for name in parts[0]} | {"sampled": latents}
+
+    with game.run.stage(index, "rollout", opponent=model_hash(opponent)):
+        unet = diffuser.load_unet(opponent).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        pd.DataFrame({"id": ids, "prompt": captions}).to_parquet(game.run.round(index) / "prompts.parquet")
+        return build_store(game.run.round(index) / "rollout", len(captions), make, f"round {index}: rollout", _precision(settings))
+
+
+def sampled_images(game: Game, store: Store, rows: range) -> Tensor:
+    """The images of some rollouts, (B, 3, H, W) in [0, 1], decoded from what was sampled."""
+    return game.diffuser.decode(store.take("sampled" if store.has("sampled") else "mean", rows))
+
+
+def _scores(game: Game, settings: Settings, index: int, ids: list[str], prompts: list[str], generated: Store) -> pd.DataFrame:
+    """Each candidate's score by the scorers that select: `pool.parquet`."""
+    path = game.run.round(index) / "pool.parquet"
+    if not game.run.is_done(index, "scores"):
+        with game.run.stage(index, "scores", files=("pool.parquet",)):
+            frame = pd.DataFrame({"id": ids, "prompt": prompts})
+            columns: dict[str, list[Tensor]] = {name: [] for name, _ in settings.metrics}
+            starts = range(0, len(ids) if columns else 0, settings.rollout_batch)
+            for start in tqdm(starts, desc=f"round {index}: scoring the pool", leave=False):
+                rows = range(start, min(start + settings.rollout_batch, len(ids)))
+                images = sampled_images(game, generated, rows)
+                for name, column in columns.items():
+                    column.append(game.scorers[name](images, [prompts[i] for i in rows]))
+            for name, column in columns.items():
+                frame[name] = torch.cat(column).double().numpy()
+            frame.to_parquet(path)
+    return pd.read_parquet(path)
+
+
+def _selection(game: Game, settings: Settings, index: int, scores: pd.DataFrame, generated: Store) -> list[int]:
+    """Rows of the rollout that are trained on; with the reasons in `selection.parquet`."""
+    folder = game.run.round(index)
+    if not game.run.is_done(index, "selection"):
+        kept = _kept_by_hand(game, folder, scores, generated) if settings.strategy == "manual" else []
+        with game.run.stage(index, "selection", files=("selection.parquet",)):
+            frame = select(
+                scores, dict(settings.metrics), settings.strategy, settings.selected, game.seed * 1000 + index, settings.combination,
+                settings.threshold, kept,
+            )  # fmt: skip
+            frame.to_parquet(folder / "selection.parquet")
+    chosen = pd.read_parquet(folder / "selection.parquet")["kept"].to_numpy()
+    return np.flatnonzero(chosen).tolist()
+
+
+def _kept_by_hand(game: Game, folder: Path, scores: pd.DataFrame, generated: Store) -> list[str]:
+    """The ids in `kept.txt`, one a line; without the file the candidates are written out as images, and the round waits."""
+    path = folder / KEPT_BY_HAND
+    if not path.exists():
+        pictures = folder / "candidates"
+        pictures.mkdir(exist_ok=True)
+        for start in range(0, len(scores), 64):
+            rows = range(start, min(start + 64, len(scores)))
+            for row, image in zip(rows, sampled_images(game, generated, rows), strict=True):
+                save_image(image, pictures / f"{scores['id'][row]}.png")
+        raise SelectionError(
+            f"strategy='manual' waits for you: look at {pictures}, write the ids to keep (the file names without .png), one a line, "
+            f"into {path}, and run again; everything done so far is kept"
+        )
+    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+
+
+def _references(game: Game) -> tuple[Tensor, list[str]]:
+    """D_0: the base model's samples of round 1, which never change, and their ids."""
+    first = game.run.round(1)
+    store = Store(first / "rollout")
+    return store.take("mean", range(store.rows)), pd.read_parquet(first / "prompts.parquet")["id"].tolist()
+
+
+def _weights(game: Game, settings: Settings, index: int, ids: list[str], generated: Store, rows: list[int] | range) -> Tensor:
+    references, reference_ids = _references(game)
+    own = ids if index == 1 else [f"{index}/{i}" for i in ids]  # the same prompt in another round is another sample
+    result = weigh(
+        generated.take("mean", rows), own, references, reference_ids, settings.distance, settings.reference, settings.neighbours,
+        settings.weight_beta, settings.weight_sigma2, settings.weight_quantile, game.diffuser.scaling_factor,
+    )  # fmt: skip
+    frame = pd.DataFrame({"id": ids, "distance": result.distance.numpy(), "weight": result.weight.numpy()})
+    frame.to_parquet(game.run.round(index) / "weights.parquet")
+    write_json(
+        game.run.round(index) / "edges.json", result.edges._asdict() | {"distance": settings.distance, "reference": settings.reference}
+    )
+    return result.weight
+
+
+def _selected(game: Game, settings: Settings, index: int, dtype: torch.dtype) -> TrainingSet:
+    """The selected samples of this round (with `accumulate` of all rounds so far) and the real images, if any, as one set."""
+    rounds = range(1, index + 1) if settings.accumulate else [index]
+    frames = {k: pd.read_parquet(game.run.round(k) / "selected.parquet") for k in rounds}
+    stores = {k: Store(game.run.round(k) / "rollout") for k in rounds}
+    entries = [(stores[k], int(row)) for k, frame in frames.items() for row in frame["row"]]
+    ids = [i for frame in frames.values() for i in frame["id"]]
+    prompts = [p for frame in frames.values() for p in frame["prompt"]]
+    weights = [w for frame in frames.values() for w in frame["weight"]]
+    data = game.data
+    real = data.train[: settings.real_samples]
+    ids += [f"real-{data.ids[i]}" for i in real]
+    prompts += [data.captions[i] for i in real]
+    weights += [1.0] * len(real)
+
+    def make(rows: range) -> dict[str, Tensor]:
+        parts = []
+        for row in rows:
+            if row < len(entries):
+                store, where = entries[row]
+                parts.append({name: store.take(name, [where]) for name in names})
+            else:
+                parts.append(_encoded(game, data.images([real[row - len(entries)]]), settings.flip))
+        return {name: torch.cat([p[name] for p in parts]) for name in names}
+
+    names = ["mean", "std"] + (["mean_flipped", "std_flipped"] if settings.flip else [])
+    folder = game.run.round(index)
+    text, text_rows = _text(game, folder / "text", prompts, dtype)
+    latents = build_store(folder / "selected", len(ids), make, f"round {index}: training latents", dtype)
+    return TrainingSet(tuple(ids), text_rows, text, latents, None, torch.tensor(weights, dtype=torch.float32))

@@ -1,0 +1,207 @@
+"""Weights by distance to the base model's samples: RSIDiff eq. (5), with the distance that it leaves open as named conventions.
+
+A convention is a norm of the difference of two latents and a way to reduce it over the references. Norms: `l2` of the flattened
+scaled latents; `l2-unscaled`, before the VAE's scaling factor; `l2-scaled-twice`, after applying it again; `rms`, l2 over the root of
+the number of dimensions; `per-channel`, the mean over channels of each channel's l2. Reductions: `mean` over the references (the
+paper's words); `to-mean`, the distance to the references' mean; `nearest`, the mean over the k nearest; `two-sided`, the mean, but
+too small a one counts as well.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from selfimprove.config import Distance, Reference
+
+BLOCK = 1024  # rows a block: two of them in float64, and one block of distances, are in memory at a time
+NEGLIGIBLE = 0.01  # if no weight is above it, training would hardly move
+
+
+class WeightingError(ValueError):
+    """The weights cannot be computed, or would stop training; the message says why and what to do."""
+
+
+class Edges(NamedTuple):
+    """Where weights begin to fall, and how fast. `low` is -inf where too small a distance does not count."""
+
+    beta: float
+    sigma2: float
+    low: float = float("-inf")
+
+
+class Weights(NamedTuple):
+    """One weight in (0, 1] a sample, the distance that it was made of, and the edges in use."""
+
+    weight: Float[Tensor, " n"]
+    distance: Float[Tensor, " n"]
+    edges: Edges
+
+
+def _groups(latents: Float[Tensor, "n c h w"], distance: Distance, scaling_factor: float) -> Float[Tensor, "g n d"]:
+    """Vectors whose l2 distance, averaged over the groups, is the convention's."""
+    if distance == "per-channel":
+        return latents.flatten(2).transpose(0, 1)
+    unit = {"l2": 1.0, "l2-unscaled": 1 / scaling_factor, "l2-scaled-twice": scaling_factor, "rms": latents[0].numel() ** -0.5}[distance]
+    return (unit * latents.flatten(1))[None]
+
+
+def _check_shapes(a: Tensor, b: Tensor) -> None:
+    if a.shape[1:] != b.shape[1:]:
+        shapes = f"latents of shape {tuple(a.shape[1:])} cannot be compared with references of {tuple(b.shape[1:])}"
+        raise WeightingError(f"{shapes}; take both from one model")
+
+
+def pairwise(
+    a: Float[Tensor, "n _ _ _"], b: Float[Tensor, "m _ _ _"], distance: Distance = "l2", scaling_factor: float = 1.0
+) -> Float[Tensor, "n m"]:
+    """Distances of every latent of `a` to every one of `b`, float32; identical latents are exactly 0 apart.
+
+    One matrix product in float64 a block: in float32 the cancellation of |a|^2 + |b|^2 - 2ab would hide what lies near.
+
+    Raises:
+        WeightingError: latents of different shapes.
+    """
+    if a.shape[1:] != b.shape[1:]:
+        raise WeightingError(
+            f"latents of shape {tuple(a.shape[1:])} cannot be compared with references of {tuple(b.shape[1:])}; use one model"
+        )
+    centre = b.double().mean(0, keepdim=True) if len(b) <= BLOCK else b[:BLOCK].double().mean(0, keepdim=True)
+    result = torch.zeros(len(a), len(b))
+    for rows in range(0, len(a), BLOCK):
+        left = _groups(a[rows : rows + BLOCK].double() - centre, distance, scaling_factor)
+        for columns in range(0, len(b), BLOCK):
+            right = _groups(b[columns : columns + BLOCK].double() - centre, distance, scaling_factor)
+            apart = torch.cdist(left, right, compute_mode="use_mm_for_euclid_dist")
+            norms = torch.maximum(left.norm(dim=2)[:, :, None], right.norm(dim=2)[:, None])
+            apart = torch.where(apart < 1e-6 * norms, 0.0, apart)  # rounding of identical rows
+            result[rows : rows + BLOCK, columns : columns + BLOCK] = apart.mean(0).float()
+    return result
+
+
+def expected_distance(variance: float, shape: tuple[int, int, int], distance: Distance, scaling_factor: float) -> float:
+    """The distance of two unrelated latents whose dimensions have this variance: sqrt(2 d variance), in the convention's unit."""
+    channels, height, width = shape
+    one = torch.zeros(1, channels, height, width)
+    return float(pairwise(one, one + (2 * variance) ** 0.5, distance, scaling_factor))
+
+
+def distances(
+    latents: Float[Tensor, "n c h w"],
+    ids: Sequence[str],
+    references: Float[Tensor, "m _ _ _"],
+    reference_ids: Sequence[str],
+    distance: Distance = "l2",
+    reference: Reference = "mean",
+    neighbours: int = 5,
+    scaling_factor: float = 1.0,
+) -> Float[Tensor, " n"]:
+    """d(s, D_0) of RSIDiff eq. (5); a sample whose id is among the references is left out of its own distance.
+
+    Raises:
+        WeightingError: fewer than two references, or latents of different shapes.
+    """
+    if len(references) < 2:
+        raise WeightingError(f"references={len(references)}: at least two are needed, as a sample is left out of its own; sample more")
+    if reference == "to-mean":
+        _check_shapes(latents, references)
+        return _to_mean(latents, ids, references, reference_ids, distance, scaling_factor)
+    parts = []
+    for start in range(0, len(latents), BLOCK):
+        rows = slice(start, start + BLOCK)
+        own = _own(ids[rows], reference_ids)
+        apart = pairwise(latents[rows], references, distance, scaling_factor)
+        if reference == "nearest":
+            count = min(neighbours, len(references) - 1)
+            parts.append(apart.masked_fill(own, float("inf")).topk(count, dim=1, largest=False).values.mean(1))
+        else:
+            parts.append(apart.masked_fill(own, 0).double().sum(1).div((~own).sum(1)).float())
+    return torch.cat(parts)
+
+
+def _own(ids: Sequence[str], reference_ids: Sequence[str]) -> Bool[Tensor, "n m"]:
+    column = {name: i for i, name in enumerate(reference_ids)}
+    own = torch.zeros(len(ids), len(reference_ids), dtype=torch.bool)
+    for row, name in enumerate(ids):
+        if name in column:
+            own[row, column[name]] = True
+    return own
+
+
+def _to_mean(
+    latents: Tensor, ids: Sequence[str], references: Tensor, reference_ids: Sequence[str], distance: Distance, scaling_factor: float
+) -> Tensor:
+    count, total = len(references), references.double().sum(0)
+    column = {name: i for i, name in enumerate(reference_ids)}
+    parts = []
+    for row, name in enumerate(ids):
+        mean = (total - references[column[name]]) / (count - 1) if name in column else total / count
+        parts.append(_groups(latents[row : row + 1] - mean, distance, scaling_factor).norm(dim=2).mean(0))
+    return torch.cat(parts).float()
+
+
+def calibrate(own: Float[Tensor, " m"], reference: Reference, beta: float | None, sigma2: float | None, quantile: float = 0.9) -> Edges:
+    """Edges from the references' own distances, each reference left out of its own; values that are given stay.
+
+    beta: the quantile, so that this share of the base model's samples has weight 1; sigma^2: from there to the largest, so that the
+    base's own farthest sample weighs exp(-1). `two-sided` puts the lower edge at the other quantile.
+
+    Raises:
+        WeightingError: sigma^2 <= 0.
+    """
+    if sigma2 is not None and not sigma2 > 0:
+        raise WeightingError(f"weight_sigma2={sigma2!r} must be greater than 0; leave it out to calibrate it")
+    high = float(own.quantile(quantile)) if beta is None else beta
+    spread = float(own.max() - own.quantile(quantile)) if sigma2 is None else sigma2
+    low = float(own.quantile(1 - quantile)) if reference == "two-sided" else float("-inf")
+    return Edges(high, max(spread, 1e-6 * abs(high), 1e-12), low)
+
+
+def weights(distance: Float[Tensor, " n"], edges: Edges) -> Float[Tensor, " n"]:
+    """W = 1 if d <= beta, else exp(-(d - beta) / sigma^2): RSIDiff eq. (5); below `low` the same with low - d.
+
+    beta 35, sigma^2 2, by hand: 34 -> 1, 37 -> exp(-1):
+
+    >>> weights(torch.tensor([34.0, 35.0, 37.0]), Edges(35.0, 2.0))
+    tensor([1.0000, 1.0000, 0.3679])
+    """
+    excess = torch.maximum(distance - edges.beta, edges.low - distance).clamp_min(0)
+    return torch.exp(-excess / edges.sigma2)
+
+
+def weigh(
+    latents: Float[Tensor, "n c h w"],
+    ids: Sequence[str],
+    references: Float[Tensor, "m _ _ _"],
+    reference_ids: Sequence[str],
+    distance: Distance = "l2",
+    reference: Reference = "mean",
+    neighbours: int = 5,
+    beta: float | None = None,
+    sigma2: float | None = None,
+    quantile: float = 0.9,
+    scaling_factor: float = 1.0,
+) -> Weights:
+    """Distances, edges (calibrated on the references where not given) and weights of some samples.
+
+    Warns if every weight is negligible.
+
+    Raises:
+        WeightingError: see `distances`, `calibrate`; also when every weight is zero, and nothing would be learned.
+    """
+    how = (distance, reference, neighbours, scaling_factor)
+    apart = distances(latents, ids, references, reference_ids, *how)
+    own = distances(references, reference_ids, references, reference_ids, *how)
+    edges = calibrate(own, reference, beta, sigma2, quantile)
+    result = weights(apart, edges)
+    largest = float(result.max())
+    span = f"{float(apart.min()):.4g} to {float(apart.max()):.4g}"
+    numbers = f"beta={edges.beta:.4g}, sigma2={edges.sigma2:.4g}, distances {span} ({distance}, {reference})"
+    if largest == 0:
+        raise WeightingError(f"every weight is zero ({numbers}); raise weight_beta or weight_sigma2, or leave them out to calibrate them")
+    if largest < NEGLIGIBLE:
+        warnings.warn(f"every weight is below {NEGLIGIBLE}: training will hardly move ({numbers}); raise weight_beta", stacklevel=2)
+    return Weights(result, apart, edges)

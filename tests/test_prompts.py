@@ -1,0 +1,204 @@
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import tiny_language_model
+
+from selfimprove.judges import JudgeError, LanguageModelJudge, ShapesRules, judged, read_answer
+from selfimprove.prompts import Collection, PromptError, PromptSet, collect, drop_duplicates, load_prompts, prepare, spread, templates
+from selfimprove.shapes.captions import collected_prompts
+
+TEXTS = ["a red star", "a blue moon on sand", "ein grüner Stern", "山の上の赤い星"]
+
+
+def letters(prompts: list[str]) -> np.ndarray:
+    """Counts of letters as an embedding."""
+    return np.array([[p.count(c) for c in "abcdefghijklmnopqrstuvwxyz "] for p in prompts], dtype=np.float32)
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv", "parquet"])
+def test_every_kind_of_file(tmp_path: Path, kind: str) -> None:
+    path, frame = tmp_path / f"prompts.{kind}", pd.DataFrame({"id": range(4), "prompt": TEXTS})
+    if kind == "txt":
+        path.write_text("\n".join(TEXTS))
+    elif kind == "jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    elif kind == "csv":
+        frame.to_csv(path, index=False)
+    else:
+        frame.to_parquet(path)
+    assert load_prompts(str(path)) == TEXTS
+    if kind != "txt":
+        with pytest.raises(PromptError, match=r"has no column caption; it has \['id', 'prompt'\]"):
+            load_prompts(str(path), "caption")
+
+
+def test_sources_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(PromptError, match="there is no such file; give a txt, jsonl, csv or parquet file"):
+        load_prompts(str(tmp_path / "nowhere.txt"))
+    with pytest.raises(PromptError, match="is not understood"):
+        load_prompts(str(tmp_path))
+    for kind in ("txt", "jsonl"):
+        (tmp_path / f"empty.{kind}").write_text("")
+        with pytest.raises(PromptError, match="holds no prompt; give at least one a line"):
+            load_prompts(str(tmp_path / f"empty.{kind}"))
+    (tmp_path / "broken.jsonl").write_text("{nonsense\n")
+    with pytest.raises(PromptError, match="cannot be read as jsonl"):
+        load_prompts(str(tmp_path / "broken.jsonl"))
+
+
+def test_a_datasets_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: datasets.Dataset.from_dict({"text": TEXTS}))
+    assert load_prompts("someone/prompts") == TEXTS
+
+    def absent(name: str, split: str) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr(datasets, "load_dataset", absent)
+    with pytest.raises(PromptError, match=r"no data set could be had \(ConnectionError\); give a file"):
+        load_prompts("someone/prompts")
+
+
+def test_duplicates_and_near_duplicates() -> None:
+    kept, reports = drop_duplicates(["A red star", "a  red star ", "a red star, please", "", "a star, red", "Ａ red star", "!!", "the"])
+    assert kept == ["A red star", "a star, red", "!!", "the"]
+    assert [(r.before, r.after) for r in reports] == [(8, 6), (6, 4)]
+    assert "near-duplicate: 6 -> 4, dropped 2; such as 'a red star' | 'a red star, please'" in str(reports[1])
+
+
+def test_rules_of_the_shapes_world() -> None:
+    judge = ShapesRules()
+    cases = {  # prompt: (clear, specific)
+        "a small red star on a white background": (True, True),
+        "a tiny plus sign, sand background, red": (True, True),
+        "a red star": (True, False),
+        "something nice": (False, False),
+        "a red blue star on a white background": (False, True),
+        "a star that is a moon on a white background": (False, False),
+        "a photo of a hoop": (True, False),
+    }
+    for prompt, expected in cases.items():
+        assert (judge("clarity", [prompt])[0], judge("specificity", [prompt])[0]) == expected, prompt
+
+
+def test_preparation_reports_what_it_drops_and_spreads_out(tmp_path: Path) -> None:
+    collection = collect(collected_prompts(1500, 0), 10, 0)
+    made = prepare(collection, ShapesRules(), letters, clusters=12, keep=60, seed=0, cache=tmp_path / "judged.jsonl")
+    assert len(made.prompts) == len(set(made.prompts)) == 60
+    assert not set(made.prompts) & set(collection.held_out)
+    assert [r.name for r in made.reports] == ["empty or repeated", "near-duplicate", "clarity", "specificity", "diversity"]
+    assert all(r.after < r.before for r in made.reports)
+    assert [a.after for a in made.reports[:-2]] != [a.before for a in made.reports[:-2]]
+    assert made.of_round(2, 40) == made.prompts[40:] + made.prompts[:20]  # fresh ones first, then over again
+    again = prepare(collection, ShapesRules(), letters, clusters=12, keep=60, seed=0, cache=tmp_path / "judged.jsonl")
+    assert again == made
+
+
+def test_spread_takes_the_nearest_of_each_cluster_in_proportion_to_its_size() -> None:
+    rng = np.random.default_rng(0)
+    centres = np.array([[0.0, 0.0], [100.0, 0.0], [0.0, 100.0]])
+    labels = np.repeat([0, 1, 2], [60, 30, 10])
+    points = centres[labels] + rng.normal(size=(100, 2))
+    rows = spread(points.astype(np.float32), 3, 10, seed=0)
+    assert np.bincount(labels[rows]).tolist() == [6, 3, 1]
+    for k, count in enumerate([6, 3, 1]):
+        members = np.flatnonzero(labels == k)
+        apart = np.linalg.norm(points[members] - points[members].mean(0), axis=1)
+        assert set(rows[labels[rows] == k]) == set(members[np.argsort(apart)[:count]])
+    assert len(spread(points.astype(np.float32), 3, 7, seed=0)) == 7  # the remainder is shared out
+    assert (spread(points.astype(np.float32), 3, 10, seed=0) == rows).all()
+
+
+def test_many_prompts_use_mini_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selfimprove.prompts.MINI_BATCH_ABOVE", 50)
+    points = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
+    rows = spread(points, 5, 40, seed=0)
+    assert len(rows) == len(set(rows.tolist())) == 40
+
+
+def test_split_is_by_prompt_and_seeded() -> None:
+    prompts = [f"prompt {i}" for i in range(20)] * 2
+    first = collect(prompts, 5, 0)
+    assert len(first.held_out) == 5
+    assert not set(first.held_out) & set(first.prompts)
+    assert set(first.held_out) | set(first.prompts) == set(prompts)
+    assert collect(prompts, 5, 1).held_out != first.held_out
+    assert len(collect(prompts[:4], 50, 0).held_out) == 2  # half stays for training
+    assert templates(["cat", "owl", "cat"]) == ["a photo of a cat", "a photo of an owl"]
+
+
+def test_bad_input() -> None:
+    with pytest.raises(PromptError, match="no prompt is left"):
+        collect(["", " "], 0, 0)
+    vague = Collection(["something nice", "an object"], [], [])
+    with pytest.raises(PromptError, match=r"every prompt was dropped: clarity: 2 -> 0.*check the judge"):
+        prepare(vague, ShapesRules(), letters, 0, 0, 0)
+    few = collect([f"prompt {i}" for i in range(5)], 0, 0)
+    with pytest.raises(PromptError, match="clusters=6 is more than the 5 prompts that are left"):
+        prepare(few, None, letters, clusters=6, keep=3, seed=0)
+    for clusters in (0, 2):
+        with pytest.raises(PromptError, match="kept=9 is more than the 5 prompts"):
+            prepare(few, None, letters, clusters, keep=9, seed=0)
+    assert isinstance(prepare(few, None, letters, 0, 0, 0), PromptSet)
+
+
+def test_answers_are_read_strictly() -> None:
+    assert [read_answer(t) for t in ("Yes", " yes.", "**No**", "no, because")] == [True, True, False, False]
+    assert [read_answer(t) for t in ("", "Yesterday", "The prompt is clear: yes", "maybe", "yes\n")] == [None, None, None, None, True]
+
+
+class Counting:
+    """Unsure of every third prompt; counts how often it is asked."""
+
+    name = "counting"
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __call__(self, question: str, prompts: Sequence[str]) -> list[bool | None]:
+        self.asked += prompts
+        return [None if p.endswith("3") else True for p in prompts]
+
+
+def test_unknown_is_never_a_pass_and_is_reported(tmp_path: Path) -> None:
+    made = prepare(collect([f"prompt {i}" for i in range(5)], 0, 0), Counting(), letters, 0, 0, 0)
+    assert "prompt 3" not in made.prompts
+    assert "clarity: 5 -> 4, dropped 1 (1 without a readable answer); such as 'prompt 3'" in str(made.reports[2])
+
+
+def test_answers_survive_a_killed_process(tmp_path: Path) -> None:
+    cache, judge, prompts = tmp_path / "judged.jsonl", Counting(), [f"prompt {i}" for i in range(5)]
+    judged(judge, "clarity", prompts[:4], cache)
+    cache.write_text(cache.read_text()[:-9])  # killed while writing the last line
+    assert judged(judge, "clarity", prompts, cache) == [True, True, True, None, True]
+    assert judge.asked == prompts[:4] + prompts[3:]
+    assert judged(judge, "specificity", prompts[:1], cache) == [True]
+    assert len(judge.asked) == 7
+    assert json.loads(cache.read_text().splitlines()[0]) == ["counting", "clarity", "prompt 0", True]
+
+
+def test_a_language_model_that_says_yes(tmp_path: Path) -> None:
+    judge = LanguageModelJudge(str(tiny_language_model(tmp_path / "yes", says="yes")), "cpu", 2)
+    assert judge("clarity", TEXTS) == [True] * 4
+
+
+def test_a_language_model_that_answers_nonsense(tmp_path: Path) -> None:
+    folder = tiny_language_model(tmp_path / "nonsense", says="star")
+    judge = LanguageModelJudge(str(folder), "cpu", 2)
+    assert judge("clarity", TEXTS[:2]) == [None, None]
+    with pytest.raises(PromptError, match=r"every prompt was dropped: clarity: 4 -> 0, dropped 4 \(4 without a readable answer\)"):
+        prepare(collect(TEXTS, 0, 0), judge, letters, 0, 0, 0)
+
+
+def test_a_language_model_that_is_not_there(tmp_path: Path, tiny: Path) -> None:
+    with pytest.raises(JudgeError, match="cannot be loaded .*; give the id or folder of an instruction-following"):
+        LanguageModelJudge(str(tmp_path / "nowhere"))
+    folder = tiny_language_model(tmp_path / "mute", says="yes")
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(JudgeError, match="has no chat template"):
+        LanguageModelJudge(str(folder))
