@@ -21,7 +21,7 @@ from selfimprove.game import Game, set_up
 from selfimprove.plan import plan
 from selfimprove.report import image_grid
 from selfimprove.rounds import play
-from selfimprove.runs import provenance, write_json
+from selfimprove.runs import identity_hash, provenance, write_json
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,31 @@ def passes(settings: Settings, examples: int) -> float:
 
 
 def set_up_arm(arm: Arm, name: str, seed: int, runs: Path) -> Game:
-    """The arm's run in `runs`/<name>-<seed>; the base's evaluation images, equal for all arms of one protocol, are made once."""
-    model = ""
-    if arm.start:
-        model = str(runs / f"{arm.start}-{seed}" / "pipeline_at_end")
+    """The arm's run in `runs`/<name>-<seed>; what is equal for several arms is taken from those that made it first."""
+    model = str(runs / f"{arm.start}-{seed}" / "pipeline_at_end") if arm.start else ""
     game = set_up(arm.preset, name, model, run=runs / f"{name}-{seed}", seed=seed, device="cpu")
-    s, first = arm.preset.settings, game.run.round(0)
-    shared = _shared(runs, s)
-    if not model and shared.exists() and not first.exists():
-        shutil.copytree(shared, first / "evaluation")
+    for own, shared in _shared(game, runs):
+        if shared.exists() and not own.exists():
+            own.parent.mkdir(exist_ok=True)
+            (shutil.copytree if shared.is_dir() else shutil.copyfile)(shared, own)
     return game
 
 
-def _shared(runs: Path, settings: Settings) -> Path:
-    return runs / f"base-evaluation-{settings.evaluation_prompts}x{settings.evaluation_images}"
+def _shared(game: Game, runs: Path) -> list[tuple[Path, Path]]:
+    """(in the run, where arms share it): the base's evaluation images, the filtered prompts, and the base's rollout of round 1."""
+    s, run = game.preset.for_round(1), game.run
+    model = run.identity["model"]
+    judged = identity_hash({"model": model} | {k: v for k, v in vars(s).items() if k.startswith("evaluation_")})
+    pairs = [(run.round(0) / "evaluation", runs / f"shared-evaluation-{judged}")]
+    if game.collection:
+        names = ("prompt_source", "judge", "collected", "clusters", "kept")
+        source: dict[str, Any] = {k: getattr(s, k) for k in names} | {"seed": game.seed, "prompts": run.identity["prompts"], "model": model}
+        made = identity_hash(source)
+        pairs += [(run.path / f, runs / f"shared-prompts-{made}-{f}") for f in ("prompts.parquet", "prompts.json")]
+        names = ("samples", "rollout_steps", "guidance", "eta", "generated_latents", "flip")
+        rolled = identity_hash(source | {k: getattr(s, k) for k in names})
+        pairs.append((run.round(1) / "rollout", runs / f"shared-rollout-{rolled}"))
+    return pairs
 
 
 def run_arm(arm: Arm, name: str, seed: int, out: Path, runs: Path, strip: Sequence[int] = ()) -> None:
@@ -70,10 +81,10 @@ def run_arm(arm: Arm, name: str, seed: int, out: Path, runs: Path, strip: Sequen
     except CollapseError as stopped:  # an arm that is meant to stop is exported as far as it went
         print(stopped, flush=True)
         infos = play(game, max(k for k in range(arm.rounds + 1) if game.run.is_done(k, "evaluation")))
-    first, shared = game.run.round(0), _shared(runs, arm.preset.settings)
-    if not arm.start and not shared.exists():
-        shutil.copytree(first / "evaluation", shared)
-    last, base = game.run.round(len(infos) - 1), pd.read_parquet(first / "scores.parquet")
+    for own, shared in _shared(game, runs):
+        if own.exists() and not shared.exists():
+            (shutil.copytree if own.is_dir() else shutil.copyfile)(own, shared)
+    last, base = game.run.round(len(infos) - 1), pd.read_parquet(game.run.round(0) / "scores.parquet")
     end = game.run.path / "pipeline_at_end"
     if not end.exists() and len(infos) > 1:
         end.symlink_to((last / "pipeline").resolve())

@@ -37,7 +37,7 @@ def rounds(size: str) -> dict[str, Arm]:
         "rsi": Arm(rsi, ROUNDS),
         "spin": Arm(_self_play(size), 3),
         "sft-equal": Arm(everything.changed(steps=ROUNDS * s.steps_for(s.selected)), 1),
-        "sft-long": Arm(everything.changed(epochs=2 if size == "smoke" else 40), 1),
+        "sft-long": Arm(everything.changed(epochs=2 if size == "smoke" else 30), 1),
     }
 
 
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", help="default: all")
     parser.add_argument("--size", choices=["full", "smoke"], default="full")
     parser.add_argument("--out", type=Path, help="default: book/results/rsi_<experiment>")
-    parser.add_argument("--runs", type=Path, help="default: runs/rsi_<experiment>, beyond in that of rounds")
+    parser.add_argument("--runs", type=Path, help="default: runs/rsi_shapes, one for all experiments")
     arguments = parser.parse_args()
     arms = EXPERIMENTS[arguments.experiment](arguments.size)
     unknown = [a for a in arguments.arms or [] if a not in arms]
@@ -122,8 +122,7 @@ def main() -> None:
         arms = {name: replace(arm, rounds=min(arm.rounds, 2)) for name, arm in arms.items()}
     chosen = {name: arm for name, arm in arms.items() if not arguments.arms or name in arguments.arms}
     name = f"rsi_{arguments.experiment}"
-    folder = "rsi_rounds" if arguments.experiment == "beyond" else name  # it goes on from there
-    out, runs = arguments.out or Path("book/results") / name, arguments.runs or Path("runs") / folder
+    out, runs = arguments.out or Path("book/results") / name, arguments.runs or Path("runs") / "rsi_shapes"
     run_missing(chosen, arguments.seeds, out, runs, STRIPS[arguments.experiment])
 
 

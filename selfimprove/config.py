@@ -174,7 +174,7 @@ _RSI = Settings(
 
 _SHAPES_RSI = replace(
     _RSI, samples=1280, validation=128, collected=60_000, clusters=256, kept=10_240, judge="rules", selected=77,
-    metrics=(("clip", 1.0), ("aesthetic", 1.0), ("shading", 1.0)), distance="l2", weight_beta=None, weight_sigma2=None, lr=1e-5,
+    metrics=(("clip", 1.0), ("aesthetic", 1.0), ("shading", 1.0)), distance="l2", weight_beta=None, weight_sigma2=None,
     rollout_steps=10, guidance=3.0, rollout_batch=128, evaluation_prompts=128, evaluation_images=4, evaluation_steps=10,
     evaluation_guidance=3.0,
 )  # fmt: skip

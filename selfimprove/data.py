@@ -209,7 +209,8 @@ def _folder(folder: Path, samples: int, validation: int, evaluation: int, image_
     ids = [example_id(*pair) for pair in _indexed(captions)]
     order = sorted(range(len(paths)), key=lambda i: key_hash(seed, "split", ids[i]))
     kept_out = order[: min(validation, max(1, len(order) // 10))]
-    prompts = [captions[kept_out[i % len(kept_out)]] for i in range(evaluation)]
+    judged = kept_out or order
+    prompts = [captions[judged[i % len(judged)]] for i in range(evaluation)]
     return ImageText(
         name=folder.name,
         captions=captions,

@@ -21,7 +21,7 @@ from selfimprove.latents import Store, build_store
 from selfimprove.losses import squared_error
 from selfimprove.models import Diffuser
 from selfimprove.rollout import sample_batches
-from selfimprove.scorers import Scorer, nearest_real
+from selfimprove.scorers import Scorer, ScorerError, nearest_real
 from selfimprove.shapes.oracle import load_oracle
 from selfimprove.shapes.render import ATTRIBUTES, FACTORS
 
@@ -80,6 +80,11 @@ def evaluate(
             columns |= _oracle_columns(oracle.read(images), [data.scenes[r] for r in rows])
         parts.append(pd.DataFrame(columns))
     scores = pd.concat(parts, ignore_index=True)
+    for name in scorers:
+        bad = scores[~np.isfinite(scores[name])]
+        if len(bad):
+            first = bad.iloc[0]
+            raise ScorerError(f"{name} gave {first[name]} for image {first['image']} of {first['prompt']!r}; mend the scorer or the image")
     scores.to_parquet(folder / "scores.parquet")
     return scores
 

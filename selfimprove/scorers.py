@@ -18,6 +18,10 @@ from selfimprove.shapes import ASSETS
 Scorer = Callable[[Float[Tensor, "b 3 h w"], Sequence[str]], Float[Tensor, " b"]]
 
 
+class ScorerError(ValueError):
+    """A scorer gave what is no score; names scorer, image and prompt."""
+
+
 class AestheticHead(nn.Module):
     """An MLP without activations on L2-normalised CLIP image features, as the LAION aesthetic predictor has it; about 1..10."""
 

@@ -51,7 +51,7 @@ def test_seeds_are_separate_runs_judged_alike() -> None:
 def test_results_are_of_the_preset_and_models_that_are_shipped() -> None:
     for result in RESULTS["spin"].values():
         expected = PRESETS["shapes-spin"].changed(evaluation_prompts=result["identity"]["evaluation_prompts"]).identity()
-        assert {k: result["identity"][k] for k in expected} == expected
+        assert {k: v for k, v in result["identity"].items() if k in expected}.items() <= expected.items()
         assert result["identity"]["model"] == model_hash(PIPELINE)
 
 

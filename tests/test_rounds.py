@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 import torch
 
-from selfimprove import evaluate, rounds, train
+from selfimprove import evaluate, rounds, samples, train
 from selfimprove.config import Preset, Settings
+from selfimprove.game import Game, set_up
 from selfimprove.models import load_diffuser, model_hash
 from selfimprove.plan import plan
 from selfimprove.report import ceiling_sentence, read_training, score_table, training_figure, write_summary
-from selfimprove.rounds import Game, play, set_up
+from selfimprove.rounds import play
 from selfimprove.runs import RunError
 
 SETTINGS = Settings(
@@ -31,7 +32,7 @@ def game(tiny: Path, images: Path, run: Path, preset: Preset = PRESET, seed: int
 def test_two_rounds(tiny: Path, images: Path, tmp_path: Path) -> None:
     played = game(tiny, images, tmp_path / "run")
     lines = plan(played, 2).lines
-    assert lines[3].startswith("round 1: 12 rollouts, 3 steps of 4 pairs (lr 0.001, beta 2000), evaluation on 5 prompts")
+    assert lines[3].startswith("round 1: 12 rollouts, 3 steps of 4 pairs (lr 0.001, beta 2000), evaluation on 5 images")
     assert lines[4].startswith("round 2: 12 rollouts, 3 steps of 4 pairs (lr 0.0005")
     infos = play(played, 2)
     assert [i.metrics["round"] for i in infos] == [0, 1, 2]
@@ -68,7 +69,7 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_result(
 ) -> None:
     whole = play(game(tiny, images, tmp_path / "whole"), 1)
     module, name = {
-        "rollout": (rounds, "sample_batches"), "training step": (train, "make_batch"), "writing the player": (rounds, "write_pipeline"),
+        "rollout": (samples, "sample_batches"), "training step": (train, "make_batch"), "writing the player": (rounds, "write_pipeline"),
         "evaluation": (evaluate, "save_image"),
     }[where]  # fmt: skip
     play(game(tiny, images, tmp_path / "killed"), 0)

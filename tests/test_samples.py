@@ -19,6 +19,7 @@ from selfimprove.plan import plan
 from selfimprove.prompts import PromptError
 from selfimprove.report import drift_table, prompt_lines, read_training, score_table, selection_figure, training_figure, write_summary
 from selfimprove.rounds import play
+from selfimprove.scorers import ScorerError
 from selfimprove.selection import SelectionError
 from selfimprove.weighting import WeightingError
 
@@ -202,7 +203,7 @@ def test_bad_input_is_refused_before_anything_is_sampled(tiny: Path, prompts: Pa
             play(game(tiny, prompts, run / str(len(list(tmp_path.glob("run/*")))), PRESET.changed(**changes)), 1)
 
     refused(SelectionError, r"metrics=\['hpsv2'\] have no scorer for these images; known are", metrics=(("hpsv2", 1.0),))
-    refused(PromptError, "clusters=40 is more than the 30 prompts", prompt_source="filtered", clusters=40, kept=10)
+    refused(PromptError, "kept=40 is more than the 30 prompts", kept=40)
     refused(PromptError, "every prompt was dropped: clarity: 30 -> 0", prompt_source="filtered")
     refused(ValueError, "judge='/nowhere' cannot be loaded", prompt_source="filtered", judge="/nowhere")
     with pytest.raises(PromptError, match="prompts='' names nothing"):
@@ -221,13 +222,17 @@ def test_bad_input_is_refused_before_anything_is_sampled(tiny: Path, prompts: Pa
     assert not list(run.glob("*/round_0"))
 
 
-def test_bad_scores_and_weights_lose_nothing(tiny: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SCORERS, "brightness", lambda images, texts: brightness(images, texts) * float("nan"))
+def test_bad_scores_and_weights_lose_nothing(tiny: Path, prompts: Path, tmp_path: Path) -> None:
+    spoilt = SCORERS | {"brightness": lambda images, texts: brightness(images, texts) * float("nan")}
+    with pytest.raises(ScorerError, match="brightness gave nan for image 0 of 'a picture of .*'; mend the scorer or the image"):
+        play(set_up(PRESET, "test", str(tiny), "", tmp_path / "nan", 0, "cpu", str(prompts), spoilt), 1)
+    play(game(tiny, prompts, tmp_path / "nan"), 0)
     with pytest.raises(SelectionError, match="brightness of .* is nan"):
-        play(game(tiny, prompts, tmp_path / "nan"), 1)
+        play(set_up(PRESET, "test", str(tiny), "", tmp_path / "nan", 0, "cpu", str(prompts), spoilt), 1)
     assert list(json.loads((tmp_path / "nan" / "round_1" / "manifest.json").read_text())["stages"]) == ["rollout", "scores"]
-    monkeypatch.setitem(SCORERS, "brightness", lambda images, texts: torch.zeros(len(texts)))
+    constant = {"brightness": lambda images, texts: torch.zeros(len(texts))}
+    alone = PRESET.changed(metrics=(("brightness", 1.0),))
     with pytest.raises(SelectionError, match="all 12 candidates have the same score in brightness"):
-        play(game(tiny, prompts, tmp_path / "alike", PRESET.changed(metrics=(("brightness", 1.0),))), 1)
+        play(set_up(alone, "test", str(tiny), "", tmp_path / "alike", 0, "cpu", str(prompts), constant), 1)
     with pytest.raises(WeightingError, match="every weight is zero"):
         play(game(tiny, prompts, tmp_path / "zero", PRESET.changed(metrics=(("contrast", 1.0),), weight_beta=1e-3, weight_sigma2=1e-6)), 1)
