@@ -7,10 +7,10 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TRANSFORMERS_VERBOSITY ?= error
 
-.PHONY: help round test lint book pretrain experiments benchmarks clean
+.PHONY: help round test lint book pretrain experiments rsi-rounds rsi-collapse rsi-ablations rsi-beyond benchmarks clean
 
 help:
-	@sed -n '1,2p' Makefile; echo "also: make book, make lint, make pretrain, make experiments, make benchmarks"
+	@sed -n '1,2p' Makefile; echo "also: make book, make lint, make pretrain, make experiments, make rsi-rounds, make rsi-collapse, make rsi-ablations, make rsi-beyond, make benchmarks"
 
 .venv/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
@@ -50,8 +50,23 @@ pretrain: .venv/.run
 experiments: .venv/.run
 	$(BIN)/python -m benchmarks.spin_shapes
 
+# each about 90 minutes on two cores, the ablations 150; stopped and started again they go on
+rsi-rounds: .venv/.run
+	$(BIN)/python -m benchmarks.rsi_shapes rounds
+	$(BIN)/python -m benchmarks.prompt_quality
+
+rsi-collapse: .venv/.run
+	$(BIN)/python -m benchmarks.rsi_shapes collapse
+
+rsi-ablations: .venv/.run
+	$(BIN)/python -m benchmarks.rsi_shapes ablations
+
+rsi-beyond: .venv/.run
+	$(BIN)/python -m benchmarks.rsi_shapes beyond
+
 benchmarks: .venv/.run
 	$(BIN)/python -m benchmarks.exact_objective
+	$(BIN)/python -m benchmarks.rsi_stages
 
 clean:
 	rm -rf .venv runs book/_build book/executed .pytest_cache .mypy_cache .ruff_cache

@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from selfimprove.collapse import CollapseError
 from selfimprove.config import Preset, Settings
-from selfimprove.evaluate import summarise
+from selfimprove.evaluate import by_prompt, summarise
 from selfimprove.game import Game, set_up
 from selfimprove.plan import plan
 from selfimprove.report import image_grid
 from selfimprove.rounds import play
-from selfimprove.runs import identity_hash, provenance, write_json
+from selfimprove.runs import identity_hash, write_json
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,11 @@ def _shared(game: Game, runs: Path) -> list[tuple[Path, Path]]:
 
 
 def run_arm(arm: Arm, name: str, seed: int, out: Path, runs: Path, strip: Sequence[int] = ()) -> None:
-    """Play one arm with one seed and export it; `strip`: rounds whose first evaluation images are exported as a picture."""
+    """Play one arm with one seed and export it; `strip`: rounds whose first evaluation images are exported as a picture.
+
+    `<arm>-<seed>.json` has every round's metrics and the manifest; `-prompts.parquet` every score, means by prompt and round;
+    `-training.parquet` the log.
+    """
     game = set_up_arm(arm, name, seed, runs)
     print(f"{name}, seed {seed}: about {plan(game, arm.rounds).minutes:.1f} min", flush=True)
     start = time.perf_counter()
@@ -91,6 +96,7 @@ def run_arm(arm: Arm, name: str, seed: int, out: Path, runs: Path, strip: Sequen
     out.mkdir(parents=True, exist_ok=True)
     logs = [i.log.assign(round=i.metrics["round"]) for i in infos if i.log is not None]
     examples = [_examples(game, k) for k in range(1, len(infos))]
+    manifests = [game.run.manifest(k)["stages"] for k in range(len(infos))]
     result: dict[str, Any] = {
         "arm": name,
         "seed": seed,
@@ -99,14 +105,16 @@ def run_arm(arm: Arm, name: str, seed: int, out: Path, runs: Path, strip: Sequen
         "last_against_base": summarise(pd.read_parquet(last / "scores.parquet"), base),
         "network_passes": sum(passes(arm.preset.for_round(k), n) for k, n in enumerate(examples, start=1)),
         "samples_trained_on": examples,
-        "seconds": round(time.perf_counter() - start),
-        "provenance": provenance(),
+        "seconds": round(sum(stage["seconds"] for stages in manifests for stage in stages.values())),
+        "provenance": list(manifests[-1].values())[-1]["provenance"],
     }
     prompts = game.run.path / "prompts.json"
     if prompts.exists():
         result["prompt_filters"] = json.loads(prompts.read_text())
     write_json(out / f"{name}-{seed}.json", result)
     pd.concat(logs).to_parquet(out / f"{name}-{seed}-training.parquet")
+    scores = [by_prompt(pd.read_parquet(game.run.round(k) / "scores.parquet")).assign(round=k) for k in range(len(infos))]
+    pd.concat(scores).astype(np.float32).to_parquet(out / f"{name}-{seed}-prompts.parquet")
     if strip:
         rounds = [k for k in strip if k < len(infos)]
         figure = image_grid([game.run.round(k) for k in rounds], [f"round {k}" if k else "base" for k in rounds])

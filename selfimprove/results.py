@@ -31,7 +31,7 @@ def load_results(folder: str | Path) -> dict[str, dict[int, dict[str, Any]]]:
     return results
 
 
-def _signed(value: float, bounds: list[float]) -> str:
+def signed(value: float, bounds: list[float]) -> str:
     return f"{value:+.3f} [{bounds[0]:+.3f}, {bounds[1]:+.3f}]"
 
 
@@ -45,7 +45,7 @@ def rounds_table(results: dict[str, dict[int, dict[str, Any]]], arm: str = "spin
                 truth = metrics["oracle"][name]
                 row[label] = f"{truth['mean']:.3f}"
                 if "delta_prev" in truth:
-                    row[f"change, {name.replace('_', ' ')}"] = _signed(truth["delta_prev"], truth["delta_prev_ci95"])
+                    row[f"change, {name.replace('_', ' ')}"] = signed(truth["delta_prev"], truth["delta_prev_ci95"])
             rows.append(row)
     return pd.DataFrame(rows).set_index(["seed", "round"]).fillna("")
 
@@ -61,7 +61,7 @@ def summary_markdown(results: dict[str, dict[int, dict[str, Any]]]) -> str:
     for index in range(len(next(iter(seeds.values()))["rounds"])):
         truths = [r["rounds"][index]["oracle"] for r in seeds.values()]
         quality = ", ".join(f"{t['quality']['mean']:.3f}" for t in truths)
-        change = ", ".join(_signed(t["quality"]["delta_prev"], t["quality"]["delta_prev_ci95"]) for t in truths) if index else ""
+        change = ", ".join(signed(t["quality"]["delta_prev"], t["quality"]["delta_prev_ci95"]) for t in truths) if index else ""
         right = ", ".join(f"{t['all_right']['mean']:.3f}" for t in truths)
         lines.append(f"| {index or 'base'} | {quality} | {change} | {right} |")
     arms = arms_table(results)
@@ -70,12 +70,12 @@ def summary_markdown(results: dict[str, dict[int, dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def _over_seeds(values: list[float]) -> str:
+def over_seeds(values: list[float]) -> str:
     """Mean with Student's 95 % interval over training seeds; a single seed has none."""
     if len(values) < 2:
         return f"{values[0]:+.3f} (one seed)"
     half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
-    return _signed(float(np.mean(values)), [float(np.mean(values) - half), float(np.mean(values) + half)])
+    return signed(float(np.mean(values)), [float(np.mean(values) - half), float(np.mean(values) + half)])
 
 
 def arms_table(results: dict[str, dict[int, dict[str, Any]]]) -> pd.DataFrame:
@@ -87,7 +87,7 @@ def arms_table(results: dict[str, dict[int, dict[str, Any]]]) -> pd.DataFrame:
         for name in TRUTHS:
             changes = [_against_base(r, name)["delta_prev"] for r in seeds.values()]
             if changes:
-                row[f"change of {name.replace('_', ' ')} from base"] = _over_seeds(changes)
+                row[f"change of {name.replace('_', ' ')} from base"] = over_seeds(changes)
         if seeds:
             row["network passes, millions"] = f"{next(iter(seeds.values()))['network_passes'] / 1e6:.2f}"
         rows.append(row)
@@ -128,22 +128,22 @@ def null_table(results: dict[str, dict[int, dict[str, Any]]]) -> pd.DataFrame:
     }
     columns["encoded twice less once"] = {s: v - columns["real images"][s] for s, v in columns["real, encoded twice"].items()}
     shown = {
-        name: {f"seed {s}": f"{v:+.3f}" for s, v in values.items()} | ({"mean": _over_seeds(list(values.values()))} if values else {})
+        name: {f"seed {s}": f"{v:+.3f}" for s, v in values.items()} | ({"mean": over_seeds(list(values.values()))} if values else {})
         for name, values in columns.items()
     }
     table = pd.DataFrame(shown).fillna("not run")
     return table.loc[sorted(table.index, key=lambda name: (name == "mean", name))]
 
 
-def provenance_sentence(results: dict[str, dict[int, dict[str, Any]]]) -> str:
-    """When, on what and with what the numbers were made."""
+def provenance_sentence(results: dict[str, dict[int, dict[str, Any]]], command: str = "make experiments") -> str:
+    """When, on what and with what the numbers were made, or how to make them."""
     made = [r["provenance"] for seeds in results.values() for r in seeds.values()]
     if not made:
-        return "No results have been exported yet: make experiments"
+        return f"No results have been exported yet: {command}"
     first, last = min(m["time"] for m in made), max(m["time"] for m in made)
     versions = ", ".join(f"{k} {v}" for k, v in made[0]["versions"].items())
     machines, revisions = ({m[k] for m in made} for k in ("machine", "git"))
-    seeds = ", ".join(f"{arm} {sorted(results[arm])}" for arm in ARMS if arm in results)
+    seeds = ", ".join(f"{arm} {sorted(found)}" for arm, found in results.items())
     return (
         f"Seeds run so far: {seeds}. Made {first} to {last} on {'; '.join(sorted(machines))}; {versions}; "
         f"git {', '.join(sorted(r[:10] for r in revisions))}."

@@ -66,8 +66,8 @@ def test_quality_rises_every_round_in_every_seed_and_obedience_holds() -> None:
 
 def test_intervals_over_seeds_by_hand() -> None:
     """1, 2, 3: mean 2, standard deviation 1, Student's factor for two degrees of freedom 4.303."""
-    assert results._over_seeds([1.0, 2.0, 3.0]) == "+2.000 [-0.484, +4.484]"
-    assert results._over_seeds([0.5]) == "+0.500 (one seed)"
+    assert results.over_seeds([1.0, 2.0, 3.0]) == "+2.000 [-0.484, +4.484]"
+    assert results.over_seeds([0.5]) == "+0.500 (one seed)"
 
 
 def test_the_readme_says_what_the_results_say() -> None:
