@@ -12,6 +12,7 @@ from benchmarks.arms import Arm, run_missing
 from selfimprove.config import PRESETS, Preset
 
 ROUNDS = 8
+COLLAPSING = 6  # rounds of the arms that collapse, and of their cures
 ABLATED = 3  # rounds of an ablation cell
 FIERCE = 1e-4  # learning rate at which recursion visibly collapses here
 
@@ -51,15 +52,15 @@ def collapse(size: str) -> dict[str, Arm]:
     )  # fmt: skip
     weighted = careless.changed(weighting="distance")
     return {
-        "careless": Arm(careless, ROUNDS),
-        "prompts": Arm(careless.changed(prompt_source="filtered"), ROUNDS),
-        "selection": Arm(careless.changed(strategy="pool"), ROUNDS),
-        "weights": Arm(weighted, ROUNDS),
-        "weights-nearest": Arm(weighted.changed(reference="nearest"), ROUNDS),
-        "weights-two-sided": Arm(weighted.changed(reference="two-sided"), ROUNDS),
-        "real": Arm(careless.changed(real_samples=s.selected, epochs=s.epochs // 2), ROUNDS),
-        "accumulate": Arm(careless.changed(accumulate=True, epochs=0, steps=s.steps_for(s.selected)), ROUNDS),
-        "gentle": Arm(careless.changed(lr=s.lr), ROUNDS),
+        "careless": Arm(careless, COLLAPSING),
+        "weights": Arm(weighted, COLLAPSING),
+        "weights-two-sided": Arm(weighted.changed(reference="two-sided"), COLLAPSING),
+        "weights-nearest": Arm(weighted.changed(reference="nearest"), COLLAPSING),
+        "selection": Arm(careless.changed(strategy="pool"), COLLAPSING),
+        "prompts": Arm(careless.changed(prompt_source="filtered"), COLLAPSING),
+        "real": Arm(careless.changed(real_samples=s.selected, epochs=s.epochs // 2), COLLAPSING),
+        "accumulate": Arm(careless.changed(accumulate=True, epochs=0, steps=s.steps_for(s.selected)), COLLAPSING),
+        "gentle": Arm(careless.changed(lr=s.lr), COLLAPSING),
     }
 
 
@@ -99,7 +100,7 @@ def beyond(size: str) -> dict[str, Arm]:
 EXPERIMENTS = {"rounds": rounds, "collapse": collapse, "ablations": ablations, "beyond": beyond}
 STRIPS = {
     "rounds": {"rsi": tuple(range(ROUNDS + 1))},
-    "collapse": {name: (0, 2, 4, 6, 8) for name in collapse("full")},
+    "collapse": {name: (0, 2, 4, 6) for name in collapse("full")},
     "ablations": {"none": (0, 1, 2, 3)},
     "beyond": {},
 }
