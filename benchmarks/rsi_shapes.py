@@ -79,6 +79,8 @@ def ablations(size: str) -> dict[str, Arm]:
         **{f"selected-{k}": rsi.changed(selected=max(1, round(s.samples * n / 5000))) for k, n in of_5000.items()},
         "beta-low": rsi.changed(weight_quantile=0.5),
         "beta-high": rsi.changed(weight_quantile=0.99),
+        "sigma-low": rsi.changed(weight_sigma2=2.0),  # calibrated, it is about 8
+        "sigma-high": rsi.changed(weight_sigma2=32.0),
         "nearest": rsi.changed(reference="nearest"),
         "two-sided": rsi.changed(reference="two-sided"),
         "guidance-1.5": rsi.changed(guidance=1.5),

@@ -27,14 +27,21 @@ def pages(preset: str) -> dict[str, dict[str, Any]]:
         "05_fixed_points": {"samples": 50_000, "points": 1500, "rounds": 5, "seeds": 1},
         "06_dpo_and_spin": {"samples": 1500, "rounds": 4, "seeds": 1},
     }
+    if preset == "smoke":
+        rounds = {"spin_round": {"iter": 2, "preset": "smoke"}, "rsi_round": {"iter": 1, "preset": "smoke-rsi"}}
+        read = {"09_collapse": {"samples": 64}, "10_ablations": {"samples": 64}}
+    else:
+        rounds = {"spin_round": {"iter": 2, "preset": preset}, "rsi_round": {"iter": 2}}
+        read = {"09_collapse": {}, "10_ablations": {}}
     theory = smallest if preset == "smoke" else {name: {} for name in smallest}
-    return theory | {"spin_round": {"iter": 2, "preset": preset}, "07_spin_rounds": {}}
+    return theory | rounds | {"07_spin_rounds": {}, "08_rsi_rounds": {}} | read
 
 
 def fingerprint(notebook: Path, parameters: dict[str, Any]) -> str:
     """SHA-256 of everything that the executed page depends on."""
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
-    sources = [notebook, *sorted((ROOT / "selfimprove").rglob("*.py")), *sorted((ROOT / "book" / "results").rglob("*.json"))]
+    exported = [p for p in sorted((ROOT / "book" / "results").rglob("*")) if p.suffix in (".json", ".parquet", ".png")]
+    sources = [notebook, *sorted((ROOT / "selfimprove").rglob("*.py")), *exported]
     for path in [*sources, ROOT / "selfimprove" / "shapes" / "assets" / "card.json"]:
         digest.update(path.read_bytes())
     return digest.hexdigest()

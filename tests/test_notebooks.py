@@ -15,12 +15,12 @@ from selfimprove.config import PRESETS
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SPIN = ROOT / "notebooks" / "spin_round.ipynb"
+SPIN, RSI = (ROOT / "notebooks" / f"{system}_round.ipynb" for system in ("spin", "rsi"))
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
-def execute(output: Path, **parameters: object) -> nbformat.NotebookNode:
-    papermill.execute_notebook(SPIN, output, parameters, cwd=ROOT, progress_bar=False)
+def execute(output: Path, notebook: Path = SPIN, **parameters: object) -> nbformat.NotebookNode:
+    papermill.execute_notebook(notebook, output, parameters, cwd=ROOT, progress_bar=False)
     return nbformat.read(output, as_version=4)
 
 
@@ -105,6 +105,29 @@ def test_errors_end_with_what_to_do(tmp_path: Path, parameters: dict, last_line:
     assert last_line in str(error.value).strip().splitlines()[-1]
     errors = [o for c in nbformat.read(output, as_version=4).cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"]
     assert last_line in f"{errors[0].ename}: {errors[0].evalue}".splitlines()[-1]
+
+
+def test_recursion_on_other_prompts_and_another_model(tiny: Path, tmp_path: Path) -> None:
+    """A file of prompts, no scorers and no images of their world: what remains is the latents' drift, and a clear refusal to select."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text(
+        "\n".join(f"a small red {thing} on a white background" for thing in ("star", "moon", "ring", "heart", "cross", "circle"))
+    )
+    parameters = {
+        "iter": 1,
+        "preset": "smoke-rsi",
+        "model": str(tiny),
+        "prompts": str(prompts),
+        "run": str(tmp_path / "run"),
+        "device": "cpu",
+    }
+    with pytest.raises(
+        papermill.PapermillExecutionError, match=r"metrics=\['clip', 'aesthetic', 'shading'\] have no scorer for these images"
+    ):
+        execute(tmp_path / "out.ipynb", RSI, **parameters)
+    with pytest.raises(papermill.PapermillExecutionError, match="prompts='/nowhere.txt': there is no such file"):
+        execute(tmp_path / "out.ipynb", RSI, **(parameters | {"prompts": "/nowhere.txt"}))
+    assert not list((tmp_path / "run").glob("round_0"))
 
 
 def test_the_command_with_one_argument_prints_the_notebook(tmp_path: Path) -> None:

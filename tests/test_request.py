@@ -1,6 +1,6 @@
 import pytest
 
-from selfimprove.request import Request, from_namespace
+from selfimprove.request import Request, RsiRequest, from_namespace
 
 
 @pytest.mark.parametrize("value", [0, -1, "two", 1.5, True])
@@ -17,8 +17,22 @@ def test_other_values_are_checked(name: str, value: object) -> None:
 
 def test_unknown_parameters_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown parameter iterr; this notebook takes data, device, iter"):
-        from_namespace({"iter": 1, "iterr": 2, "_i": "", "In": [], "open": open})
+        from_namespace({"iter": 1, "iterr": 2, "_i": "", "In": [], "open": open}, Request)
 
 
 def test_a_namespace_becomes_a_request() -> None:
-    assert from_namespace({"iter": 3, "seed": 4, "In": [], "__name__": "x"}) == Request(iter=3, seed=4)
+    assert from_namespace({"iter": 3, "seed": 4, "In": [], "__name__": "x"}, Request) == Request(iter=3, seed=4)
+
+
+def test_each_system_has_its_own_parameters_and_presets() -> None:
+    with pytest.raises(ValueError, match="unknown parameter prompts"):
+        from_namespace({"iter": 1, "prompts": "shapes"}, Request)
+    assert from_namespace({"iter": 1, "prompts": "mine.txt"}, RsiRequest) == RsiRequest(iter=1, prompts="mine.txt")
+    with pytest.raises(ValueError, match="prompts=7 must be text"):
+        RsiRequest(iter=1, prompts=7)
+    with pytest.raises(
+        ValueError, match=r"preset='shapes-spin' is of the other system; choose one of \['shapes-rsi', 'smoke-rsi', 'sd14-rsi'\]"
+    ):
+        RsiRequest(iter=1, preset="shapes-spin")
+    with pytest.raises(ValueError, match="preset='shapes-rsi' is of the other system; choose one of .*shapes-spin"):
+        Request(iter=1, preset="shapes-rsi")

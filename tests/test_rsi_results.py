@@ -1,0 +1,126 @@
+"""Tables of the recursive experiments, by hand on made-up exports, and from what is exported."""
+
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from selfimprove.collapse import LIMITS
+from selfimprove.results import load_results
+from selfimprove.rsi_claims import AGREES, DIFFERS, OPEN, UNTESTABLE, Difference, Experiments, claims, difference
+from selfimprove.rsi_results import (
+    LABELS,
+    drift_figure,
+    ends_table,
+    first_round,
+    gap_table,
+    peak_table,
+    rounds_figure,
+    track,
+    visible,
+    warnings_table,
+)
+
+EXPORTED = Path(__file__).parent.parent / "book" / "results"
+PROMPTS = [f"p{i}" for i in range(50)]
+TRUTHS = ("quality", "all_right")
+
+
+def export(root: Path, experiment: str, arm: str, seed: int, gains: list[float]) -> None:
+    """An arm whose every score is `gains[k]` above the base at round k, give or take a little noise over prompts."""
+    folder = root / f"rsi_{experiment}"
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    rounds, frames = [], []
+    base = rng.normal(size=len(PROMPTS))
+    for k, gain in enumerate(gains):
+        values = base + gain + 0.01 * rng.normal(size=len(PROMPTS)) * (k > 0)
+        entry = {"mean": float(values.mean()), "ci95": [0.0, 1.0]}
+        if k:
+            entry |= {"delta_base": float((values - base).mean()), "delta_base_ci95": [gain - 0.01, gain + 0.01]}
+        drift = {sign: 1.0 if k < 2 else 0.1 for sign in LIMITS}
+        scores = dict.fromkeys(("clip", "aesthetic", "shading", "saturation", "alignment"), entry)
+        rounds.append({"round": k, "n_prompts": len(PROMPTS), "scores": scores, "oracle": dict.fromkeys(TRUTHS, entry), "drift": drift})
+        columns = [*scores, *(f"oracle_{t}" for t in TRUTHS)]
+        frames.append(pd.DataFrame({c: values for c in columns}, index=pd.Index(PROMPTS, name="prompt")).assign(round=k))
+    (folder / f"{arm}-{seed}.json").write_text(json.dumps({"arm": arm, "seed": seed, "rounds": rounds, "provenance": {}}))
+    pd.concat(frames).to_parquet(folder / f"{arm}-{seed}-prompts.parquet")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for seed in (0, 1, 2):
+        export(tmp_path, "rounds", "rsi", seed, [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.5, 0.4])
+        export(tmp_path, "rounds", "sft-long", seed, [0, 0.2])
+    export(tmp_path, "ablations", "none", 0, [0, -0.12, -0.2, -0.3])
+    export(tmp_path, "ablations", "no-selection", 0, [0, 0.1, 0.2, 0.35])
+    return tmp_path
+
+
+def test_differences_are_paired_and_intervals_are_over_seeds_from_three_on(root: Path) -> None:
+    e = Experiments(root)
+    over_seeds = difference(e, ("rounds", "rsi"), ("rounds", "sft-long"), "oracle_quality", 6, -1)
+    assert over_seeds is not None
+    assert over_seeds.seeds == 3
+    assert over_seeds.mean == pytest.approx(0.4, abs=0.01)
+    assert over_seeds.low > 0.38
+    one = difference(e, ("rounds", "rsi"), ("ablations", "no-selection"), "oracle_quality", 3)
+    assert one is not None
+    assert one.seeds == 1
+    assert (one.mean, one.verdict()) == (pytest.approx(-0.05, abs=0.01), DIFFERS)
+    assert difference(e, ("rounds", "rsi"), ("ablations", "absent"), "oracle_quality", 3) is None
+    assert Difference(0.1, -0.1, 0.3, 3).verdict() == OPEN
+
+
+def test_verdicts_follow_from_the_intervals(root: Path) -> None:
+    table = claims(root)
+    verdicts = table["verdict"]
+    assert verdicts["recursion with selection and weights improves on the base"] == AGREES
+    assert verdicts["the best round is in the middle, then it declines"] == AGREES
+    assert verdicts["better than SFT on all samples, trained for long"] == AGREES
+    assert verdicts["without preference sampling it is worse"] == DIFFERS
+    assert verdicts["with none of the three it falls below the base"] == AGREES
+    assert verdicts["without weights it is worse"] == OPEN  # not run
+    assert table["here"]["without weights it is worse"] == "not run yet"
+    assert (verdicts == UNTESTABLE).sum() == 2
+    assert claims(root / "nowhere")["verdict"].isin([OPEN, UNTESTABLE]).all()
+
+
+def test_tables_by_hand(root: Path) -> None:
+    runs = load_results(root / "rsi_rounds") | load_results(root / "rsi_ablations")
+    peak = peak_table(runs, "rsi", root / "rsi_rounds")
+    assert (peak["best round"] == 6).all()
+    assert peak.loc[("oracle: quality", 0), "from there to the last"].startswith(("-0.19", "-0.20"))
+    ends = ends_table(runs, ["rsi", "none", "two-sided"], at=3)
+    assert ends.loc["RSIDiff", "oracle: quality"].startswith(("+0.299", "+0.300", "+0.301"))
+    assert ends.loc["none of the three", "oracle: quality"].endswith("*")
+    assert ends.loc["two sided", "seeds"] == 0
+    assert ends_table(runs, ["rsi"]).loc["RSIDiff", "oracle: quality"].startswith(("+0.39", "+0.40"))
+    warned = warnings_table({"none": runs["none"]})
+    assert (warned["modes"] == 2).all()
+    assert (warned["damage is plain"] == 1).all()
+    gaps = gap_table(runs, {"none": "clip"})
+    spread = 1 / (2 * 1.96) * 50**0.5
+    assert gaps.loc[("clip", 0), "that scorer"] == pytest.approx(track(runs["none"][0], "clip")[-1] / spread, abs=0.01)
+    assert gaps.loc[("clip", 0), "gap to quality"] == 0
+    assert first_round([False, False]) is None
+    assert visible(runs["rsi"][0]) is None
+    for figure in (rounds_figure(runs, "rsi", ("sft-long",)), drift_figure(runs, ["rsi", "none"])):
+        assert len(figure.axes) == 8
+        plt.close(figure)
+
+
+@pytest.mark.parametrize("folder", sorted(EXPORTED.glob("rsi_[rcab]*")), ids=lambda p: p.name)
+def test_what_is_exported_is_complete(folder: Path) -> None:
+    results = load_results(folder)
+    for arm, seeds in results.items():
+        assert arm in LABELS or folder.name == "rsi_ablations"
+        for seed, result in seeds.items():
+            assert (folder / f"{arm}-{seed}-prompts.parquet").exists()
+            assert result["provenance"]["versions"]
+            assert all("drift" in m for m in result["rounds"][1:])
+    bases = {round(r["rounds"][0]["oracle"]["quality"]["mean"], 6) for s in results.values() for r in s.values()}
+    assert len(bases) <= 2  # one base, judged on the same prompts and noise; arms that start elsewhere have another
