@@ -21,6 +21,7 @@ from selfimprove.latents import Store, build_store
 from selfimprove.losses import squared_error
 from selfimprove.models import Diffuser
 from selfimprove.rollout import sample_batches
+from selfimprove.runs import write_table
 from selfimprove.scorers import Scorer, ScorerError, nearest_real
 from selfimprove.shapes.oracle import load_oracle
 from selfimprove.shapes.render import ATTRIBUTES, FACTORS
@@ -85,7 +86,7 @@ def evaluate(
         if len(bad):
             first = bad.iloc[0]
             raise ScorerError(f"{name} gave {first[name]} for image {first['image']} of {first['prompt']!r}; mend the scorer or the image")
-    scores.to_parquet(folder / "scores.parquet")
+    write_table(folder / "scores.parquet", scores)
     return scores
 
 

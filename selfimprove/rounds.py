@@ -19,7 +19,7 @@ from selfimprove.config import Settings
 from selfimprove.evaluate import HeldOut, evaluate, evaluation_latents, held_out_error, summarise
 from selfimprove.game import Game
 from selfimprove.models import model_hash, write_pipeline
-from selfimprove.runs import RunFolder, write_json
+from selfimprove.runs import RunFolder, write_json, write_table
 from selfimprove.samples import prepared_prompts, rsi_samples, spin_samples
 from selfimprove.train import TrainingSet, train
 
@@ -118,7 +118,7 @@ def _evaluate(game: Game, player: Path, index: int) -> None:
             held_out = HeldOut(real, captions)
             errors = held_out_error(diffuser, unet, real, diffuser.embed(captions), ids)
             frame = pd.DataFrame({"id": ids, "prompt": captions, "image": 0, "held_out_error": errors.numpy()})
-            frame.to_parquet(folder / "held_out.parquet")
+            write_table(folder / "held_out.parquet", frame)
         scores = evaluate(diffuser, unet, data, game.scorers, held_out, game.preset.settings, folder)
         write_json(folder / "metrics.json", _metrics(game.run, index, scores))
 

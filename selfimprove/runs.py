@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from accelerate import PartialState
 
 LIBRARIES = ("selfimprove", "torch", "diffusers", "transformers", "accelerate")
@@ -27,6 +28,14 @@ def write_json(path: Path, value: Any) -> None:
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(value, indent=1, default=str) + "\n")
     unfinished.rename(path)
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """A parquet file, written beside and renamed; with several processes by the main one alone."""
+    if PartialState().is_main_process:
+        unfinished = path.with_suffix(".unfinished")
+        table.to_parquet(unfinished)
+        unfinished.rename(path)
 
 
 def provenance() -> dict[str, Any]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import PartialState
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from selfimprove.config import Settings
 from selfimprove.draws import example_id
@@ -21,7 +21,7 @@ from selfimprove.latents import Store, build_store
 from selfimprove.models import model_hash
 from selfimprove.prompts import FilterReport, PromptSet, prepare
 from selfimprove.rollout import sample_batches
-from selfimprove.runs import write_json
+from selfimprove.runs import write_json, write_table
 from selfimprove.selection import SelectionError, select
 from selfimprove.train import TrainingSet
 from selfimprove.weighting import weigh
@@ -66,7 +66,7 @@ def rsi_samples(game: Game, settings: Settings, generator: Path, index: int) -> 
         if settings.normalisation == "weights":
             weight = weight / weight.mean()
         frame = pd.DataFrame({"id": [ids[i] for i in kept], "prompt": [prompts[i] for i in kept], "row": list(kept), "weight": weight})
-        frame.to_parquet(folder / "selected.parquet")
+        write_table(folder / "selected.parquet", frame)
     return _selected(game, settings, index, dtype)
 
 
@@ -74,13 +74,14 @@ def prepared_prompts(game: Game, settings: Settings) -> PromptSet:
     """The run's filtered prompts, made once and kept in `prompts.parquet` and `prompts.json` of the run folder."""
     assert game.collection is not None
     table, reports = game.run.path / "prompts.parquet", game.run.path / "prompts.json"
-    if not reports.exists():
+    if not reports.exists() and PartialState().is_main_process:
         judge = load_judge(settings.judge, str(game.diffuser.device)) if settings.prompt_source == "filtered" else None
         clusters = settings.clusters if settings.prompt_source == "filtered" else 0
         kept = 0 if settings.prompt_source == "template" else settings.kept
         made = prepare(game.collection, judge, game.diffuser.embed_pooled, clusters, kept, game.seed, game.run.path / "judged.jsonl")
-        pd.DataFrame({"prompt": made.prompts}).to_parquet(table)
+        write_table(table, pd.DataFrame({"prompt": made.prompts}))
         write_json(reports, [r._asdict() for r in made.reports])
+    PartialState().wait_for_everyone()
     found = [FilterReport(**{**r, "examples": tuple(r["examples"])}) for r in json.loads(reports.read_text())]
     return PromptSet(pd.read_parquet(table)["prompt"].tolist(), found)
 
@@ -129,7 +130,7 @@ def _rollout(game: Game, settings: Settings, opponent: Path, index: int, caption
 
     with game.run.stage(index, "rollout", opponent=model_hash(opponent)):
         unet = diffuser.load_unet(opponent).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        pd.DataFrame({"id": ids, "prompt": captions}).to_parquet(game.run.round(index) / "prompts.parquet")
+        write_table(game.run.round(index) / "prompts.parquet", pd.DataFrame({"id": ids, "prompt": captions}))
         return build_store(game.run.round(index) / "rollout", len(captions), make, f"round {index}: rollout", _precision(settings))
 
 
@@ -140,21 +141,20 @@ def sampled_images(game: Game, store: Store, rows: range) -> Tensor:
 
 def _scores(game: Game, settings: Settings, index: int, ids: list[str], prompts: list[str], generated: Store) -> pd.DataFrame:
     """Each candidate's score by the scorers that select: `pool.parquet`."""
-    path = game.run.round(index) / "pool.parquet"
+    folder, names = game.run.round(index), [name for name, _ in settings.metrics]
+
+    def make(rows: range) -> dict[str, Tensor]:
+        images = sampled_images(game, generated, rows)
+        return {name: game.scorers[name](images, [prompts[i] for i in rows])[:, None] for name in names}
+
     if not game.run.is_done(index, "scores"):
         with game.run.stage(index, "scores", files=("pool.parquet",)):
             frame = pd.DataFrame({"id": ids, "prompt": prompts})
-            columns: dict[str, list[Tensor]] = {name: [] for name, _ in settings.metrics}
-            starts = range(0, len(ids) if columns else 0, settings.rollout_batch)
-            for start in tqdm(starts, desc=f"round {index}: scoring the pool", leave=False):
-                rows = range(start, min(start + settings.rollout_batch, len(ids)))
-                images = sampled_images(game, generated, rows)
-                for name, column in columns.items():
-                    column.append(game.scorers[name](images, [prompts[i] for i in rows]))
-            for name, column in columns.items():
-                frame[name] = torch.cat(column).double().numpy()
-            frame.to_parquet(path)
-    return pd.read_parquet(path)
+            if names:
+                scored = build_store(folder / "pool", len(ids), make, f"round {index}: scoring the pool")
+                frame = frame.assign(**{name: scored.take(name, range(len(ids)))[:, 0].double().numpy() for name in names})
+            write_table(folder / "pool.parquet", frame)
+    return pd.read_parquet(folder / "pool.parquet")
 
 
 def _selection(game: Game, settings: Settings, index: int, scores: pd.DataFrame, generated: Store) -> list[int]:
@@ -167,7 +167,7 @@ def _selection(game: Game, settings: Settings, index: int, scores: pd.DataFrame,
                 scores, dict(settings.metrics), settings.strategy, settings.selected, game.seed * 1000 + index, settings.combination,
                 settings.threshold, kept,
             )  # fmt: skip
-            frame.to_parquet(folder / "selection.parquet")
+            write_table(folder / "selection.parquet", frame)
     chosen = pd.read_parquet(folder / "selection.parquet")["kept"].to_numpy()
     return np.flatnonzero(chosen).tolist()
 
@@ -204,10 +204,10 @@ def _weights(game: Game, settings: Settings, index: int, ids: list[str], generat
         settings.weight_beta, settings.weight_sigma2, settings.weight_quantile, game.diffuser.scaling_factor,
     )  # fmt: skip
     frame = pd.DataFrame({"id": ids, "distance": result.distance.numpy(), "weight": result.weight.numpy()})
-    frame.to_parquet(game.run.round(index) / "weights.parquet")
-    write_json(
-        game.run.round(index) / "edges.json", result.edges._asdict() | {"distance": settings.distance, "reference": settings.reference}
-    )
+    write_table(game.run.round(index) / "weights.parquet", frame)
+    edges = result.edges._asdict() | {"distance": settings.distance, "reference": settings.reference}
+    if PartialState().is_main_process:
+        write_json(game.run.round(index) / "edges.json", edges)
     return result.weight
 
 

@@ -9,7 +9,7 @@ PACKAGE = Path(selfimprove.__file__).parent
 ORDER = [
     "draws", "shapes.render", "shapes", "shapes.captions", "shapes.image_sets", "shapes.oracle", "config", "schedule", "losses",
     "frames", "models", "scorers", "data", "latents", "judges", "prompts", "rollout", "selection", "weighting", "mixture", "exact",
-    "train", "evaluate", "collapse", "runs", "game", "samples", "rounds", "plan", "report", "results", "rsi_results", "rsi_claims",
+    "train", "runs", "evaluate", "collapse", "game", "samples", "rounds", "plan", "report", "results", "rsi_results", "rsi_claims",
     "shrinkage", "request", "__main__", "shapes.pretrain", "theory", "theory.claims", "theory.worlds", "theory.figures",
     "theory.forward", "theory.practical", "theory.objective", "theory.bound", "theory.gradient", "theory.self_play",
     "theory.fixed_points", "theory.dpo", "theory.errata",
