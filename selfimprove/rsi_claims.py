@@ -11,7 +11,7 @@ from scipy import stats
 
 from selfimprove.evaluate import bootstrap_interval
 from selfimprove.results import load_results, signed
-from selfimprove.rsi_results import Results, track
+from selfimprove.rsi_results import Results, peak
 
 AGREES, DIFFERS, OPEN, UNTESTABLE = "agrees", "differs", "not decided", "cannot be tested here"
 
@@ -143,15 +143,15 @@ def claims(root: str | Path) -> pd.DataFrame:
 
 
 def _peak(e: Experiments) -> tuple[str, str]:
-    """Whether quality or the selecting scorers' mean peaks before the last round, seed by seed."""
-    runs = e.load("rounds").get("rsi", {})
-    if not runs:
+    """Whether quality peaks before the last round, in every seed by more than its interval."""
+    runs = e.load("rounds")
+    if "rsi" not in runs:
         return "not run yet", OPEN
-    best = {name: [int(np.argmax(track(r, f"oracle: {name}"))) + 1 for r in runs.values()] for name in ("quality", "all_right")}
-    last = len(next(iter(runs.values()))["rounds"]) - 1
-    declines = [b < last for b in best["quality"]]
-    verdict = AGREES if all(declines) else DIFFERS if not any(declines) else OPEN
-    return "; ".join(f"{name.replace('_', ' ')} best at round {', '.join(map(str, rounds))}" for name, rounds in best.items()), verdict
+    peaks = [peak(runs, "rsi", seed, "oracle: quality", e.root / "rsi_rounds") for seed in runs["rsi"]]
+    last = len(next(iter(runs["rsi"].values()))["rounds"]) - 1
+    said = ", ".join(f"round {p.best} (then {signed(p.fall, list(p.fall_ci95))})" for p in peaks)
+    falls = [0 < p.best < last and p.fall_ci95[1] < 0 for p in peaks]
+    return f"quality best at {said}", AGREES if all(falls) else DIFFERS if all(p.best in (0, last) for p in peaks) else OPEN
 
 
 def _prompts(e: Experiments) -> tuple[str, str]:

@@ -91,9 +91,10 @@ def test_verdicts_follow_from_the_intervals(root: Path) -> None:
 
 def test_tables_by_hand(root: Path) -> None:
     runs = load_results(root / "rsi_rounds") | load_results(root / "rsi_ablations")
-    peak = peak_table(runs, "rsi", root / "rsi_rounds")
-    assert (peak["best round"] == 6).all()
-    assert peak.loc[("oracle: quality", 0), "from there to the last"].startswith(("-0.19", "-0.20"))
+    peaks = peak_table(runs, "rsi", root / "rsi_rounds")
+    assert (peaks["best round"] == 6).all()
+    assert peak_table(runs, "none", root / "rsi_ablations").iloc[0].tolist()[:2] == [0, "the base is best"]
+    assert peaks.loc[("oracle: quality", 0), "from there to the last"].startswith(("-0.19", "-0.20"))
     ends = ends_table(runs, ["rsi", "none", "two-sided"], at=3)
     assert ends.loc["RSIDiff", "oracle: quality"].startswith(("+0.299", "+0.300", "+0.301"))
     assert ends.loc["none of the three", "oracle: quality"].endswith("*")
