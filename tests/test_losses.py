@@ -123,3 +123,21 @@ def test_the_docstrings_examples_are_right() -> None:
     failures, attempted = doctest.testmod(losses)
     assert attempted >= 4
     assert failures == 0
+
+
+def test_weighted_denoising_is_equation_6_of_rsidiff_in_its_x0_form() -> None:
+    """w lambda_t |x0_hat - x_0|^2 computed from predicted images, against the form in eps, with lambda_t one and SNR."""
+    generator = torch.Generator().manual_seed(0)
+    clean, noise, predicted = (torch.randn(6, 4, 8, 8, generator=generator, dtype=torch.float64) for _ in range(3))
+    alpha = torch.tensor([0.9991, 0.8, 0.5, 0.2, 0.05, 0.0047], dtype=torch.float64)  # the last: Stable Diffusion's noisiest step
+    weight = torch.rand(6, generator=generator, dtype=torch.float64)
+    a = alpha.view(-1, 1, 1, 1)
+    noisy = a.sqrt() * clean + (1 - a).sqrt() * noise
+    image = (noisy - (1 - a).sqrt() * predicted) / a.sqrt()
+    in_x0 = losses.squared_error(image, clean)
+    in_eps = losses.squared_error(predicted, noise)
+    for name, time_weight in (("one", torch.ones(6, dtype=torch.float64)), ("snr", alpha / (1 - alpha))):
+        terms = losses.weighted_denoising(in_eps, weight, alpha, name)
+        assert torch.allclose(terms.loss, weight * time_weight * in_x0, rtol=1e-10)
+        assert torch.equal(terms.player_real, in_eps)
+    assert float((1 - alpha[-1]) / alpha[-1]) == pytest.approx(214, rel=0.02)  # what lambda_t = 1 weighs that step by
