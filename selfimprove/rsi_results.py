@@ -202,3 +202,21 @@ def prompt_sources_table(results: Results) -> pd.DataFrame:
                 row[f"{source} less plain"] = over_seeds([f["over_plain"] for f in found])
         rows.append(row)
     return pd.DataFrame(rows).set_index("score")
+
+
+def readme_sentence(results: Results, folder: Path) -> str:
+    """What the README says of the recursive rounds: peaks, and where the last round ends, means over seeds."""
+    seeds = sorted(results["rsi"])
+    rounds = len(results["rsi"][seeds[0]]["rounds"]) - 1
+
+    def best(score: str) -> str:
+        return ", ".join(str(peak(results, "rsi", seed, score, folder).best) for seed in seeds)
+
+    def end(score: str) -> float:
+        return float(np.mean([track(results["rsi"][seed], score)[-1] for seed in seeds]))
+
+    return (
+        f"After {rounds} rounds (seeds {', '.join(map(str, seeds))}) quality stands at {end('oracle: quality'):+.3f} and all attributes right at "
+        f"{end('oracle: all_right'):+.3f} against the base; quality is best at round {best('oracle: quality')}, the scorer for shading at round "
+        f"{best('shading')}, obedience at round {best('oracle: all_right')} (0 is the base)."
+    )

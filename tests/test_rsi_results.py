@@ -18,6 +18,7 @@ from selfimprove.rsi_results import (
     first_round,
     gap_table,
     peak_table,
+    readme_sentence,
     rounds_figure,
     track,
     visible,
@@ -112,6 +113,12 @@ def test_tables_by_hand(root: Path) -> None:
     for figure in (rounds_figure(runs, "rsi", ("sft-long",)), drift_figure(runs, ["rsi", "none"])):
         assert len(figure.axes) == 8
         plt.close(figure)
+
+
+def test_the_readme_says_what_the_results_say() -> None:
+    folder = EXPORTED / "rsi_rounds"
+    readme = (EXPORTED.parent.parent / "README.md").read_text().replace("\n", " ")
+    assert readme_sentence(load_results(folder), folder) in readme, "paste selfimprove.rsi_results.readme_sentence into README.md"
 
 
 @pytest.mark.parametrize("folder", sorted(EXPORTED.glob("rsi_[rcab]*")), ids=lambda p: p.name)
