@@ -215,8 +215,7 @@ def readme_sentence(results: Results, folder: Path) -> str:
     def end(score: str) -> float:
         return float(np.mean([track(results["rsi"][seed], score)[-1] for seed in seeds]))
 
-    return (
-        f"After {rounds} rounds (seeds {', '.join(map(str, seeds))}) quality stands at {end('oracle: quality'):+.3f} and all attributes right at "
-        f"{end('oracle: all_right'):+.3f} against the base; quality is best at round {best('oracle: quality')}, the scorer for shading at round "
-        f"{best('shading')}, obedience at round {best('oracle: all_right')} (0 is the base)."
-    )
+    ends = f"quality stands at {end('oracle: quality'):+.3f} and all attributes right at {end('oracle: all_right'):+.3f} against the base"
+    peaks = f"quality is best at round {best('oracle: quality')}, the scorer for shading at round {best('shading')}"
+    which = ", ".join(map(str, seeds))
+    return f"After {rounds} rounds (seeds {which}) {ends}; {peaks}, obedience at round {best('oracle: all_right')} (0 is the base)."
