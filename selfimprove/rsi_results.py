@@ -30,6 +30,7 @@ LABELS = {
     "rsi-after-spin": "RSIDiff from SPIN's round 3",
 }  # fmt: skip
 SIGNS = tuple(LIMITS)
+CURES = ("prompts", "selection", "weights", "weights-nearest", "weights-two-sided", "real", "accumulate", "gentle")
 
 
 def label(arm: str) -> str:
@@ -48,6 +49,12 @@ def scores_of(results: Results, arm: str) -> list[str]:
     first = next(iter(results[arm].values()))["rounds"][0]
     known = [s for s in (*SELECTING, *UNSEEN) if s in first["scores"]]
     return known + [f"oracle: {t}" for t in TRUTHS if "oracle" in first]
+
+
+def strips(folder: str | Path, arms: Sequence[str], seed: int = 0) -> dict[str, Path]:
+    """The exported pictures of some arms, by what a reader should call them; arms that have not been run are absent."""
+    paths = {label(arm): Path(folder) / f"{arm}-{seed}.png" for arm in arms}
+    return {name: path for name, path in paths.items() if path.exists()}
 
 
 def rounds_figure(results: Results, arm: str, beside: Sequence[str] = (), scores: Sequence[str] = ()) -> Figure:

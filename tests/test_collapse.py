@@ -68,7 +68,7 @@ def test_mean_distance_does_not_see_shrinkage() -> None:
 
 def test_warns_stops_or_is_silent_as_configured() -> None:
     bad, good = {"variance": 0.5}, {"variance": 1.0}
-    with pytest.warns(UserWarning, match=r"round 3 shows signs of collapse: variance is 0.50 of the base model's \(usual: 0.8 to 1.25\)"):
+    with pytest.warns(UserWarning, match=r"round 3 shows signs of collapse: variance is 0.50 of the base model's \(usual: 0.9 to 1.25\)"):
         assert warn_of_collapse(3, bad, "warn")
     with pytest.raises(CollapseError, match="on_collapse='stop' ends the run here: choose an earlier round"):
         warn_of_collapse(3, bad, "stop")
