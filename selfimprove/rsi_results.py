@@ -91,9 +91,9 @@ class Peak:
     fall_ci95: tuple[float, float]
 
 
-def peak(results: Results, arm: str, seed: int, score: str, folder: Path) -> Peak:
+def peak(results: Results, arm: str, seed: int, score: str, folder: str | Path) -> Peak:
     """Where a score of one run is best; what comes after is paired over prompts."""
-    prompts = pd.read_parquet(folder / f"{arm}-{seed}-prompts.parquet")
+    prompts = pd.read_parquet(Path(folder) / f"{arm}-{seed}-prompts.parquet")
     changes = [0.0, *track(results[arm][seed], score)]
     best, last = int(np.argmax(changes)), len(changes) - 1
     column = score if score in prompts else f"oracle_{score.removeprefix('oracle: ')}"
@@ -102,7 +102,7 @@ def peak(results: Results, arm: str, seed: int, score: str, folder: Path) -> Pea
     return Peak(best, gain, float(fall.mean()), bootstrap_interval(fall))
 
 
-def peak_table(results: Results, arm: str, folder: Path) -> pd.DataFrame:
+def peak_table(results: Results, arm: str, folder: str | Path) -> pd.DataFrame:
     """One row a score and seed: the best round, the change from the base there, and from there to the last round."""
     rows = []
     for score in scores_of(results, arm):
@@ -211,7 +211,7 @@ def prompt_sources_table(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("score")
 
 
-def readme_sentence(results: Results, folder: Path) -> str:
+def readme_sentence(results: Results, folder: str | Path) -> str:
     """What the README says of the recursive rounds: peaks, and where the last round ends, means over seeds."""
     seeds = sorted(results["rsi"])
     rounds = len(results["rsi"][seeds[0]]["rounds"]) - 1
