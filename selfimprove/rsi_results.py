@@ -29,6 +29,7 @@ LABELS = {
     "spin-weighted": "SPIN, generated side weighted (mean distance)", "spin-weighted-nearest": "SPIN, generated side weighted (nearest)",
     "rsi-after-spin": "RSIDiff from SPIN's round 3",
 }  # fmt: skip
+COMPARED = ("oracle: quality", "oracle: all_right", "clip", "shading", "alignment")  # as many as a page is wide
 SIGNS = tuple(LIMITS)
 CURES = ("prompts", "selection", "weights", "weights-nearest", "weights-two-sided", "real", "accumulate", "gentle")
 
@@ -45,10 +46,9 @@ def track(result: Mapping[str, Any], score: str, field: str = "delta_base") -> l
 
 
 def scores_of(results: Results, arm: str) -> list[str]:
-    """The scores of an arm, selecting ones first, the truth last."""
+    """The scores of an arm, the truth first, then the scorers that select."""
     first = next(iter(results[arm].values()))["rounds"][0]
-    known = [s for s in (*SELECTING, *UNSEEN) if s in first["scores"]]
-    return known + [f"oracle: {t}" for t in TRUTHS if "oracle" in first]
+    return [f"oracle: {t}" for t in TRUTHS if "oracle" in first] + [s for s in (*SELECTING, *UNSEEN) if s in first["scores"]]
 
 
 def strips(folder: str | Path, arms: Sequence[str], seed: int = 0) -> dict[str, Path]:
@@ -114,16 +114,16 @@ def peak_table(results: Results, arm: str, folder: str | Path) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index(["score", "seed"])
 
 
-def ends_table(results: Results, arms: Sequence[str], scores: Sequence[str] = (), at: int = -1) -> pd.DataFrame:
+def ends_table(results: Results, arms: Sequence[str], scores: Sequence[str] = COMPARED, at: int = -1) -> pd.DataFrame:
     """One row an arm: change from the base at its end (or at round `at`), mean and 95 % interval over seeds."""
     rows = []
     for arm in arms:
         found = results.get(arm, {})
         row: dict[str, Any] = {"arm": label(arm), "seeds": len(found)}
-        for score in scores or (scores_of(results, arm) if found else ()):
+        for score in scores:
             values = [track(r, score)[at if at < 0 else min(at, len(r["rounds"]) - 1) - 1] for r in found.values()]
             if values:
-                row[score.replace("_", " ")] = over_seeds(values) if len(values) > 1 else _one_seed(found, score, at)
+                row[score.rpartition(": ")[2].replace("_", " ")] = over_seeds(values) if len(values) > 1 else _one_seed(found, score, at)
         rows.append(row)
     return pd.DataFrame(rows).set_index("arm").fillna("not run")
 

@@ -26,11 +26,12 @@ class WeightingError(ValueError):
 
 
 class Edges(NamedTuple):
-    """Where weights begin to fall, and how fast. `low` is -inf where too small a distance does not count."""
+    """Where weights begin to fall, and how fast, above and below; `low` is -inf where too small a distance does not count."""
 
     beta: float
     sigma2: float
     low: float = float("-inf")
+    low_sigma2: float = 1.0
 
 
 class Weights(NamedTuple):
@@ -147,17 +148,20 @@ def calibrate(own: Float[Tensor, " m"], reference: Reference, beta: float | None
     """Edges from the references' own distances, each reference left out of its own; values that are given stay.
 
     beta: the quantile, so that this share of the base model's samples has weight 1; sigma^2: from there to the largest, so that the
-    base's own farthest sample weighs exp(-1). `two-sided` puts the lower edge at the other quantile.
+    base's own farthest sample weighs exp(-1). `two-sided` has a lower edge at the other quantile, calibrated alike on the nearest.
 
     Raises:
         WeightingError: sigma^2 <= 0.
     """
     if sigma2 is not None and not sigma2 > 0:
         raise WeightingError(f"weight_sigma2={sigma2!r} must be greater than 0; leave it out to calibrate it")
-    high = float(own.quantile(quantile)) if beta is None else beta
-    spread = float(own.max() - own.quantile(quantile)) if sigma2 is None else sigma2
-    low = float(own.quantile(1 - quantile)) if reference == "two-sided" else float("-inf")
-    return Edges(high, max(spread, 1e-6 * abs(high), 1e-12), low)
+    upper, lower = float(own.quantile(quantile)), float(own.quantile(1 - quantile))
+    smallest = 1e-6 * abs(upper) + 1e-12  # references that are all alike leave no spread to calibrate on
+    high = upper if beta is None else beta
+    spread = max(float(own.max()) - upper, smallest) if sigma2 is None else sigma2
+    if reference != "two-sided":
+        return Edges(high, spread)
+    return Edges(high, spread, lower, max(lower - float(own.min()), smallest) if sigma2 is None else sigma2)
 
 
 def weights(distance: Float[Tensor, " n"], edges: Edges) -> Float[Tensor, " n"]:
@@ -168,8 +172,8 @@ def weights(distance: Float[Tensor, " n"], edges: Edges) -> Float[Tensor, " n"]:
     >>> weights(torch.tensor([34.0, 35.0, 37.0]), Edges(35.0, 2.0))
     tensor([1.0000, 1.0000, 0.3679])
     """
-    excess = torch.maximum(distance - edges.beta, edges.low - distance).clamp_min(0)
-    return torch.exp(-excess / edges.sigma2)
+    above, below = (distance - edges.beta).clamp_min(0) / edges.sigma2, (edges.low - distance).clamp_min(0) / edges.low_sigma2
+    return torch.exp(-(above + below))
 
 
 def weigh(

@@ -97,10 +97,10 @@ def test_tables_by_hand(root: Path) -> None:
     assert peak_table(runs, "none", root / "rsi_ablations").iloc[0].tolist()[:2] == [0, "the base is best"]
     assert peaks.loc[("oracle: quality", 0), "from there to the last"].startswith(("-0.19", "-0.20"))
     ends = ends_table(runs, ["rsi", "none", "two-sided"], at=3)
-    assert ends.loc["RSIDiff", "oracle: quality"].startswith(("+0.299", "+0.300", "+0.301"))
-    assert ends.loc["none of the three", "oracle: quality"].endswith("*")
+    assert ends.loc["RSIDiff", "quality"].startswith(("+0.299", "+0.300", "+0.301"))
+    assert ends.loc["none of the three", "quality"].endswith("*")
     assert ends.loc["two sided", "seeds"] == 0
-    assert ends_table(runs, ["rsi"]).loc["RSIDiff", "oracle: quality"].startswith(("+0.39", "+0.40"))
+    assert ends_table(runs, ["rsi"]).loc["RSIDiff", "quality"].startswith(("+0.39", "+0.40"))
     warned = warnings_table({"none": runs["none"]})
     assert (warned["modes"] == 2).all()
     assert (warned["damage is plain"] == 1).all()

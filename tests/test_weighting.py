@@ -105,12 +105,14 @@ def test_in_high_dimensions_without_structure_nearest_is_blind_too() -> None:
 
 
 def test_weights_by_hand_and_calibration() -> None:
-    values = weights(torch.tensor([1.0, 2.0, 3.0, 5.0]), Edges(3.0, 2.0, low=2.0))
-    assert values.tolist() == pytest.approx([math.exp(-0.5), 1, 1, math.exp(-1)])
+    values = weights(torch.tensor([1.0, 2.0, 3.0, 5.0]), Edges(3.0, 2.0, low=2.0, low_sigma2=4.0))
+    assert values.tolist() == pytest.approx([math.exp(-0.25), 1, 1, math.exp(-1)])
     own = torch.arange(101, dtype=torch.float32)
-    assert calibrate(own, "mean", None, None, 0.9) == pytest.approx((90, 10, -math.inf))
-    assert calibrate(own, "two-sided", None, None, 0.9) == pytest.approx((90, 10, 10), rel=1e-5)
-    assert calibrate(own, "mean", 35.0, 2.0) == (35, 2, -math.inf)
+    own = torch.cat([own, torch.tensor([200.0])])  # 0..100 and one far away: quantiles 90.9 and 10.1
+    assert calibrate(own, "mean", None, None, 0.9)[:3] == pytest.approx((90.9, 109.1, -math.inf), rel=1e-4)
+    assert calibrate(own, "two-sided", None, None, 0.9) == pytest.approx((90.9, 109.1, 10.1, 10.1), rel=1e-4)
+    assert calibrate(own, "mean", 35.0, 2.0)[:3] == (35, 2, -math.inf)
+    assert calibrate(own, "two-sided", 35.0, 2.0) == pytest.approx((35, 2, 10.1, 2), rel=1e-4)
     references = latents(200)
     share = (weigh(references, ids(200), references, ids(200)).weight == 1).float().mean()
     assert float(share) == pytest.approx(0.9, abs=0.006)
