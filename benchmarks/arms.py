@@ -92,7 +92,7 @@ def run_arm(arm: Arm, name: str, seed: int, out: Path, runs: Path, strip: Sequen
     last, base = game.run.round(len(infos) - 1), pd.read_parquet(game.run.round(0) / "scores.parquet")
     end = game.run.path / "pipeline_at_end"
     if not end.exists() and len(infos) > 1:
-        end.symlink_to((last / "pipeline").resolve())
+        end.symlink_to(Path(last.name) / "pipeline")
     out.mkdir(parents=True, exist_ok=True)
     logs = [i.log.assign(round=i.metrics["round"]) for i in infos if i.log is not None]
     examples = [_examples(game, k) for k in range(1, len(infos))]
