@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selfimprove.config import OnCollapse
-from selfimprove.weighting import distances, pairwise
+from selfimprove.weighting import pairwise, reduce_distances
 
 NEIGHBOURS = 5
 
@@ -69,7 +69,7 @@ def _radii(apart: Float[Tensor, "n n"]) -> Float[Tensor, " n"]:
 
 @dataclass(frozen=True)
 class Measures:
-    """Absolute values; see `measure`."""
+    """Absolute values; see `drift`."""
 
     variance: float
     distance: float
@@ -84,24 +84,30 @@ class Measures:
         return {name: value / other if (other := getattr(base, name)) else float("nan") for name, value in vars(self).items()}
 
 
-def measure(latents: Float[Tensor, "n c h w"], base: Float[Tensor, "n c h w"], prompts: Sequence[str], ids: Sequence[str]) -> Measures:
-    """All signs of some samples against the base model's of the same prompts and noise; a sample is left out of its own distance.
+def drift(latents: Float[Tensor, "n c h w"], base: Float[Tensor, "n c h w"], prompts: Sequence[str]) -> dict[str, float]:
+    """Every sign of some samples as a ratio to the base model's own; row i of both has one prompt and one noise.
 
     variance: mean over dimensions of the variance over samples; distance and nearest: mean distance to the base's samples, to all
     and to the five nearest (l2 of scaled latents); within_prompt: mean distance between samples of one prompt; modes: effective
     number, at the base's median distance as bandwidth; recall (precision): share of the base's (of these) samples that lie within
     the five-neighbour ball of one of these (of the base's), other noise and prompt only (Kynkaanniemi et al. 2019).
     """
-    own, to_base, base_own = pairwise(latents, latents), pairwise(base, latents), pairwise(base, base)
-    off = ~torch.eye(len(base), dtype=torch.bool)
+    base_own = pairwise(base, base)
+    now = _measure(latents, pairwise(latents, latents), pairwise(latents, base), base_own, prompts)
+    return now.relative_to(_measure(base, base_own, base_own, base_own, prompts))
+
+
+def _measure(latents: Tensor, own: Tensor, to_base: Tensor, base_own: Tensor, prompts: Sequence[str]) -> Measures:
+    """The signs from the distances among the samples, from them to the base's, and among the base's."""
+    same = torch.eye(len(base_own), dtype=torch.bool)
     return Measures(
         variance=float(latents.flatten(1).var(0).mean()),
-        distance=float(distances(latents, ids, base, ids, reference="mean").mean()),
-        nearest=float(distances(latents, ids, base, ids, reference="nearest", neighbours=NEIGHBOURS).mean()),
+        distance=float(reduce_distances(to_base, same, "mean").mean()),
+        nearest=float(reduce_distances(to_base, same, "nearest", NEIGHBOURS).mean()),
         within_prompt=within_prompt_distance(own, prompts),
-        modes=effective_modes(own, float(base_own[off].median())),
-        recall=float(((to_base <= _radii(own)[None]) & off).any(1).double().mean()),
-        precision=float(((_radii(base_own)[None] >= to_base.T) & off).any(1).double().mean()),
+        modes=effective_modes(own, float(base_own[~same].median())),
+        recall=float(((_radii(own)[None] >= to_base.T) & ~same).any(1).double().mean()),
+        precision=float(((to_base <= _radii(base_own)[None]) & ~same).any(1).double().mean()),
     )
 
 

@@ -23,6 +23,8 @@ TimeWeight = Literal["snr", "one"]
 Normalisation = Literal["count", "weights"]
 OnCollapse = Literal["warn", "stop", "ignore"]
 
+LANGUAGE_MODEL = "meta-llama/Meta-Llama-3-8B-Instruct"  # judges prompts where no other is named
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -166,7 +168,7 @@ _SHAPES = Settings(
 )  # fmt: skip
 
 _RSI = Settings(
-    objective="weighted", samples=5000, validation=0, clusters=1000, kept=40_000, judge="meta-llama/Meta-Llama-3-8B-Instruct",
+    objective="weighted", samples=5000, validation=0, clusters=1000, kept=40_000, judge=LANGUAGE_MODEL,
     strategy="pool", selected=300, metrics=(("clip", 1.0), ("aesthetic", 1.0), ("hpsv2", 1.0)), weighting="distance",
     distance="l2-scaled-twice", weight_beta=35.0, weight_sigma2=2.0, batch_size=12, lr=1e-6, epochs=30, warmup=0, decay=False,
     evaluation_images=10,

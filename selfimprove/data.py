@@ -56,7 +56,7 @@ class ImageText:
     def judged_on(self, prompts: Sequence[str], scenes: Sequence[Caption] | None, copies: int) -> "ImageText":
         """The same images, with these evaluation prompts and `copies` images of each."""
         repeated = None if scenes is None else [*scenes] * copies
-        return replace(self, evaluation=_indexed([*prompts] * copies), scenes=repeated, scorers=self.scorers if scenes else ())
+        return replace(self, evaluation=indexed([*prompts] * copies), scenes=repeated, scorers=self.scorers if scenes else ())
 
     def evaluation_ids(self) -> list[str]:
         """The identity of every evaluation image."""
@@ -95,7 +95,7 @@ def shapes_prompts(count: int, scenes: Tensor = HELD_IN_SCENES, stream: str = "e
     return [caption(tuple(s), EVALUATION_SEED, stream, i, kinds={"full": 1.0}) for i, s in enumerate(rows)]
 
 
-def _indexed(prompts: list[str]) -> list[tuple[str, int]]:
+def indexed(prompts: Sequence[str]) -> list[tuple[str, int]]:
     """Each prompt with how often it came before: the identity of the image wanted for it."""
     seen: dict[str, int] = {}
     indexed = []
@@ -118,12 +118,12 @@ def _shapes(name: str, samples: int, validation: int, evaluation: int, seed: int
     return ImageText(
         name=name,
         captions=texts,
-        ids=[example_id(*pair) for pair in _indexed(texts)],
+        ids=[example_id(*pair) for pair in indexed(texts)],
         fetch=partial(picture, drawn),
         fetch_fresh=partial(picture, again) if again else None,
         train=list(range(samples)),
         validation=list(range(samples, samples + validation)),
-        evaluation=_indexed([p.text for p in prompts]),
+        evaluation=indexed([p.text for p in prompts]),
         fingerprint=f"{'shapes winners' if name == 'shapes' else name} {samples}+{validation}",
         scenes=prompts,
         scorers=SHAPES_SCORERS,
@@ -206,7 +206,7 @@ def _folder(folder: Path, samples: int, validation: int, evaluation: int, image_
         captions.append(text)
     if len(paths) < 2:
         raise DataError(f"data={str(folder)!r}: {len(skipped)} of {len(entries)} images cannot be read; at least 2 must be readable")
-    ids = [example_id(*pair) for pair in _indexed(captions)]
+    ids = [example_id(*pair) for pair in indexed(captions)]
     order = sorted(range(len(paths)), key=lambda i: key_hash(seed, "split", ids[i]))
     kept_out = order[: min(validation, max(1, len(order) // 10))]
     judged = kept_out or order
@@ -218,7 +218,7 @@ def _folder(folder: Path, samples: int, validation: int, evaluation: int, image_
         fetch=lambda i: open_image(paths[i], image_size),
         train=order[len(kept_out) :][:samples],
         validation=kept_out,
-        evaluation=_indexed(prompts),
+        evaluation=indexed(prompts),
         fingerprint=digest.hexdigest(),
         skipped=skipped,
     )

@@ -96,9 +96,7 @@ def _judged_on(images: ImageText, collection: Collection | None, prompts: str, s
     if not images.evaluation:
         scenes = shapes_prompts(settings.evaluation_prompts)
         return images.judged_on([c.text for c in scenes], scenes, settings.evaluation_images)
-    if settings.evaluation_images > 1:
-        return images.judged_on([p for p, _ in images.evaluation], images.scenes, settings.evaluation_images)
-    return images
+    return images.judged_on([p for p, _ in images.evaluation], images.scenes, settings.evaluation_images)
 
 
 def _check(settings: Settings, images: ImageText, scorers: Mapping[str, Scorer]) -> None:

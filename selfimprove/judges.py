@@ -8,12 +8,12 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from tqdm.auto import tqdm
 
+from selfimprove.config import LANGUAGE_MODEL
 from selfimprove.shapes.captions import SYNONYMS
 from selfimprove.shapes.render import ATTRIBUTES
 
 Question = Literal["clarity", "specificity"]
 QUESTIONS: tuple[Question, ...] = ("clarity", "specificity")
-LANGUAGE_MODEL = "meta-llama/Meta-Llama-3-8B-Instruct"
 CHUNK = 512  # prompts between two savings of the answers
 
 INSTRUCTIONS: dict[Question, str] = {

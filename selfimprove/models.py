@@ -14,6 +14,7 @@ from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from selfimprove.schedule import Schedule
 from selfimprove.shapes import PIPELINE
@@ -145,16 +146,17 @@ class Diffuser:
         return [p for p, ids in zip(unique, tokens, strict=True) if len(ids) > self.tokenizer.model_max_length]
 
     @torch.no_grad()
+    def _encoded_text(self, prompts: list[str]) -> BaseModelOutputWithPooling:
+        tokens = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        return self.text_encoder(tokens.to(self.device))
+
     def embed(self, prompts: list[str]) -> Float[Tensor, "b l d"]:
         """Text embeddings, (B, tokens, width), on the CPU; prompts beyond the tokenizer's limit are cut."""
-        tokens = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        return self.text_encoder(tokens.to(self.device))[0].cpu()
+        return self._encoded_text(prompts).last_hidden_state.cpu()
 
-    @torch.no_grad()
     def embed_pooled(self, prompts: list[str]) -> Float[np.ndarray, "b d"]:
         """One vector a prompt: the text encoder's pooled output, at the end-of-text token."""
-        tokens = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        return self.text_encoder(tokens.to(self.device)).pooler_output.cpu().numpy()
+        return self._encoded_text(prompts).pooler_output.cpu().numpy()
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "b 3 height width"]) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:

@@ -4,6 +4,7 @@ Every filter reports how many prompts it dropped and shows some of them.
 """
 
 import hashlib
+import json
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -43,6 +44,11 @@ class FilterReport(NamedTuple):
         unknown = f" ({self.unknown} without a readable answer)" if self.unknown else ""
         shown = "; such as " + " | ".join(repr(e) for e in self.examples) if self.examples else ""
         return f"{self.name}: {self.before} -> {self.after}, dropped {self.before - self.after}{unknown}{shown}"
+
+
+def read_reports(path: Path) -> list[FilterReport]:
+    """Reports that were written as a JSON list of their fields."""
+    return [FilterReport(**{**fields, "examples": tuple(fields["examples"])}) for fields in json.loads(path.read_text())]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from selfimprove.config import Settings
 from selfimprove.game import Game
-from selfimprove.prompts import FilterReport
+from selfimprove.prompts import read_reports
 from selfimprove.rounds import RoundInfo
 
 ORACLE_SHOWN = ("quality", "all_right")
@@ -94,7 +94,7 @@ def training_figure(log: pd.DataFrame) -> Figure:
 
 def prompt_lines(folder: Path) -> list[str]:
     """What each prompt filter of a run dropped, with examples."""
-    return [str(FilterReport(**{**r, "examples": tuple(r["examples"])})) for r in json.loads((folder / "prompts.json").read_text())]
+    return [str(report) for report in read_reports(folder / "prompts.json")]
 
 
 def selection_figure(folder: Path) -> Figure:

@@ -14,7 +14,7 @@ import torch
 from accelerate import PartialState
 
 from selfimprove import shapes
-from selfimprove.collapse import measure, warn_of_collapse
+from selfimprove.collapse import drift, warn_of_collapse
 from selfimprove.config import Settings
 from selfimprove.evaluate import HeldOut, evaluate, evaluation_latents, held_out_error, summarise
 from selfimprove.game import Game
@@ -125,9 +125,7 @@ def _evaluate(game: Game, player: Path, index: int) -> None:
 
 def _drift(run: RunFolder, index: int, scores: pd.DataFrame) -> dict[str, float]:
     """The signs of collapse of a round, as ratios to the base model's."""
-    now, base = evaluation_latents(run.round(index)), evaluation_latents(run.round(0))
-    prompts, ids = scores["prompt"].tolist(), scores["id"].tolist()
-    return measure(now, base, prompts, ids).relative_to(measure(base, base, prompts, ids))
+    return drift(evaluation_latents(run.round(index)), evaluation_latents(run.round(0)), scores["prompt"].tolist())
 
 
 def _metrics(run: RunFolder, index: int, scores: pd.DataFrame) -> dict[str, Any]:

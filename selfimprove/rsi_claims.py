@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from selfimprove.evaluate import bootstrap_interval
-from selfimprove.results import load_results, signed
+from selfimprove.results import load_results, signed, student_interval
 from selfimprove.rsi_results import Results, peak
 
 AGREES, DIFFERS, OPEN, UNTESTABLE = "agrees", "differs", "not decided", "cannot be tested here"
@@ -70,12 +69,7 @@ def difference(
         return None
     if len(means) < 3:
         return Difference(means[0], *within, 1)
-    return _over_seeds(means)
-
-
-def _over_seeds(means: Sequence[float]) -> Difference:
-    half = float(stats.t.ppf(0.975, len(means) - 1) * np.std(means, ddof=1) / len(means) ** 0.5)
-    return Difference(float(np.mean(means)), float(np.mean(means)) - half, float(np.mean(means)) + half, len(means))
+    return Difference(*student_interval(means), len(means))
 
 
 class Row(NamedTuple):
@@ -161,7 +155,7 @@ def _prompts(e: Experiments) -> tuple[str, str]:
     found = [r["sources"]["filtered"]["oracle: quality"] for r in runs.values()]
     means = [f["over_plain"] for f in found]
     low, high = found[0]["over_plain_ci95"]
-    result = _over_seeds(means) if len(means) > 2 else Difference(means[0], low, high, 1)
+    result = Difference(*student_interval(means), len(means)) if len(means) > 2 else Difference(means[0], low, high, 1)
     return f"quality {result}", result.verdict()
 
 

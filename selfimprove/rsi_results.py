@@ -39,10 +39,15 @@ def label(arm: str) -> str:
     return LABELS.get(arm, arm.replace("-", " "))
 
 
-def track(result: Mapping[str, Any], score: str, field: str = "delta_base") -> list[Any]:
-    """A score's change from the base (or another field) by round, from 1 on; `score` is a scorer's name or "oracle: quality"."""
+def entry(metrics: Mapping[str, Any], score: str) -> Mapping[str, Any]:
+    """What a round's metrics say of a score, a scorer's name or "oracle: quality"."""
     group, _, name = score.rpartition(": ")
-    return [m["oracle" if group else "scores"][name][field] for m in result["rounds"][1:]]
+    return metrics["oracle" if group else "scores"][name]
+
+
+def track(result: Mapping[str, Any], score: str, field: str = "delta_base") -> list[Any]:
+    """A score's change from the base (or another field) by round, from 1 on."""
+    return [entry(m, score)[field] for m in result["rounds"][1:]]
 
 
 def scores_of(results: Results, arm: str) -> list[str]:
@@ -121,18 +126,17 @@ def ends_table(results: Results, arms: Sequence[str], scores: Sequence[str] = CO
         found = results.get(arm, {})
         row: dict[str, Any] = {"arm": label(arm), "seeds": len(found)}
         for score in scores:
-            values = [track(r, score)[at if at < 0 else min(at, len(r["rounds"]) - 1) - 1] for r in found.values()]
-            if values:
-                row[score.rpartition(": ")[2].replace("_", " ")] = over_seeds(values) if len(values) > 1 else _one_seed(found, score, at)
+            ends = [entry(r["rounds"][at if at < 0 else min(at, len(r["rounds"]) - 1)], score) for r in found.values()]
+            if ends:
+                name = score.rpartition(": ")[2].replace("_", " ")
+                row[name] = over_seeds([e["delta_base"] for e in ends]) if len(ends) > 1 else _one_seed(ends[0])
         rows.append(row)
     return pd.DataFrame(rows).set_index("arm").fillna("not run")
 
 
-def _one_seed(found: Mapping[int, Mapping[str, Any]], score: str, at: int) -> str:
+def _one_seed(end: Mapping[str, Any]) -> str:
     """With one seed the interval is over prompts, and says so."""
-    result = next(iter(found.values()))
-    index = at if at < 0 else min(at, len(result["rounds"]) - 1) - 1
-    return signed(track(result, score)[index], track(result, score, "delta_base_ci95")[index]) + " *"
+    return signed(end["delta_base"], end["delta_base_ci95"]) + " *"
 
 
 def drift_figure(results: Results, arms: Sequence[str], signs: Sequence[str] = SIGNS) -> Figure:
@@ -185,8 +189,7 @@ def gap_table(results: Results, arms: Mapping[str, str], at: int = -1) -> pd.Dat
             base = result["rounds"][0]
             row: dict[str, Any] = {"selected by": scorer, "seed": seed}
             for name, score in {"that scorer": scorer, "quality": "oracle: quality", "all right": "oracle: all_right"}.items():
-                group, _, key = score.rpartition(": ")
-                low, high = base["oracle" if group else "scores"][key]["ci95"]
+                low, high = entry(base, score)["ci95"]
                 spread = (high - low) / (2 * 1.96) * base["n_prompts"] ** 0.5  # standard deviation over prompts
                 row[name] = track(result, score)[at] / spread
             rows.append(row | {"gap to quality": row["that scorer"] - row["quality"]})

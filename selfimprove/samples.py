@@ -3,7 +3,6 @@
 Self-play trains on all rollouts beside their real partners; recursive self-improvement on those that it selected, weighted.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,14 @@ from accelerate import PartialState
 from torch import Tensor
 
 from selfimprove.config import Settings
+from selfimprove.data import indexed
 from selfimprove.draws import example_id
 from selfimprove.evaluate import save_image
 from selfimprove.game import Game
 from selfimprove.judges import load_judge
 from selfimprove.latents import Store, build_store
 from selfimprove.models import model_hash
-from selfimprove.prompts import FilterReport, PromptSet, prepare
+from selfimprove.prompts import PromptSet, prepare, read_reports
 from selfimprove.rollout import sample_batches
 from selfimprove.runs import write_json, write_table
 from selfimprove.selection import SelectionError, select
@@ -51,11 +51,7 @@ def rsi_samples(game: Game, settings: Settings, generator: Path, index: int) -> 
     """Algorithm 1 of RSIDiff up to the weights: prompts of the round, images, scores, selection, weights."""
     folder, dtype = game.run.round(index), _precision(settings)
     prompts = prepared_prompts(game, settings).of_round(index, settings.samples)
-    seen: dict[str, int] = {}
-    ids = []
-    for prompt in prompts:
-        ids.append(f"{index}-{example_id(prompt, seen.get(prompt, 0))}")
-        seen[prompt] = seen.get(prompt, 0) + 1
+    ids = [f"{index}-{example_id(*pair)}" for pair in indexed(prompts)]
     generated = _rollout(game, settings, generator, index, prompts, ids)
     scores = _scores(game, settings, index, ids, prompts, generated)
     kept = _selection(game, settings, index, scores, generated)
@@ -82,8 +78,7 @@ def prepared_prompts(game: Game, settings: Settings) -> PromptSet:
         write_table(table, pd.DataFrame({"prompt": made.prompts}))
         write_json(reports, [r._asdict() for r in made.reports])
     PartialState().wait_for_everyone()
-    found = [FilterReport(**{**r, "examples": tuple(r["examples"])}) for r in json.loads(reports.read_text())]
-    return PromptSet(pd.read_parquet(table)["prompt"].tolist(), found)
+    return PromptSet(pd.read_parquet(table)["prompt"].tolist(), read_reports(reports))
 
 
 def _precision(settings: Settings) -> torch.dtype:

@@ -66,11 +66,8 @@ def pairwise(
     Raises:
         WeightingError: latents of different shapes.
     """
-    if a.shape[1:] != b.shape[1:]:
-        raise WeightingError(
-            f"latents of shape {tuple(a.shape[1:])} cannot be compared with references of {tuple(b.shape[1:])}; use one model"
-        )
-    centre = b.double().mean(0, keepdim=True) if len(b) <= BLOCK else b[:BLOCK].double().mean(0, keepdim=True)
+    _check_shapes(a, b)
+    centre = b[:BLOCK].double().mean(0, keepdim=True)
     result = torch.zeros(len(a), len(b))
     for rows in range(0, len(a), BLOCK):
         left = _groups(a[rows : rows + BLOCK].double() - centre, distance, scaling_factor)
@@ -113,14 +110,19 @@ def distances(
     parts = []
     for start in range(0, len(latents), BLOCK):
         rows = slice(start, start + BLOCK)
-        own = _own(ids[rows], reference_ids)
         apart = pairwise(latents[rows], references, distance, scaling_factor)
-        if reference == "nearest":
-            count = min(neighbours, len(references) - 1)
-            parts.append(apart.masked_fill(own, float("inf")).topk(count, dim=1, largest=False).values.mean(1))
-        else:
-            parts.append(apart.masked_fill(own, 0).double().sum(1).div((~own).sum(1)).float())
+        parts.append(reduce_distances(apart, _own(ids[rows], reference_ids), reference, neighbours))
     return torch.cat(parts)
+
+
+def reduce_distances(
+    apart: Float[Tensor, "n m"], own: Bool[Tensor, "n m"], reference: Reference, neighbours: int = 5
+) -> Float[Tensor, " n"]:
+    """One distance a row, over the references that are not its `own`: the mean, or for "nearest" that of the k smallest."""
+    if reference == "nearest":
+        count = min(neighbours, apart.shape[1] - 1)
+        return apart.masked_fill(own, float("inf")).topk(count, dim=1, largest=False).values.mean(1)
+    return apart.masked_fill(own, 0).double().sum(1).div((~own).sum(1)).float()
 
 
 def _own(ids: Sequence[str], reference_ids: Sequence[str]) -> Bool[Tensor, "n m"]:
@@ -165,7 +167,7 @@ def calibrate(own: Float[Tensor, " m"], reference: Reference, beta: float | None
 
 
 def weights(distance: Float[Tensor, " n"], edges: Edges) -> Float[Tensor, " n"]:
-    """W = 1 if d <= beta, else exp(-(d - beta) / sigma^2): RSIDiff eq. (5); below `low` the same with low - d.
+    """The weight: 1 if d <= beta, else exp(-(d - beta) / sigma^2): RSIDiff eq. (5); below `low` the same with low - d.
 
     beta 35, sigma^2 2, by hand: 34 -> 1, 37 -> exp(-1):
 
