@@ -4,11 +4,12 @@ Every finished arm and seed is a JSON file with its manifest, so a sitting may e
 folder goes on at the first unfinished stage.
 """
 
+import argparse
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from selfimprove.runs import identity_hash, write_json
 
 @dataclass(frozen=True)
 class Arm:
-    """A preset and how many rounds of it; `start`: another arm (and its round) whose last player is the base model here."""
+    """A preset and how many rounds of it; `start`: another arm of the same seed, played before, whose last player is the base here."""
 
     preset: Preset
     rounds: int
@@ -140,3 +141,32 @@ def run_missing(arms: Mapping[str, Arm], seeds: Sequence[int], out: Path, runs: 
                 print(f"{name}, seed {seed}: exported already", flush=True)
             else:
                 run_arm(arm, name, seed, out, runs, strips.get(name, ()))
+
+
+def play_from_command_line(
+    description: str | None,
+    experiments: Mapping[str, Callable[[str], Mapping[str, Arm]]],
+    strips: Mapping[str, Mapping[str, Sequence[int]]],
+    runs: Path,
+) -> None:
+    """What the command line asks for of `experiments`: name -> (size -> arms); of several, the first argument chooses one."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if len(experiments) > 1:
+        names = {name.rpartition("_")[2]: name for name in experiments}
+        parser.add_argument("experiment", choices=list(names))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", help="default: all")
+    parser.add_argument("--size", choices=["full", "smoke"], default="full")
+    parser.add_argument("--out", type=Path, help="default: book/results/<experiment>")
+    parser.add_argument("--runs", type=Path, default=runs, help=f"default: {runs}")
+    arguments = parser.parse_args()
+    name = names[arguments.experiment] if len(experiments) > 1 else next(iter(experiments))
+    arms = experiments[name](arguments.size)
+    unknown = [a for a in arguments.arms or [] if a not in arms]
+    if unknown:
+        parser.error(f"arms={unknown} are not known; choose from {list(arms)}")
+    if arguments.size == "smoke":
+        arms = {arm: replace(made, rounds=min(made.rounds, 2)) for arm, made in arms.items()}
+    chosen = {arm: made for arm, made in arms.items() if not arguments.arms or arm in arguments.arms}
+    out = arguments.out or Path("book/results") / name
+    run_missing(chosen, arguments.seeds, out, arguments.runs, strips.get(name, {}))

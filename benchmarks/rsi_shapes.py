@@ -4,11 +4,9 @@ Results go to `book/results/rsi_<experiment>/`, each arm and seed as soon as it 
 stopped. `--seeds` and `--arms` choose; `--size smoke` plays everything in a minute or two, to see that it runs.
 """
 
-import argparse
-from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.arms import Arm, run_missing
+from benchmarks.arms import Arm, play_from_command_line
 from selfimprove.config import PRESETS, Preset
 
 ROUNDS = 8
@@ -99,35 +97,12 @@ def beyond(size: str) -> dict[str, Arm]:
     }
 
 
-EXPERIMENTS = {"rounds": rounds, "collapse": collapse, "ablations": ablations, "beyond": beyond}
 STRIPS = {
-    "rounds": {"rsi": tuple(range(ROUNDS + 1))},
-    "collapse": {name: (0, 2, 4, 6) for name in collapse("full")},
-    "ablations": {"none": (0, 1, 2, 3)},
-    "beyond": {},
+    "rsi_rounds": {"rsi": range(ROUNDS + 1)},
+    "rsi_collapse": {name: (0, 2, 4, 6) for name in collapse("full")},
+    "rsi_ablations": {"none": (0, 1, 2, 3)},
 }
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.rsi_shapes", description=__doc__)
-    parser.add_argument("experiment", choices=list(EXPERIMENTS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", help="default: all")
-    parser.add_argument("--size", choices=["full", "smoke"], default="full")
-    parser.add_argument("--out", type=Path, help="default: book/results/rsi_<experiment>")
-    parser.add_argument("--runs", type=Path, help="default: runs/rsi_shapes, one for all experiments")
-    arguments = parser.parse_args()
-    arms = EXPERIMENTS[arguments.experiment](arguments.size)
-    unknown = [a for a in arguments.arms or [] if a not in arms]
-    if unknown:
-        parser.error(f"arms={unknown} are not known; choose from {list(arms)}")
-    if arguments.size == "smoke":
-        arms = {name: replace(arm, rounds=min(arm.rounds, 2)) for name, arm in arms.items()}
-    chosen = {name: arm for name, arm in arms.items() if not arguments.arms or name in arguments.arms}
-    name = f"rsi_{arguments.experiment}"
-    out, runs = arguments.out or Path("book/results") / name, arguments.runs or Path("runs") / "rsi_shapes"
-    run_missing(chosen, arguments.seeds, out, runs, STRIPS[arguments.experiment])
-
-
 if __name__ == "__main__":
-    main()
+    made = {"rsi_rounds": rounds, "rsi_collapse": collapse, "rsi_ablations": ablations, "rsi_beyond": beyond}
+    play_from_command_line(__doc__, made, STRIPS, Path("runs/rsi_shapes"))
