@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from selfimprove.aggregate import by_prompt, summarise
 from selfimprove.collapse import CollapseError
 from selfimprove.config import Preset, Settings
-from selfimprove.evaluate import by_prompt, summarise
 from selfimprove.game import Game, set_up
 from selfimprove.plan import plan
 from selfimprove.report import image_grid

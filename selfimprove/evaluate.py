@@ -1,5 +1,6 @@
-"""Evaluation: the same prompts and noise for every model, per-image scores first, paired intervals second."""
+"""Evaluation: every model draws the same prompts from the same noise, and each image is scored; tables come later (`aggregate`)."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,6 @@ import torch
 from diffusers import UNet2DConditionModel
 from jaxtyping import Float
 from PIL import Image
-from scipy import stats
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -20,15 +20,15 @@ from selfimprove.data import EVALUATION_SEED, ImageText
 from selfimprove.latents import Store, build_store
 from selfimprove.losses import squared_error
 from selfimprove.models import Diffuser
+from selfimprove.prompts import fingerprint
+from selfimprove.protocol import Protocol, Scored, write_scores
 from selfimprove.rollout import sample_batches
-from selfimprove.runs import write_table
 from selfimprove.scorers import Scorer, ScorerError, nearest_real
 from selfimprove.shapes.oracle import load_oracle
 from selfimprove.shapes.render import ATTRIBUTES, FACTORS
 
 SHOWN = 24  # evaluation images kept as files
 HELD_OUT_TIMES = 8  # time steps at which each held-out image's denoising error is measured
-RESAMPLES = 2000
 
 
 class HeldOut(NamedTuple):
@@ -46,11 +46,17 @@ def evaluate(
     held_out: HeldOut | None,
     settings: Settings,
     folder: Path,
-) -> pd.DataFrame:
-    """Sample the evaluation prompts and score every image: one row an image, `scores.parquet` in `folder`.
+    model: str,
+    weights: str,
+) -> Scored:
+    """Sample the evaluation prompts and score every image: one row an image, `scores.parquet` in `folder` with its protocol inside.
 
     Columns: `id`, `prompt`, `image`; one a scorer; `nearest_real` if there are `held_out` images; and where the truth is known
-    `oracle_...`. The latents (`evaluation/`) and the first images (`images/`) are kept.
+    `oracle_...`. The latents (`evaluation/`) and the first images (`images/`) are kept. `model`: what a reader should call it;
+    `weights`: its hash. Images that are wholly black are counted in the protocol, with a warning.
+
+    Raises:
+        ScorerError: a score is not finite.
     """
     prompts, ids = [p for p, _ in data.evaluation], data.evaluation_ids()
 
@@ -65,11 +71,12 @@ def evaluate(
     store = build_store(folder / "evaluation", len(prompts), make, "evaluation images")
     oracle = load_oracle() if data.scenes else None
     (folder / "images").mkdir(exist_ok=True)
-    parts = []
+    parts, black = [], 0
     for start in tqdm(range(0, len(prompts), settings.rollout_batch), desc="scoring", leave=False):
         rows = range(start, min(start + settings.rollout_batch, len(prompts)))
         latents = store.take("latent", rows)
         images, texts = diffuser.decode(latents), [prompts[r] for r in rows]
+        black += int((images.flatten(1).amax(1) < 0.5 / 255).sum())  # nothing is left of it in 8 bits
         for row, image in zip(rows, images, strict=True):
             if row < SHOWN:
                 save_image(image, folder / "images" / f"{row:03d}.png")
@@ -86,8 +93,20 @@ def evaluate(
         if len(bad):
             first = bad.iloc[0]
             raise ScorerError(f"{name} gave {first[name]} for image {first['image']} of {first['prompt']!r}; mend the scorer or the image")
-    write_table(folder / "scores.parquet", scores)
-    return scores
+    if black:
+        warnings.warn(f"{black} of {len(scores)} images of {model} are wholly black, and are scored as such", stacklevel=2)
+    different = len(set(prompts))
+    scored = Scored(
+        scores,
+        Protocol(
+            model=model, model_hash=weights, prompts=data.name, prompts_hash=fingerprint(prompts)[:12], n_prompts=different,
+            images=round(len(prompts) / different), noise_seed=EVALUATION_SEED, sampler="DDIM", steps=settings.evaluation_steps,
+            guidance=settings.evaluation_guidance,
+            precision="float32", scorers={name: getattr(score, "version", name) for name, score in scorers.items()}, black=black,
+        ),
+    )  # fmt: skip
+    write_scores(folder / "scores.parquet", scored)
+    return scored
 
 
 def evaluation_latents(folder: Path) -> Float[Tensor, "n c h w"]:
@@ -126,40 +145,3 @@ def held_out_error(
 def save_image(image: Float[Tensor, "3 h w"], path: Path) -> None:
     """An image in [0, 1] as an 8-bit PNG."""
     Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()).save(path)
-
-
-def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % percentile interval of the mean, resampling entries; a single entry gives itself twice."""
-    if len(values) < 2 or np.ptp(values) == 0:
-        return float(values.mean()), float(values.mean())
-    result = stats.bootstrap(
-        (values,), np.mean, n_resamples=RESAMPLES, batch=100, method="percentile", rng=np.random.default_rng(EVALUATION_SEED)
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
-
-
-def by_prompt(scores: pd.DataFrame) -> pd.DataFrame:
-    """Means of every scorer over the images of a prompt: the unit that intervals resample."""
-    return scores.drop(columns=["id", "image"]).groupby("prompt", sort=True).mean()
-
-
-def summarise(scores: pd.DataFrame, previous: pd.DataFrame | None = None, base: pd.DataFrame | None = None) -> dict[str, dict[str, Any]]:
-    """Every scorer's mean, median and 95 % interval over prompts; paired difference and win rate to the round before, and
-    win rate to the base (share of prompts that score higher, ties counting half).
-    """
-    now = by_prompt(scores)
-    summary: dict[str, dict[str, Any]] = {}
-    for name in now.columns:
-        values = now[name].to_numpy(dtype=np.float64)
-        row: dict[str, Any] = {
-            "mean": float(values.mean()), "median": float(np.median(values)), "ci95": list(bootstrap_interval(values)),
-        }  # fmt: skip
-        for other, label in ((previous, "prev"), (base, "base")):
-            if other is None:
-                continue
-            difference = values - by_prompt(other).loc[now.index, name].to_numpy(dtype=np.float64)
-            row[f"delta_{label}"] = float(difference.mean())
-            row[f"delta_{label}_ci95"] = list(bootstrap_interval(difference))
-            row[f"win_rate_{label}"] = float(((difference > 0) + 0.5 * (difference == 0)).mean())
-        summary[name] = row
-    return summary

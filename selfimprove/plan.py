@@ -1,11 +1,14 @@
 """What a run will cost, said beforehand: counts from the settings, minutes from one timed pass of the network."""
 
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 
 from selfimprove.game import Game
+from selfimprove.models import Diffuser
+from selfimprove.scorers import Scorer
 
 TRAINING_PASSES = 4  # forward and backward of the player (3) and forward of the opponent (1)
 
@@ -17,9 +20,8 @@ class Plan(NamedTuple):
     minutes: float
 
 
-def seconds_per_pass(game: Game, batch: int = 16) -> float:
+def seconds_per_pass(diffuser: Diffuser, batch: int = 16) -> float:
     """Seconds of one UNet forward for one latent, timed on a small batch after a warm-up."""
-    diffuser = game.diffuser
     noisy = torch.zeros(batch, *diffuser.latent_shape, device=diffuser.device)
     text = diffuser.embed([""]).to(diffuser.device).expand(batch, -1, -1)
     with torch.inference_mode():
@@ -29,14 +31,13 @@ def seconds_per_pass(game: Game, batch: int = 16) -> float:
     return (time.perf_counter() - start) / batch
 
 
-def seconds_per_image(game: Game, batch: int = 16) -> float:
+def seconds_per_image(diffuser: Diffuser, scorers: Mapping[str, Scorer], batch: int = 16) -> float:
     """Seconds to decode one image, encode it again and score it with every scorer at hand."""
-    diffuser = game.diffuser
     latents = torch.zeros(batch, *diffuser.latent_shape)
     start = time.perf_counter()
     images = diffuser.decode(latents)
     diffuser.encode(images)
-    for scorer in game.scorers.values():
+    for scorer in scorers.values():
         scorer(images, ["warm"] * batch)
     return (time.perf_counter() - start) / batch
 
@@ -45,7 +46,7 @@ def plan(game: Game, last: int) -> Plan:
     """The cost of playing rounds up to `last`: images, steps, minutes on this device, memory and disk."""
     settings, run = game.preset.settings, game.run
     recursive = settings.objective == "weighted"
-    per_pass, per_image = seconds_per_pass(game), seconds_per_image(game)
+    per_pass, per_image = seconds_per_pass(game.diffuser), seconds_per_image(game.diffuser, game.scorers)
     parameters = sum(p.numel() for p in game.diffuser.unet.parameters())
     latent = 4 * torch.Size(game.diffuser.latent_shape).numel()
     pool = settings.samples if recursive else len(game.data.train)

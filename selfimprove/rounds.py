@@ -14,9 +14,10 @@ import torch
 from accelerate import PartialState
 
 from selfimprove import shapes
+from selfimprove.aggregate import summarise
 from selfimprove.collapse import drift, warn_of_collapse
 from selfimprove.config import Settings
-from selfimprove.evaluate import HeldOut, evaluate, evaluation_latents, held_out_error, summarise
+from selfimprove.evaluate import HeldOut, evaluate, evaluation_latents, held_out_error
 from selfimprove.game import Game
 from selfimprove.models import model_hash, write_pipeline
 from selfimprove.runs import RunFolder, write_json, write_table
@@ -109,7 +110,8 @@ def _train(game: Game, settings: Settings, data: TrainingSet, start: Path, oppon
 def _evaluate(game: Game, player: Path, index: int) -> None:
     """Scores of a round's player, and their differences to the rounds before."""
     folder, data, diffuser = game.run.round(index), game.data, game.diffuser
-    with game.run.stage(index, "evaluation", files=("scores.parquet", "metrics.json"), player=model_hash(player)):
+    weights, name = model_hash(player), f"round {index}" if index else "base"
+    with game.run.stage(index, "evaluation", files=("scores.parquet", "metrics.json"), player=weights):
         unet = diffuser.load_unet(player).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         held_out = None
         if data.validation:
@@ -119,8 +121,8 @@ def _evaluate(game: Game, player: Path, index: int) -> None:
             errors = held_out_error(diffuser, unet, real, diffuser.embed(captions), ids)
             frame = pd.DataFrame({"id": ids, "prompt": captions, "image": 0, "held_out_error": errors.numpy()})
             write_table(folder / "held_out.parquet", frame)
-        scores = evaluate(diffuser, unet, data, game.scorers, held_out, game.preset.settings, folder)
-        write_json(folder / "metrics.json", _metrics(game.run, index, scores))
+        scored = evaluate(diffuser, unet, data, game.scorers, held_out, game.preset.settings, folder, name, weights)
+        write_json(folder / "metrics.json", _metrics(game.run, index, scored.table))
 
 
 def _drift(run: RunFolder, index: int, scores: pd.DataFrame) -> dict[str, float]:

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from selfimprove.evaluate import bootstrap_interval
-from selfimprove.results import load_results, signed, student_interval
+from selfimprove.results import load_results, signed
 from selfimprove.rsi_results import Results, peak
+from selfimprove.statistics import bootstrap_interval, student_interval
 
 AGREES, DIFFERS, OPEN, UNTESTABLE = "agrees", "differs", "not decided", "cannot be tested here"
 

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from selfimprove.collapse import LIMITS
-from selfimprove.evaluate import bootstrap_interval
 from selfimprove.results import TRUTHS, over_seeds, signed
+from selfimprove.statistics import bootstrap_interval
 
 Results = dict[str, dict[int, dict[str, Any]]]
 

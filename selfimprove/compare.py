@@ -1,0 +1,193 @@
+"""Any pipelines on any prompts: sample all of them from the same noise, score every image, keep the scores and how they were made.
+
+One folder a model and guidance, `<run>/<model>/guidance_<g>/`, each finished on its own: more models, guidances or scorers can be
+added later, and a killed run goes on where it stopped.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import PartialState
+from jaxtyping import Float
+
+from selfimprove.config import Settings
+from selfimprove.data import no_images
+from selfimprove.evaluate import evaluate, evaluation_latents
+from selfimprove.models import Diffuser, load_diffuser, model_hash, resolve_model
+from selfimprove.plan import seconds_per_image, seconds_per_pass
+from selfimprove.prompt_sets import JudgedPrompts
+from selfimprove.protocol import Scored, read_scores
+from selfimprove.runs import open_run
+from selfimprove.scorers import Scorer
+
+GUIDANCE_SEPARATOR = " at guidance "
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How every model is sampled.
+
+    Raises:
+        ValueError: a number is not positive, or no guidance is given.
+    """
+
+    images: int = 5  # of each prompt, as in SPIN-Diffusion
+    steps: int = 50
+    guidances: tuple[float, ...] = (7.5,)
+    batch: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("images", "steps", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be at least 1")
+        if not self.guidances or min(self.guidances) < 1:
+            raise ValueError(f"guidances={self.guidances} must hold at least one number, and none below 1 (1 is no guidance)")
+
+    def settings(self, guidance: float) -> Settings:
+        """What `evaluate` is told."""
+        return replace(
+            Settings(), evaluation_images=self.images, evaluation_steps=self.steps, evaluation_guidance=guidance, rollout_batch=self.batch
+        )
+
+
+def read_guidances(text: str) -> tuple[float, ...]:
+    """The numbers of "1.5, 3, 6".
+
+    Raises:
+        ValueError: not numbers with commas between them.
+    """
+    try:
+        return tuple(float(part) for part in str(text).split(",") if part.strip())
+    except ValueError as error:
+        raise ValueError(f"guidance={text!r} is not understood; give a number, or several with commas: '3' or '1.5,3,6'") from error
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Models by the name that tables give them, all loaded folders checked; `cost` before `run`."""
+
+    models: Mapping[str, Path]
+    prompts: JudgedPrompts
+    scorers: Mapping[str, Scorer]
+    sampling: Sampling
+    run: Path
+    device: torch.device
+
+    def folder(self, name: str, guidance: float) -> Path:
+        return self.run / name.replace("/", "_").replace(" ", "_") / f"guidance_{guidance:g}"
+
+    def cost(self) -> str:
+        """What is still to do, and about how long it takes here."""
+        todo = [(n, g) for n in self.models for g in self.sampling.guidances if not self._finished(n, g)]
+        count = len(self.prompts.prompts) * self.sampling.images
+        if not todo:
+            return f"{len(self.models)} models on {count} images each: all finished already in {self.run}"
+        diffuser = load_diffuser(self.models[todo[0][0]], self.device)
+        passes = sum(count * self.sampling.steps * (1 + (g != 1)) for _, g in todo)
+        seconds = passes * seconds_per_pass(diffuser) + len(todo) * count * seconds_per_image(diffuser, self.scorers)
+        disk = len(todo) * count * 4 * torch.Size(diffuser.latent_shape).numel() / 1e9
+        return (
+            f"{len(todo)} evaluations of {count} images ({len(self.prompts.prompts)} prompts, {self.sampling.images} each): about "
+            f"{seconds / 60:.1f} min on {self.device}, {disk:.2f} GB of latents in {self.run}"
+        )
+
+    def play(self) -> list[Scored]:
+        """Every model at every guidance, the missing ones sampled and scored; in the order given, guidance fastest."""
+        scored = []
+        for name, folder in self.models.items():
+            diffuser: Diffuser | None = None
+            for guidance in self.sampling.guidances:
+                label = f"{name}{GUIDANCE_SEPARATOR}{guidance:g}" if len(self.sampling.guidances) > 1 else name
+                if not self._finished(name, guidance):
+                    diffuser = diffuser or load_diffuser(folder, self.device)
+                    self._evaluate(diffuser, name, guidance)
+                scored.append(read_scores(self.folder(name, guidance) / "scores.parquet").named(label))
+        return scored
+
+    def _finished(self, name: str, guidance: float) -> bool:
+        path = self.folder(name, guidance) / "scores.parquet"
+        if not path.exists():
+            return False
+        self._open(name, guidance)  # refuses a folder of another comparison
+        found = read_scores(path).protocol.scorers
+        return all(found.get(n) == getattr(s, "version", n) for n, s in self.scorers.items())
+
+    def _open(self, name: str, guidance: float) -> None:
+        identity = {
+            "model": model_hash(self.models[name]), "prompts": self.prompts.hash, "images": self.sampling.images,
+            "steps": self.sampling.steps, "guidance": guidance,
+        }  # fmt: skip
+        open_run(self.folder(name, guidance), identity, {"prompts_name": self.prompts.name})
+
+    def _evaluate(self, diffuser: Diffuser, name: str, guidance: float) -> None:
+        self._open(name, guidance)
+        data = replace(no_images(), name=self.prompts.name).judged_on(self.prompts.prompts, self.prompts.scenes, self.sampling.images)
+        settings, folder = self.sampling.settings(guidance), self.folder(name, guidance)
+        evaluate(diffuser, diffuser.unet, data, self.scorers, None, settings, folder, name, model_hash(self.models[name]))
+
+    def features(self, scored: Scored, scorer: str) -> Float[np.ndarray, "n d"]:
+        """Image features of a scorer that has them, of every image of one evaluation, in the order of its table.
+
+        Raises:
+            ValueError: the scorer has none.
+        """
+        extract = getattr(self.scorers.get(scorer), "features", None)
+        if extract is None:
+            raise ValueError(f"scorer={scorer!r} has no image features; use one of the CLIP family")
+        name, guidance = scored.protocol.model.split(GUIDANCE_SEPARATOR)[0], scored.protocol.guidance
+        diffuser = load_diffuser(self.models[name], self.device)
+        latents = evaluation_latents(self.folder(name, guidance))
+        with torch.inference_mode():
+            parts = [extract(diffuser.decode(x)).cpu() for x in latents.split(self.sampling.batch)]
+        return torch.cat(parts).numpy()
+
+
+def set_up_comparison(
+    models: Mapping[str, str],
+    prompts: JudgedPrompts,
+    scorers: Mapping[str, Scorer],
+    sampling: Sampling,
+    run: str | Path,
+    device: str = "",
+) -> Comparison:
+    """Check everything before anything is sampled. `models`: the name that tables give -> pipeline folder, hub id or "shapes".
+
+    Raises:
+        ModelError: a model cannot be used.
+        ValueError: fewer than one model, or two with the same weights under two names.
+    """
+    if not models:
+        raise ValueError("models is empty; give at least one, such as {'base': 'shapes'}")
+    folders = {name: resolve_model(model) for name, model in models.items()}
+    chosen = torch.device(device) if device else PartialState().device
+    hashes: dict[str, str] = {}
+    for name, folder in folders.items():
+        load_diffuser(folder, torch.device("cpu"))
+        weights = model_hash(folder)
+        if weights in hashes:
+            raise ValueError(f"models {hashes[weights]!r} and {name!r} have the same weights; give two different pipelines")
+        hashes[weights] = name
+    return Comparison(folders, prompts, scorers, sampling, Path(run), chosen)
+
+
+def at_one_guidance(scored: Sequence[Scored], scorer: str) -> list[Scored]:
+    """Of every model the guidance at which it does best on a score (mean over images): the fair comparison where guidance was swept."""
+    best: dict[str, Scored] = {}
+    for one in scored:
+        name = one.protocol.model.split(GUIDANCE_SEPARATOR)[0]
+        if name not in best or one.table[scorer].mean() > best[name].table[scorer].mean():
+            best[name] = one
+    return list(best.values())
+
+
+def sweep_table(scored: Sequence[Scored], scorers: Sequence[str]) -> pd.DataFrame:
+    """Mean of every score by model and guidance."""
+    rows = []
+    for one in scored:
+        name = one.protocol.model.split(GUIDANCE_SEPARATOR)[0]
+        rows.append({"model": name, "guidance": one.protocol.guidance, **one.table[list(scorers)].mean().to_dict()})
+    return pd.DataFrame(rows).set_index(["model", "guidance"])

@@ -1,0 +1,102 @@
+"""Uncertainty: intervals over prompts and training seeds, win rates, many comparisons at once, and how many prompts are enough.
+
+scipy and statsmodels compute; what is decided here is the unit that is resampled. That is the prompt, never the image: images of one
+prompt are alike, and a hundred of them carry little more than one.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import NormalIndPower, TTestPower
+from statsmodels.stats.proportion import proportion_confint, proportion_effectsize
+
+RESAMPLES = 2000
+SEED = 5775709  # of the resampling: the same table gives the same interval
+POWER = 0.8  # how often a study of the advised size finds the difference
+
+
+def bootstrap_interval(
+    values: Float[np.ndarray, " n"], statistic: Callable[..., Float[np.ndarray, "..."]] = np.mean
+) -> tuple[float, float]:
+    """95 % percentile interval of the mean (or another statistic), resampling entries; equal entries give themselves twice."""
+    if len(values) < 2 or np.ptp(values) == 0:
+        return float(values.mean()), float(values.mean())
+    result = stats.bootstrap((values,), statistic, n_resamples=RESAMPLES, batch=100, method="percentile", rng=np.random.default_rng(SEED))
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def crossed_interval(values: Float[np.ndarray, "seeds prompts"]) -> tuple[float, float]:
+    """95 % percentile interval of the mean where training seeds and prompts are both drawn by chance, every seed judged on all prompts.
+
+    Seeds and prompts are resampled independently. With the usual three to five seeds such an interval is somewhat too narrow: show
+    `student_interval` of the seeds' means beside it.
+    """
+    if len(values) == 1:
+        return bootstrap_interval(values[0])
+    rng = np.random.default_rng(SEED)
+    seeds, prompts = values.shape
+    means = np.empty(RESAMPLES)
+    for i in range(RESAMPLES):
+        by_prompt = values[rng.integers(seeds, size=seeds)].mean(0)
+        means[i] = by_prompt[rng.integers(prompts, size=prompts)].mean()
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def student_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean, lower and upper end of Student's 95 % interval of two or more values."""
+    mean, half = float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return mean, mean - half, mean + half
+
+
+def win_rate(differences: Float[np.ndarray, " n"]) -> tuple[float, float, float, int]:
+    """Share of prompts won, a tie counting half to either side, with Wilson's 95 % interval, and the number of ties.
+
+    `differences`: ours less theirs, one a prompt.
+    """
+    ties = int((differences == 0).sum())
+    wins = float((differences > 0).sum() + 0.5 * ties)
+    low, high = proportion_confint(wins, len(differences), method="wilson")
+    return wins / len(differences), float(low), float(high), ties
+
+
+def paired_p_value(differences: Float[np.ndarray, " n"]) -> float:
+    """Two-sided p value of the paired t test that the mean difference is zero; 1 where all differences are zero."""
+    if np.ptp(differences) == 0:
+        return 1.0 if differences[0] == 0 else 0.0
+    return float(stats.ttest_1samp(differences, 0.0).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p values: below .05 somewhere is right in all of the table with probability .95, however many are compared."""
+    return [float(p) for p in multipletests(p_values, method="holm")[1]] if len(p_values) else []
+
+
+def prompts_for_difference(differences: Float[np.ndarray, " n"], wanted: float) -> int:
+    """How many prompts find a mean difference of `wanted` (at 5 %, 8 times in 10), if differences vary as these do.
+
+    Raises:
+        ValueError: `wanted` is 0, or fewer than two differences.
+    """
+    if wanted == 0 or len(differences) < 2:
+        raise ValueError(f"wanted={wanted!r} with {len(differences)} differences: give a difference other than 0 and at least two prompts")
+    spread = float(np.std(differences, ddof=1))
+    if spread == 0:
+        return 2
+    effect = min(abs(wanted) / spread, 10.0)  # beyond that two prompts are enough, and the solver fails
+    return max(2, int(np.ceil(TTestPower().solve_power(effect_size=effect, alpha=0.05, power=POWER))))
+
+
+def prompts_for_win_rate(rate: float) -> int:
+    """How many prompts tell a win rate of `rate` from one half (at 5 %, 8 times in 10).
+
+    Raises:
+        ValueError: `rate` is one half, or outside (0, 1).
+    """
+    if not 0 < rate < 1 or rate == 0.5:
+        raise ValueError(f"rate={rate!r} cannot be planned for; give a win rate between 0 and 1 other than .5")
+    effect = abs(proportion_effectsize(rate, 0.5))
+    return int(np.ceil(NormalIndPower().solve_power(effect_size=effect, alpha=0.05, power=POWER, ratio=0)))
