@@ -13,7 +13,7 @@ ORDER = [
     "scorers.blip", "scorers.hps_package", "scorers.truth", "scorers.published", "scorers.embedded", "scorers.families", "scorers",
     "data", "latents", "prompts", "prompt_sets", "pairs", "rollout", "selection", "weighting",
     "mixture", "exact", "train", "runs", "statistics", "protocol", "aggregate", "agreement", "diversity", "evaluate", "collapse",
-    "game", "samples", "rounds", "plan", "compare", "published", "report", "results", "rsi_results", "rsi_claims",
+    "game", "samples", "rounds", "plan", "compare", "figures", "published", "report", "results", "rsi_results", "rsi_claims",
     "shrinkage", "request", "__main__", "shapes.pretrain",
     "theory", "theory.claims", "theory.worlds", "theory.figures", "theory.forward", "theory.practical",
     "theory.objective", "theory.bound", "theory.gradient", "theory.self_play", "theory.fixed_points", "theory.dpo", "theory.errata",

@@ -1,0 +1,159 @@
+"""Figures of comparisons: one colour a method everywhere, safe for colour-blind readers, told apart by marker where printed in grey.
+
+Bars and crosses are 95 % intervals over prompts. All take the tidy tables of `aggregate.comparison` or plain arrays.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+_PALETTE = [to_hex(c) for c in sns.color_palette("colorblind", 10)]
+METHODS = {  # first word of a model's name -> colour; a name without a method takes one of those left
+    "base": "#595959",
+    "SPIN": _PALETTE[0],
+    "RSIDiff": _PALETTE[1],
+    "SFT": _PALETTE[2],
+    "DPO": _PALETTE[4],
+    "frozen": _PALETTE[5],
+}
+_SPARE = [_PALETTE[i] for i in (6, 8, 9, 3, 7)]
+MARKERS = "osD^vP*Xhd"
+
+
+def colours(models: Sequence[str]) -> dict[str, str]:
+    """A colour for each model: its method's, the darker the later the round; the same whatever else is shown, for known methods."""
+    found, spare = {}, iter(_SPARE * (1 + len(models) // len(_SPARE)))
+    for model in models:
+        method = next((m for m in METHODS if re.match(rf"{m}\b", model, re.IGNORECASE)), None)
+        colour = METHODS[method] if method else next(spare)
+        number = re.search(r"round (\d+)", model)
+        light = 0.62 * 0.8 ** (int(number[1]) - 1) if number and method else 0.0
+        found[model] = to_hex(np.array(sns.color_palette([colour])[0]) * (1 - light) + light)
+    return found
+
+
+def _errors(rows: pd.DataFrame, value: str, low: str, high: str) -> np.ndarray:
+    return np.abs(rows[[low, high]].to_numpy(dtype=np.float64).T - rows[value].to_numpy(dtype=np.float64))
+
+
+def win_rate_bars(table: pd.DataFrame) -> Figure:
+    """Win rate over the first model by score, Wilson's intervals; the line at 50 % is no difference."""
+    compared = table[table["win_rate"].notna()]
+    models, scores = list(pd.unique(compared["model"])), list(pd.unique(compared["score"]))
+    figure, axis = plt.subplots(figsize=(1.5 + 1.1 * len(scores), 3), constrained_layout=True)
+    width = 0.8 / len(models)
+    for i, (model, colour) in enumerate(colours(models).items()):
+        rows = compared[compared["model"] == model].set_index("score").loc[scores]
+        x = np.arange(len(scores)) + (i - (len(models) - 1) / 2) * width
+        axis.bar(x, 100 * rows["win_rate"], width, color=colour, label=model, edgecolor="white", linewidth=0.5)
+        axis.errorbar(
+            x, 100 * rows["win_rate"], yerr=100 * _errors(rows, "win_rate", "win_low", "win_high"), fmt="none", ecolor="0.2", lw=1
+        )
+    axis.axhline(50, color="0.3", lw=0.8, ls="--")
+    axis.set(ylabel=f"prompts won over {table['model'].iloc[0]} (%)", ylim=(0, 100), xticks=range(len(scores)))
+    axis.set_xticklabels([s.replace("_", " ") for s in scores], rotation=20, ha="right")
+    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    sns.despine(figure)
+    return figure
+
+
+def radar(table: pd.DataFrame, spread: Mapping[str, float]) -> Figure:
+    """Difference from the first model on every score, in units of `spread` (such as the standard deviation over the baseline's images).
+
+    The dashed ring is the baseline; the shaded band of each model is its interval.
+    """
+    compared = table[table["score"].isin(spread)]
+    scores = list(pd.unique(compared["score"]))
+    angles = np.linspace(0, 2 * np.pi, len(scores), endpoint=False)
+    figure, axis = plt.subplots(figsize=(5.2, 4.2), subplot_kw={"projection": "polar"}, constrained_layout=True)
+    scale = np.array([spread[s] for s in scores])
+    models = [m for m in pd.unique(compared["model"]) if m != table["model"].iloc[0]]
+    closed = np.append(angles, angles[0])
+    for (model, colour), marker in zip(colours(models).items(), MARKERS, strict=False):
+        rows = compared[compared["model"] == model].set_index("score").loc[scores]
+        low, mid, high = (
+            np.append(v, v[0]) for v in (rows[c].to_numpy() / scale for c in ("difference_low", "difference", "difference_high"))
+        )
+        axis.plot(closed, mid, color=colour, marker=marker, ms=4, lw=1.2, label=model)
+        axis.fill_between(closed, low, high, color=colour, alpha=0.2, lw=0)
+    axis.plot(np.linspace(0, 2 * np.pi, 200), np.zeros(200), color="0.3", lw=0.8, ls="--", label=str(table["model"].iloc[0]))
+    axis.set_xticks(angles, [s.replace("_", " ") for s in scores])
+    axis.set_title("difference, in standard\ndeviations of the baseline", fontsize=8, loc="left")
+    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.1, 1))
+    return figure
+
+
+def proxy_against_truth(table: pd.DataFrame, proxy: str, truths: Sequence[str]) -> Figure:
+    """Change of a learned score against the change of what is true, model by model: to the right and down is over-optimisation."""
+    models = [m for m in pd.unique(table["model"]) if m != table["model"].iloc[0]]
+    figure, axes = plt.subplots(1, len(truths), figsize=(4 * len(truths), 3.2), constrained_layout=True, squeeze=False)
+    by_score = {s: rows.set_index("model").loc[models] for s, rows in table.groupby("score") if s in (proxy, *truths)}
+    for axis, truth in zip(axes[0], truths, strict=True):
+        _cross(axis, models, by_score[proxy], by_score[truth])
+        axis.axhline(0, color="0.6", lw=0.8)
+        axis.axvline(0, color="0.6", lw=0.8)
+        axis.set(xlabel=f"change of {proxy.replace('_', ' ')}", ylabel=f"change of {truth.replace('_', ' ')}")
+    axes[0, -1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    sns.despine(figure)
+    return figure
+
+
+def _cross(axis: Axes, models: Sequence[str], across: pd.DataFrame, up: pd.DataFrame) -> None:
+    named = ("difference", "difference_low", "difference_high")
+    for (model, colour), marker in zip(colours(models).items(), MARKERS * (1 + len(models) // len(MARKERS)), strict=False):
+        x, y = across.loc[[model]], up.loc[[model]]
+        axis.errorbar(
+            x["difference"], y["difference"], xerr=_errors(x, *named), yerr=_errors(y, *named),
+            fmt=marker, color=colour, ms=5, capsize=2, lw=1, label=model,
+        )  # fmt: skip
+
+
+def lines(frame: pd.DataFrame, x: str, ylabel: str, xlabel: str) -> Figure:
+    """Scores against rounds, or against the number of training samples: one line a model, intervals as bands.
+
+    `frame`: columns model, `x`, mean, low, high.
+    """
+    figure, axis = plt.subplots(figsize=(5.5, 3.2), constrained_layout=True)
+    models = list(pd.unique(frame["model"]))
+    for (model, colour), marker in zip(colours(models).items(), MARKERS, strict=False):
+        rows = frame[frame["model"] == model].sort_values(x)
+        axis.plot(rows[x], rows["mean"], color=colour, marker=marker, ms=4, lw=1.2, label=model)
+        axis.fill_between(rows[x], rows["low"], rows["high"], color=colour, alpha=0.2, lw=0)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    sns.despine(figure)
+    return figure
+
+
+def picture_grid(images: Float[np.ndarray, "rows columns h w 3"], rows: Sequence[str], columns: Sequence[str]) -> Figure:
+    """Pictures in [0, 1] in a grid, such as models by prompts or prompts by noise, with names beside rows and over columns."""
+    height, width = images.shape[:2]
+    figure, axes = plt.subplots(height, width, figsize=(1.1 * width + 1.4, 1.1 * height + 0.5), squeeze=False, constrained_layout=True)
+    for i in range(height):
+        for j in range(width):
+            axes[i, j].imshow(images[i, j])
+            axes[i, j].set(xticks=[], yticks=[])
+            axes[i, j].spines[:].set_visible(False)
+        axes[i, 0].set_ylabel(rows[i], rotation=0, ha="right", va="center", fontsize=8)
+    for j in range(width):
+        axes[0, j].set_title(columns[j], fontsize=7, wrap=True)
+    return figure
+
+
+def correlation_map(table: pd.DataFrame) -> Figure:
+    """A square table of correlations, each cell with its number."""
+    figure, axis = plt.subplots(figsize=(0.8 * len(table) + 2, 0.7 * len(table) + 1), constrained_layout=True)
+    names = [n.replace("_", " ") for n in table]
+    sns.heatmap(
+        table, annot=True, fmt=".2f", cmap="vlag", vmin=-1, vmax=1, square=True, ax=axis, xticklabels=names, yticklabels=names,
+        cbar_kws={"label": "Spearman's rank correlation within a prompt"},
+    )  # fmt: skip
+    return figure
