@@ -7,10 +7,10 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TRANSFORMERS_VERBOSITY ?= error
 
-.PHONY: help round test lint book pretrain experiments rsi-rounds rsi-collapse rsi-ablations rsi-beyond benchmarks clean
+.PHONY: help round test lint book pretrain experiments rsi-rounds rsi-collapse rsi-ablations rsi-beyond evaluation benchmarks scorer-benchmark scorer-parity study-test clean
 
 help:
-	@sed -n '1,2p' Makefile; echo "also: make book, make lint, make pretrain, make experiments, make rsi-rounds, make rsi-collapse, make rsi-ablations, make rsi-beyond, make benchmarks"
+	@sed -n '1,2p' Makefile; echo "also: make book, make lint, make pretrain, make experiments, make rsi-rounds, make rsi-collapse, make rsi-ablations, make rsi-beyond, make evaluation, make benchmarks, make scorer-benchmark, make scorer-parity, make study-test"
 
 .venv/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
@@ -64,9 +64,32 @@ rsi-ablations: .venv/.run
 rsi-beyond: .venv/.run
 	$(BIN)/python -m benchmarks.rsi_shapes beyond
 
+# every model of the experiments above by the papers' protocols; about 2.5 minutes a model on two cores
+evaluation: .venv/.run
+	$(BIN)/python -m benchmarks.evaluation_shapes
+
 benchmarks: .venv/.run
 	$(BIN)/python -m benchmarks.exact_objective
 	$(BIN)/python -m benchmarks.rsi_stages
+
+# images per second of every scorer's architecture; full sizes take about 10 GB of memory and, on two cores, 15 minutes
+scorer-benchmark: .venv/.run
+	$(BIN)/python -m benchmarks.scorers
+
+# the published scorers against their authors' packages, in an environment of their own (1.4 GB; three minutes);
+# FULL=--full for the published sizes (6 GB of disk and of memory)
+PARITY := runs/scorer-parity
+scorer-parity: .venv/.run
+	test -d $(PARITY)/venv || $(PYTHON) -m venv $(PARITY)/venv
+	$(PARITY)/venv/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0
+	$(PARITY)/venv/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement benchmarks/scorer_parity_requirements.txt
+	$(PARITY)/venv/bin/python benchmarks/scorer_parity_originals.py $(PARITY)/written $(FULL)
+	$(BIN)/python -m benchmarks.scorer_parity $(PARITY)/written
+
+# the study and the selection by hand in a real browser (the system's chromium); two minutes; screenshots: runs/study-browser/
+study-test: .venv/.run
+	$(PIP) --editable '.[test,browser]'
+	$(BIN)/pytest tests_browser
 
 clean:
 	rm -rf .venv runs book/_build book/executed .pytest_cache .mypy_cache .ruff_cache

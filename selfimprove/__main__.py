@@ -7,7 +7,7 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from selfimprove.collapse import CollapseError
-from selfimprove.config import PRESETS, get_preset
+from selfimprove.config import PRESETS
 from selfimprove.game import set_up
 from selfimprove.plan import plan
 from selfimprove.report import ceiling_sentence, read_training, score_table, write_summary
@@ -32,6 +32,7 @@ def _arguments() -> Request:
             command.add_argument("--prompts", default="", help="'shapes', a file of prompts, or a datasets id; default: the preset's")
         command.add_argument("--run", default="", help="run folder; default: runs/<preset>-<identity>")
         command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--scorers", default="", help="published ones that judge, each a name or name=path; or none")
         command.add_argument("--device", default="", help="cpu, cuda, ...; default: a GPU if there is one")
     given = vars(parser.parse_args())
     return (RsiRequest if given.pop("system") == "rsi" else Request)(**given)
@@ -43,7 +44,7 @@ def main() -> None:
         request = _arguments()
         prompts = request.prompts if isinstance(request, RsiRequest) else ""
         game = set_up(
-            get_preset(request.preset), request.preset, request.model, request.data, request.run, request.seed, request.device, prompts
+            request.chosen_preset(), request.preset, request.model, request.data, request.run, request.seed, request.device, prompts
         )
         if PartialState().is_main_process:
             print("\n".join(plan(game, request.iter).lines), flush=True)

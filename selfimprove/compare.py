@@ -4,7 +4,8 @@ One folder a model and guidance, `<run>/<model>/guidance_<g>/`, each finished on
 added later, and a killed run goes on where it stopped.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,9 +23,14 @@ from selfimprove.plan import seconds_per_image, seconds_per_pass
 from selfimprove.prompt_sets import JudgedPrompts
 from selfimprove.protocol import Scored, read_scores
 from selfimprove.runs import open_run
-from selfimprove.scorers import Scorer
+from selfimprove.scorers import SHAPES_SCORERS, Scorer, load_scorers
 
 GUIDANCE_SEPARATOR = " at guidance "
+
+
+def file_name(model: str) -> str:
+    """What a model's files are called: its name in small letters, with dashes."""
+    return "-".join(re.findall(r"[\w.]+", model.lower()))
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class Comparison:
     device: torch.device
 
     def folder(self, name: str, guidance: float) -> Path:
-        return self.run / name.replace("/", "_").replace(" ", "_") / f"guidance_{guidance:g}"
+        return self.run / file_name(name) / f"guidance_{guidance:g}"
 
     def cost(self) -> str:
         """What is still to do, and about how long it takes here."""
@@ -95,9 +101,8 @@ class Comparison:
             f"{seconds / 60:.1f} min on {self.device}, {disk:.2f} GB of latents in {self.run}"
         )
 
-    def play(self) -> list[Scored]:
-        """Every model at every guidance, the missing ones sampled and scored; in the order given, guidance fastest."""
-        scored = []
+    def play(self) -> Iterator[Scored]:
+        """Every model at every guidance, each as soon as it is there, the missing ones sampled and scored; guidance changes fastest."""
         for name, folder in self.models.items():
             diffuser: Diffuser | None = None
             for guidance in self.sampling.guidances:
@@ -105,8 +110,7 @@ class Comparison:
                 if not self._finished(name, guidance):
                     diffuser = diffuser or load_diffuser(folder, self.device)
                     self._evaluate(diffuser, name, guidance)
-                scored.append(read_scores(self.folder(name, guidance) / "scores.parquet").named(label))
-        return scored
+                yield read_scores(self.folder(name, guidance) / "scores.parquet").named(label)
 
     def _finished(self, name: str, guidance: float) -> bool:
         path = self.folder(name, guidance) / "scores.parquet"
@@ -129,6 +133,15 @@ class Comparison:
         settings, folder = self.sampling.settings(guidance), self.folder(name, guidance)
         evaluate(diffuser, diffuser.unet, data, self.scorers, None, settings, folder, name, model_hash(self.models[name]))
 
+    def pictures(self, scored: Sequence[Scored], rows: Sequence[int]) -> Float[np.ndarray, "models rows h w 3"]:
+        """Images in [0, 1] of some rows of the tables, the same prompts and noise for every evaluation."""
+        found = []
+        for one in scored:
+            name, guidance = one.protocol.model.split(GUIDANCE_SEPARATOR)[0], one.protocol.guidance
+            latents = evaluation_latents(self.folder(name, guidance))[list(rows)]
+            found.append(load_diffuser(self.models[name], self.device).decode(latents).permute(0, 2, 3, 1).numpy())
+        return np.stack(found)
+
     def features(self, scored: Scored, scorer: str) -> Float[np.ndarray, "n d"]:
         """Image features of a scorer that has them, of every image of one evaluation, in the order of its table.
 
@@ -141,9 +154,7 @@ class Comparison:
         name, guidance = scored.protocol.model.split(GUIDANCE_SEPARATOR)[0], scored.protocol.guidance
         diffuser = load_diffuser(self.models[name], self.device)
         latents = evaluation_latents(self.folder(name, guidance))
-        with torch.inference_mode():
-            parts = [extract(diffuser.decode(x)).cpu() for x in latents.split(self.sampling.batch)]
-        return torch.cat(parts).numpy()
+        return torch.cat([extract(diffuser.decode(x)) for x in latents.split(self.sampling.batch)]).numpy()
 
 
 def set_up_comparison(
@@ -172,6 +183,30 @@ def set_up_comparison(
             raise ValueError(f"models {hashes[weights]!r} and {name!r} have the same weights; give two different pipelines")
         hashes[weights] = name
     return Comparison(folders, prompts, scorers, sampling, Path(run), chosen)
+
+
+def newest_player(runs: Path = Path("runs")) -> Path:
+    """The pipeline that was written last under a folder of runs.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = sorted(runs.glob("*/round_*/pipeline"), key=lambda p: p.stat().st_mtime)
+    if not found:
+        raise ValueError(f"no finished round under {str(runs)!r}; give a pipeline folder, or play a round first: make round")
+    return found[-1]
+
+
+def read_scorers(text: str, device: torch.device) -> dict[str, Scorer]:
+    """The embedded scorers where `text` is "shapes"; else published ones with commas between, each a name or name=path.
+
+    Raises:
+        ScorerError: a name is not known, or its files cannot be had.
+    """
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if names == ["shapes"]:
+        return load_scorers(SHAPES_SCORERS, device)
+    return load_scorers(names, device, family="published")
 
 
 def at_one_guidance(scored: Sequence[Scored], scorer: str) -> list[Scored]:

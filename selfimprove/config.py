@@ -136,7 +136,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {f.name: get_args(f.type) for f in fields
 class Preset:
     """Default model, data and prompts, the settings of every round, and what rounds 1, 2, ... change (the last entry goes on).
 
-    `prompts`: where recursive self-improvement has its prompts from; self-play's are the captions of its data.
+    `prompts`: where recursive self-improvement has its prompts from; self-play's are the captions of its data. `scorers`: published
+    ones that judge where the embedded do not know the images, each a name or name=path; no part of the identity.
     """
 
     model: str
@@ -144,6 +145,7 @@ class Preset:
     settings: Settings
     rounds: tuple[Mapping[str, Any], ...] = field(default=({},))
     prompts: str = ""
+    scorers: tuple[str, ...] = ()
 
     def for_round(self, index: int) -> Settings:
         """Settings of round `index` (1, 2, ...)."""
@@ -197,12 +199,16 @@ PRESETS: dict[str, Preset] = {
         prompts="shapes",
     ),
     # Stable Diffusion 1.4, the paper's numbers; it does not say to which distance its beta of 35 belongs: see notebook 10
-    "sd14-rsi": Preset("CompVis/stable-diffusion-v1-4", "", replace(_RSI, precision="bf16", evaluation_prompts=500)),
+    "sd14-rsi": Preset(
+        "CompVis/stable-diffusion-v1-4", "", replace(_RSI, precision="bf16", evaluation_prompts=500),
+        scorers=("clip", "hpsv2.1", "pickscore", "imagereward"),
+    ),
     # Stable Diffusion 1.x on eight 80 GB cards, the paper's appendix: its 200 warm-up steps are longer than round 1
     "sd15-spin": Preset(
         "stable-diffusion-v1-5/stable-diffusion-v1-5", "",
         Settings(samples=500_000, batch_size=8, accumulation=32, lr=2e-5, warmup=200, precision="bf16", evaluation_prompts=500),
         ({"beta": 2000.0, "steps": 50}, {"beta": 5000.0, "steps": 500}, {"beta": 5000.0, "steps": 200, "lr": 5e-8}),
+        scorers=("pickscore", "hpsv2", "imagereward"),  # and aesthetic=path, whose head is on no hub
     ),
 }  # fmt: skip
 

@@ -4,9 +4,10 @@ Features are L2-normalised embeddings (`ClipScorer.features`). The Frechet dista
 compare only with others of the same features and the same number of images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from scipy import linalg
 
@@ -61,3 +62,16 @@ def frechet_floor(features: Float[np.ndarray, "n d"], prompts: Sequence[str]) ->
         half[row] = place.get(prompt, 0) % 2 == 0
         place[prompt] = place.get(prompt, 0) + 1
     return frechet_distance(features[half], features[~half])
+
+
+def drift_report(features: Mapping[str, Float[np.ndarray, "n d"]], prompts: Sequence[str]) -> pd.DataFrame:
+    """One row a model: diversity within prompts with its interval, and the Frechet distance to the first model, whose own is its floor."""
+    base = next(iter(features.values()))
+    rows = []
+    for name, own in features.items():
+        mean, low, high = within_prompt_diversity(own, prompts)
+        distance = frechet_floor(base, prompts) if own is base else frechet_distance(own, base)
+        rows.append(
+            {"model": name, "diversity within a prompt": f"{mean:.4f} [{low:.4f}, {high:.4f}]", "Frechet distance": round(distance, 4)}
+        )
+    return pd.DataFrame(rows).set_index("model")

@@ -23,7 +23,7 @@ from selfimprove.models import Diffuser
 from selfimprove.prompts import fingerprint
 from selfimprove.protocol import Protocol, Scored, write_scores
 from selfimprove.rollout import sample_batches
-from selfimprove.scorers import Scorer, ScorerError, nearest_real
+from selfimprove.scorers import BlackImageWarning, Scorer, ScorerError, black_images, nearest_real
 from selfimprove.shapes.oracle import load_oracle
 from selfimprove.shapes.render import ATTRIBUTES, FACTORS
 
@@ -76,7 +76,7 @@ def evaluate(
         rows = range(start, min(start + settings.rollout_batch, len(prompts)))
         latents = store.take("latent", rows)
         images, texts = diffuser.decode(latents), [prompts[r] for r in rows]
-        black += int((images.flatten(1).amax(1) < 0.5 / 255).sum())  # nothing is left of it in 8 bits
+        black += len(black_images(images))
         for row, image in zip(rows, images, strict=True):
             if row < SHOWN:
                 save_image(image, folder / "images" / f"{row:03d}.png")
@@ -94,7 +94,8 @@ def evaluate(
             first = bad.iloc[0]
             raise ScorerError(f"{name} gave {first[name]} for image {first['image']} of {first['prompt']!r}; mend the scorer or the image")
     if black:
-        warnings.warn(f"{black} of {len(scores)} images of {model} are wholly black, and are scored as such", stacklevel=2)
+        message = f"{black} of {len(scores)} images of {model} are wholly black, and are scored as such"
+        warnings.warn(message, BlackImageWarning, stacklevel=2)
     different = len(set(prompts))
     scored = Scored(
         scores,

@@ -157,3 +157,22 @@ def correlation_map(table: pd.DataFrame) -> Figure:
         cbar_kws={"label": "Spearman's rank correlation within a prompt"},
     )  # fmt: skip
     return figure
+
+
+def change_map(table: pd.DataFrame) -> Figure:
+    """`sensitivity`'s table as a map, a row a change and a column a scorer, cells whose interval holds 0 in brackets."""
+    rows, columns = list(pd.unique(table["change"])), list(pd.unique(table["scorer"]))
+    means = table.pivot(index="change", columns="scorer", values="mean").loc[rows, columns]
+    sure = (
+        table.assign(sure=(table["low"] > 0) | (table["high"] < 0))
+        .pivot(index="change", columns="scorer", values="sure")
+        .loc[rows, columns]
+    )
+    text = means.map("{:+.1f}".format).where(sure, means.map("({:+.1f})".format))
+    figure, axis = plt.subplots(figsize=(1.1 * len(columns) + 2, 0.5 * len(rows) + 1.2), constrained_layout=True)
+    sns.heatmap(
+        means, annot=text, fmt="", cmap="vlag", center=0, robust=True, ax=axis, cbar_kws={"label": "change (standard deviations)"},
+        xticklabels=[c.replace("_", " ") for c in columns],
+    )  # fmt: skip
+    axis.set(xlabel="", ylabel="")
+    return figure

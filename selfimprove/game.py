@@ -12,7 +12,7 @@ from selfimprove.data import DataError, ImageText, load_data, no_images, shapes_
 from selfimprove.models import Diffuser, load_diffuser, model_hash, resolve_model
 from selfimprove.prompts import Collection, PromptError, collect, fingerprint, load_prompts, templates
 from selfimprove.runs import RunFolder, identity_hash, open_run
-from selfimprove.scorers import SHAPES_SCORERS, Scorer, load_scorers
+from selfimprove.scorers import PUBLISHED, Scorer, load_scorers
 from selfimprove.selection import SelectionError
 from selfimprove.shapes.captions import collected_prompts, concepts
 
@@ -49,7 +49,7 @@ def set_up(
     """Check everything and load model, data and prompts; nothing expensive, nothing written but run.json.
 
     Empty `model`, `data`, `prompts`: the preset's. Empty `run`: `runs/<name>-<hash of the identity>`. Empty `device`: a GPU if there is
-    one. `scorers`: further ones by name, beside those that know the data.
+    one. `scorers`: further ones by name, beside those that know the data, or in place of published ones.
 
     Raises:
         ValueError: `ModelError`, `DataError`, `PromptError`, `SelectionError` or `RunError`, which say what is wrong and what to do.
@@ -64,7 +64,7 @@ def set_up(
     else:
         images = no_images()
     images = _judged_on(images, collection, prompts, settings)
-    available = load_scorers(images.scorers, chosen) | dict(scorers or {})
+    available = _scorers(preset, images, chosen, dict(scorers or {}))
     _check(settings, images, available)
     identity = {**preset.identity(), "model": model_hash(folder), "data": images.fingerprint, "seed": seed}
     about = {"preset": name, "data_name": images.name}
@@ -99,6 +99,21 @@ def _judged_on(images: ImageText, collection: Collection | None, prompts: str, s
     return images.judged_on([p for p, _ in images.evaluation], images.scenes, settings.evaluation_images)
 
 
+def _scorers(preset: Preset, images: ImageText, device: torch.device, given: dict[str, Scorer]) -> dict[str, Scorer]:
+    """The embedded scorers where they know the images; else the published ones that select or judge by the preset; and those given."""
+    selecting = [name for name, _ in preset.settings.metrics]
+    specs = {spec.partition("=")[0]: spec for spec in preset.scorers}
+    known = [*(images.scorers or PUBLISHED), *given]
+    if missing := [name for name in selecting if name not in known]:
+        raise SelectionError(
+            f"metrics={missing} have no scorer for these images; known are {known}, or give your own: set_up(..., scorers=...)"
+        )
+    if images.scorers:
+        return load_scorers(images.scorers, device) | given
+    wanted = [specs.get(name, name) for name in dict.fromkeys([*selecting, *specs]) if name not in given]
+    return load_scorers(wanted, device, family="published") | given
+
+
 def _check(settings: Settings, images: ImageText, scorers: Mapping[str, Scorer]) -> None:
     if settings.generated_source != "rollout" and images.fetch_fresh is None:
         raise DataError(f"generated_source={settings.generated_source!r} needs fresh real images, which only data='shapes' can give")
@@ -106,9 +121,6 @@ def _check(settings: Settings, images: ImageText, scorers: Mapping[str, Scorer])
         raise DataError(
             f"real_samples={settings.real_samples} is more than the {len(images.train)} real images; give more in data, or ask for fewer"
         )
-    missing = [name for name, _ in settings.metrics if name not in scorers]
-    if missing:
-        known = sorted({*SHAPES_SCORERS, *scorers})
-        raise SelectionError(
-            f"metrics={missing} have no scorer for these images; known are {known}, or give your own: set_up(..., scorers=...)"
-        )
+    truths = [name for name, _ in settings.metrics if not getattr(scorers[name], "for_selection", True)]
+    if truths:
+        raise SelectionError(f"metrics={truths} read the truth, which must not select; choose among the learned scorers")

@@ -1,17 +1,17 @@
 """What a user asks for: the parameters of a round notebook or command, checked before anything else happens."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
 
-from selfimprove.config import PRESETS, get_preset
+from selfimprove.config import PRESETS, Preset, get_preset
 
-_IPYTHON = {"In", "Out", "get_ipython", "exit", "quit", "open", "request", "from_namespace", "Request", "RsiRequest"}
+_IPYTHON = {"In", "Out", "get_ipython", "exit", "quit", "open", "request", "from_namespace", "Request", "RsiRequest", "CompareRequest"}
 
 
 @dataclass(frozen=True)
 class Request:
-    """A round of self-play. Empty strings mean the preset's model and data, a run folder of the run's own, the best device.
+    """A round of self-play. Empty strings mean the preset's model, data and scorers, a run folder of the run's own, the best device.
 
     Users give these values, so nothing is assumed of their types: `iter` and `seed` must be whole numbers, the others text.
 
@@ -26,6 +26,7 @@ class Request:
     run: Any = ""
     seed: Any = 0
     device: Any = ""
+    scorers: Any = ""
 
     objectives: ClassVar[tuple[str, ...]] = ("spin", "sft")
 
@@ -44,6 +45,13 @@ class Request:
         if self.device and self.device.split(":")[0] not in ("cpu", "cuda", "mps"):
             raise ValueError(f"device={self.device!r} is not known; give cpu, cuda, cuda:1 or mps, or leave it empty")
 
+    def chosen_preset(self) -> Preset:
+        """The preset, with the published scorers asked for: names or name=path with commas between, or "none"."""
+        preset = get_preset(self.preset)
+        if not self.scorers:
+            return preset
+        return replace(preset, scorers=tuple(s.strip() for s in self.scorers.split(",") if s.strip() and s != "none"))
+
 
 @dataclass(frozen=True)
 class RsiRequest(Request):
@@ -55,7 +63,38 @@ class RsiRequest(Request):
     objectives: ClassVar[tuple[str, ...]] = ("weighted",)
 
 
-Asked = TypeVar("Asked", bound=Request)
+@dataclass(frozen=True)
+class CompareRequest:
+    """Two pipelines to be judged on one set of prompts; of the values nothing is assumed.
+
+    Raises:
+        ValueError: names the parameter, its value and what to give instead.
+    """
+
+    model_a: Any = "shapes"
+    model_b: Any = ""
+    prompts: Any = "shapes-held-in"
+    count: Any = 64
+    scorers: Any = "shapes"
+    guidance: Any = "3"
+    images: Any = 5
+    steps: Any = 10
+
+    def __post_init__(self) -> None:
+        for name, least, meaning in (
+            ("count", 0, "a number of prompts"),
+            ("images", 1, "a number of images"),
+            ("steps", 1, "a number of steps"),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}={value!r} cannot be {meaning}; give a whole number from {least} on")
+        for name in ("model_a", "model_b", "prompts", "scorers"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be text; give a name or a path")
+
+
+Asked = TypeVar("Asked", bound=Request | CompareRequest)
 
 
 def from_namespace(namespace: Mapping[str, Any], kind: type[Asked]) -> Asked:
@@ -66,7 +105,7 @@ def from_namespace(namespace: Mapping[str, Any], kind: type[Asked]) -> Asked:
     Raises:
         ValueError: an unknown parameter, or a value that does not fit.
     """
-    known = {f.name for f in fields(kind)}
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     given = {n: v for n, v in namespace.items() if not n.startswith("_") and n not in _IPYTHON}
     unknown = {n: v for n, v in given.items() if n not in known and isinstance(v, (str, int, float, bool, list, dict, type(None)))}
     if unknown:

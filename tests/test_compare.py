@@ -34,7 +34,7 @@ def test_two_pipelines_one_prompt_file_paired_noise_and_nothing_twice(tiny: Path
     models = {"base": str(tiny), "tuned": str(tuned)}
     comparison = set_up_comparison(models, PROMPTS, {"brightness": brightness}, SAMPLING, tmp_path / "run", "cpu")
     assert "4 evaluations of 6 images" in comparison.cost()
-    scored = comparison.play()
+    scored = list(comparison.play())
     assert [s.protocol.model for s in scored] == [f"{m} at guidance {g}" for m in ("base", "tuned") for g in (1, 3)]
     for one in scored:
         assert one.table["prompt"].tolist() == PROMPTS.prompts * 2
@@ -44,13 +44,13 @@ def test_two_pipelines_one_prompt_file_paired_noise_and_nothing_twice(tiny: Path
     assert "all finished already" in comparison.cost()
 
     stamp = (tmp_path / "run" / "base" / "guidance_1" / "scores.parquet").stat().st_mtime_ns
-    again = comparison.play()
+    again = list(comparison.play())
     pd.testing.assert_frame_equal(again[0].table, scored[0].table)
     assert (tmp_path / "run" / "base" / "guidance_1" / "scores.parquet").stat().st_mtime_ns == stamp
 
     more = set_up_comparison(models, PROMPTS, {"brightness": brightness, "other": other}, SAMPLING, tmp_path / "run", "cpu")
     assert "4 evaluations" in more.cost()  # another scorer: scored again from the latents that are there
-    assert more.play()[0].table["brightness"].tolist() == scored[0].table["brightness"].tolist()
+    assert next(more.play()).table["brightness"].tolist() == scored[0].table["brightness"].tolist()
 
     best = at_one_guidance(scored, "brightness")
     assert [b.protocol.model.split(" ")[0] for b in best] == ["base", "tuned"]
@@ -61,9 +61,9 @@ def test_two_pipelines_one_prompt_file_paired_noise_and_nothing_twice(tiny: Path
 def test_a_run_of_another_comparison_is_refused(tiny: Path, tmp_path: Path) -> None:
     scorers = {"brightness": brightness}
     sampling = Sampling(images=1, steps=2, guidances=(1.0,))
-    set_up_comparison({"base": str(tiny)}, PROMPTS, scorers, sampling, tmp_path, "cpu").play()
+    list(set_up_comparison({"base": str(tiny)}, PROMPTS, scorers, sampling, tmp_path, "cpu").play())
     with pytest.raises(RunError, match="steps: 2 there, 3 here"):
-        set_up_comparison({"base": str(tiny)}, PROMPTS, scorers, Sampling(1, 3, (1.0,)), tmp_path, "cpu").play()
+        list(set_up_comparison({"base": str(tiny)}, PROMPTS, scorers, Sampling(1, 3, (1.0,)), tmp_path, "cpu").play())
 
 
 def test_the_same_weights_twice_are_no_comparison(tiny: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from selfimprove.diversity import frechet_distance, frechet_floor, within_prompt_diversity
+from selfimprove.diversity import drift_report, frechet_distance, frechet_floor, within_prompt_diversity
 
 
 def test_frechet_distance_of_normals_is_the_closed_form() -> None:
@@ -37,3 +37,13 @@ def test_diversity_within_prompts_by_hand() -> None:
     assert (low, high) == (0.0, 1.0)
     with pytest.raises(ValueError, match="one image"):
         within_prompt_diversity(same, ["a", "b"])
+
+
+def test_the_report_shows_the_floor_in_the_baselines_row() -> None:
+    generator = np.random.default_rng(4)
+    base, moved = generator.normal(size=(2, 40, 3))
+    prompts = [f"p{i // 4}" for i in range(40)]
+    shown = drift_report({"base": base, "moved": moved + 5}, prompts)
+    assert shown.loc["base", "Frechet distance"] == round(frechet_floor(base, prompts), 4)
+    assert shown.loc["moved", "Frechet distance"] > 60
+    assert "[" in shown.loc["moved", "diversity within a prompt"]

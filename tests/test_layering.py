@@ -8,13 +8,13 @@ import selfimprove
 PACKAGE = Path(selfimprove.__file__).parent
 ORDER = [
     "draws", "shapes.render", "shapes", "shapes.captions", "shapes.image_sets", "shapes.oracle", "config", "schedule", "losses",
-    "frames", "models", "judges",
-    "scorers.images", "scorers.interface", "scorers.checkpoints", "scorers.nearest", "scorers.heads", "scorers.clip", "scorers.openclip",
-    "scorers.blip", "scorers.hps_package", "scorers.truth", "scorers.published", "scorers.embedded", "scorers.families", "scorers",
-    "data", "latents", "prompts", "prompt_sets", "pairs", "rollout", "selection", "weighting",
-    "mixture", "exact", "train", "runs", "statistics", "protocol", "aggregate", "agreement", "diversity", "evaluate", "collapse",
-    "game", "samples", "rounds", "plan", "compare", "figures", "published", "report", "results", "rsi_results", "rsi_claims",
-    "shrinkage", "request", "__main__", "shapes.pretrain",
+    "frames", "models", "judges", "scorers.images", "scorers.interface", "scorers.checkpoints", "scorers.nearest", "scorers.heads",
+    "scorers.clip", "scorers.openclip", "scorers.blip", "scorers.hps_package", "scorers.truth", "scorers.published", "scorers.embedded",
+    "scorers.families", "scorers", "data", "latents", "prompts", "prompt_sets", "pairs", "rollout", "selection", "weighting", "mixture",
+    "exact", "train", "runs", "statistics", "protocol", "aggregate", "agreement", "sensitivity", "diversity", "evaluate", "collapse",
+    "game", "samples", "rounds", "plan", "compare", "figures", "published", "report", "results", "evaluation_results", "rsi_results",
+    "rsi_claims", "shrinkage", "study_store", "study_images", "study", "study_analysis", "study_demo", "study_page", "study_panel",
+    "study_grid", "request", "__main__", "shapes.pretrain",
     "theory", "theory.claims", "theory.worlds", "theory.figures", "theory.forward", "theory.practical",
     "theory.objective", "theory.bound", "theory.gradient", "theory.self_play", "theory.fixed_points", "theory.dpo", "theory.errata",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 import pytest
 
-from selfimprove.request import Request, RsiRequest, from_namespace
+from selfimprove.config import PRESETS
+from selfimprove.request import CompareRequest, Request, RsiRequest, from_namespace
 
 
 @pytest.mark.parametrize("value", [0, -1, "two", 1.5, True])
@@ -36,3 +37,21 @@ def test_each_system_has_its_own_parameters_and_presets() -> None:
         RsiRequest(iter=1, preset="shapes-spin")
     with pytest.raises(ValueError, match="preset='shapes-rsi' is of the other system; choose one of .*shapes-spin"):
         Request(iter=1, preset="shapes-rsi")
+
+
+def test_scorers_replace_the_presets() -> None:
+    preset = Request(iter=1, preset="sd15-spin").chosen_preset()
+    assert preset.scorers == PRESETS["sd15-spin"].scorers
+    assert Request(iter=1, preset="sd15-spin", scorers="none").chosen_preset().scorers == ()
+    asked = Request(iter=1, preset="sd15-spin", scorers="pickscore, aesthetic=head.pth").chosen_preset()
+    assert asked.scorers == ("pickscore", "aesthetic=head.pth")
+    assert asked.identity() == preset.identity()  # who judges changes no round
+
+
+def test_a_comparison_is_checked() -> None:
+    assert from_namespace({"count": 3, "guidance": 5, "torch": pytest}, CompareRequest) == CompareRequest(count=3, guidance=5)
+    with pytest.raises(ValueError, match="unknown parameter counts"):
+        from_namespace({"counts": 3}, CompareRequest)
+    for name, value in (("count", -1), ("images", 0), ("steps", 2.5), ("model_b", None)):
+        with pytest.raises(ValueError, match=f"{name}={value!r}"):
+            CompareRequest(**{name: value})  # type: ignore[arg-type]

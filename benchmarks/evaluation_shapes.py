@@ -1,0 +1,75 @@
+"""python -m benchmarks.evaluation_shapes: the base, SPIN's and RSIDiff's rounds and their baselines, judged by the papers' protocols.
+
+Models come from the run folders that `make experiments` and `make rsi-rounds` leave; those not there are named and left out. 500 prompts
+of scenes that were trained on and 128 of scenes that were not, five images each, all models from the same noise; guidance swept on the
+128. Per-image scores go to `book/results/evaluation_shapes/<set>/`, each model as soon as it is finished: about 2.5 min a model on two
+cores. `--size smoke` judges what is there in seconds.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from selfimprove.compare import Sampling, file_name, set_up_comparison
+from selfimprove.prompt_sets import judged_prompts
+from selfimprove.protocol import write_scores
+from selfimprove.runs import provenance, write_json
+from selfimprove.scorers import SHAPES_SCORERS, load_scorers
+
+BASE = "base"
+# What a table calls it -> (arm, round): where arms leave their players
+MODELS = {
+    "SPIN round 1": ("spin", 1), "SPIN round 2": ("spin", 2), "SPIN round 3": ("spin", 3),
+    "SFT equal steps": ("sft-steps", 1), "SFT equal compute": ("sft-compute", 1), "frozen opponent": ("frozen", 1),
+    "RSIDiff round 1": ("rsi", 1), "RSIDiff round 5": ("rsi", 5), "RSIDiff round 8": ("rsi", 8), "SFT on own images": ("sft-equal", 1),
+}  # fmt: skip
+SWEPT = (BASE, "SPIN round 3", "SFT equal compute", "RSIDiff round 5")
+SETS = {  # prompts, how many of them, guidances
+    "held-in": ("shapes-held-in", 500, (3.0,)),
+    "held-out": ("shapes-held-out", 128, (3.0,)),
+    "guidance": ("shapes-held-in", 128, (1.5, 2.0, 4.0, 6.0)),
+}
+
+
+def players(seeds: Sequence[int], runs: Path) -> dict[str, str]:
+    """The pipeline folders that are there, by what tables call them; the others are named."""
+    found = {BASE: "shapes"}
+    for seed in seeds:
+        for label, (arm, index) in MODELS.items():
+            folders = [runs / where / f"{arm}-{seed}" / f"round_{index}" / "pipeline" for where in ("spin_shapes", "rsi_shapes")]
+            there = [folder for folder in folders if folder.is_dir()]
+            if there:
+                found[f"{label}, seed {seed}"] = str(there[0])
+            else:
+                print(f"{label}, seed {seed}: no such run yet; left out", flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--out", type=Path, default=Path("book/results/evaluation_shapes"))
+    parser.add_argument("--size", choices=["full", "smoke"], default="full")
+    arguments = parser.parse_args()
+    scorers, small = load_scorers(SHAPES_SCORERS, torch.device("cpu")), arguments.size == "smoke"
+    models = players(arguments.seeds, arguments.runs)
+    for name in arguments.sets:
+        source, count, guidances = SETS[name]
+        sampling = Sampling(images=2 if small else 5, steps=2 if small else 10, guidances=guidances, batch=128)
+        chosen = {m: p for m, p in models.items() if name != "guidance" or m.startswith(SWEPT)}
+        run = arguments.runs / "evaluation_shapes" / f"{name}-{arguments.size}"
+        comparison = set_up_comparison(chosen, judged_prompts(source, 12 if small else count), scorers, sampling, run, "cpu")
+        print(f"{name}: {comparison.cost()}", flush=True)
+        where = arguments.out / name
+        where.mkdir(parents=True, exist_ok=True)
+        for scored in comparison.play():
+            write_scores(where / f"{file_name(scored.protocol.model)}.parquet", scored)
+        write_json(where / "provenance.json", provenance())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""The exported evaluation of all models on shapes (`book/results/evaluation_shapes/`), in the forms of the papers' tables.
+
+Models that were trained with several seeds are judged on the same prompts; intervals are over seeds and prompts at once.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from selfimprove.aggregate import MEAN, RAW, STANDARDISED, Rule, Scale, best_of, with_averages
+from selfimprove.compare import GUIDANCE_SEPARATOR
+from selfimprove.protocol import ProtocolError, Scored, check_comparable, read_scores
+from selfimprove.scorers import SHAPES_SCORERS
+from selfimprove.statistics import crossed_interval
+
+BASE = "base"
+TRUTHS = ("oracle_quality", "oracle_all_right")
+Evaluations = dict[str, dict[int, Scored]]
+_SEED = re.compile(r"(.*), seed (\d+)(.*)")
+
+
+def load_evaluations(folder: str | Path) -> Evaluations:
+    """{model: {training seed: scores}}, the base first; empty where nothing has been exported."""
+    found: Evaluations = {}
+    for path in sorted(Path(folder).glob("*.parquet")):
+        scored = read_scores(path)
+        match = _SEED.fullmatch(scored.protocol.model)
+        name, seed = (match[1] + match[3], int(match[2])) if match else (scored.protocol.model, 0)
+        found.setdefault(name, {})[seed] = scored.named(name)
+    order = sorted(found, key=lambda n: (not n.startswith(BASE), "RSIDiff" in n, n))
+    every = [s for name in order for s in found[name].values()]
+    if every:
+        check_comparable(every, allowed=("guidance",))
+    return {name: found[name] for name in order}
+
+
+def values(evaluations: Evaluations, scorers: Sequence[str], rule: Rule = MEAN) -> dict[str, dict[str, np.ndarray]]:
+    """{model: {score: array (seeds, prompts)}}, with both averages; z counted from the base's images.
+
+    Raises:
+        ProtocolError: models were not judged on the same prompts.
+    """
+    base = evaluations[BASE][0].table
+    scale = Scale.of(base, scorers)
+    prompts: list[str] = []
+    found = {}
+    for name, seeds in evaluations.items():
+        tables = [rule.apply(with_averages(s.table, scorers, scale)) for s in seeds.values()]
+        prompts = prompts or list(tables[0].index)
+        if any(list(t.index) != prompts for t in tables):
+            raise ProtocolError(f"{name!r} was not judged on the prompts of {BASE!r}; judge it again")
+        columns = [c for c in tables[0] if c in (*scorers, *TRUTHS, RAW, STANDARDISED)]
+        found[name] = {c: np.stack([t[c].to_numpy(dtype=np.float64) for t in tables]) for c in columns}
+    return found
+
+
+def _median(matrix: np.ndarray) -> float:
+    return float(np.median(matrix.mean(0)))
+
+
+STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "mean": lambda ours, base: ours,
+    "difference": lambda ours, base: ours - base,
+    "wins": lambda ours, base: 100 * ((ours > base) + 0.5 * (ours == base)),
+}
+
+
+def tidy(evaluations: Evaluations, scorers: Sequence[str] = SHAPES_SCORERS, rule: Rule = MEAN, statistic: str = "mean") -> pd.DataFrame:
+    """One row a model and score: `statistic` with its 95 % interval over seeds and prompts, and the number of seeds.
+
+    `statistic`: "mean"; "difference" to the base; "wins", the per cent of prompts won over the base, a tie counting half.
+
+    Raises:
+        ValueError: another statistic.
+    """
+    if statistic not in STATISTICS:
+        raise ValueError(f"statistic={statistic!r} is not known; choose one of {list(STATISTICS)}")
+    if not evaluations:
+        return pd.DataFrame(columns=["model", "score", "seeds", "mean", "low", "high"])
+    found = values(evaluations, scorers, rule)
+    rows = []
+    for name, scores in found.items():
+        for score, matrix in scores.items():
+            if name == BASE and statistic != "mean":
+                continue
+            shown = STATISTICS[statistic](matrix, found[BASE][score]).astype(np.float64)
+            low, high = crossed_interval(shown)
+            rows.append({"model": name, "score": score, "seeds": len(shown), "mean": shown.mean(), "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def table(evaluations: Evaluations, statistic: str = "mean", rule: Rule = MEAN, digits: int = 3) -> pd.DataFrame:
+    """`tidy` in the papers' form: a row a model, a column a score, "value [low, high]"; the truth in the last columns."""
+    rows = tidy(evaluations, rule=rule, statistic=statistic)
+    if rows.empty:
+        return rows
+    sign = "+" if statistic == "difference" else ""
+    digits = 1 if statistic == "wins" else digits
+    shapes = f"{{:{sign}.{digits}f}} [{{:{sign}.{digits}f}}, {{:{sign}.{digits}f}}]"
+    text = [shapes.format(*cell) for cell in rows[["mean", "low", "high"]].to_numpy()]
+    shown = rows.assign(cell=text).pivot(index="model", columns="score", values="cell")
+    order = [*SHAPES_SCORERS, RAW, STANDARDISED, *TRUTHS]
+    shown = shown.reindex(index=pd.unique(rows["model"]), columns=[c for c in order if c in shown])
+    shown.insert(0, "seeds", rows.groupby("model")["seeds"].first().reindex(shown.index))
+    return shown.rename(columns=lambda c: c.replace("_", " "))
+
+
+def medians(evaluations: Evaluations, rule: Rule = MEAN) -> pd.DataFrame:
+    """Medians over prompts of the mean over seeds, a row a model."""
+    found = values(evaluations, SHAPES_SCORERS, rule)
+    frame = pd.DataFrame({name: {score: _median(matrix) for score, matrix in scores.items()} for name, scores in found.items()}).T
+    return frame.rename(columns=lambda c: c.replace("_", " ")).round(3)
+
+
+def best_of_curve(scores: pd.DataFrame, scorers: Sequence[str], by: str, sizes: Sequence[int]) -> pd.DataFrame:
+    """Mean over prompts of every score of the best of n images by `by`, in standard deviations of the score over all images.
+
+    Columns: n, score, mean, low, high; the same images for every n.
+    """
+    extended = with_averages(scores, scorers, Scale.of(scores, scorers))
+    rows = []
+    shown = [c for c in extended if c in (*scorers, *TRUTHS) and extended[c].nunique() > 1]
+    for n in sizes:
+        chosen = best_of(extended, n, by)
+        for score in shown:
+            standard = (chosen[score].astype(np.float64) - extended[score].mean()) / extended[score].std()
+            means = standard.groupby(chosen["prompt"]).mean().to_numpy()
+            low, high = crossed_interval(means[None])
+            rows.append({"n": n, "score": score, "mean": means.mean(), "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def interval_widths(ours: Scored, base: Scored, score: str, sizes: Sequence[int]) -> pd.DataFrame:
+    """Half the width of the 95 % interval of a score's paired difference, of its unpaired one, and of a win rate, by number of prompts.
+
+    From the spread that is seen over all prompts; the win rate's is that of 55 % (normal approximation).
+    """
+    difference = ours.table.groupby("prompt")[score].mean() - base.table.groupby("prompt")[score].mean()
+    alone = [s.table.groupby("prompt")[score].mean().var(ddof=1) for s in (ours, base)]
+    counts = np.array(sizes, dtype=np.float64)
+    return pd.DataFrame(
+        {
+            "paired difference": 1.96 * difference.std(ddof=1) / np.sqrt(counts),
+            "difference of unpaired models": 1.96 * np.sqrt(sum(alone) / counts),
+            "win rate (points)": 100 * 1.96 * np.sqrt(0.55 * 0.45 / counts),
+        },
+        index=pd.Index(sizes, name="prompts"),
+    )
+
+
+def inflation_table(evaluations: Evaluations, n: int) -> pd.DataFrame:
+    """For every score: what choosing the best of n adds to the base, and what the last round of self-play adds at either protocol."""
+    found = {rule: values(evaluations, SHAPES_SCORERS, rule) for rule in (MEAN, Rule(n))}
+    single, best = (found[rule] for rule in (MEAN, Rule(n)))
+    tuned = [name for name in evaluations if name.startswith("SPIN")][-1:]
+    rows = {}
+    for score, base in single[BASE].items():
+        rows[score.replace("_", " ")] = {"base, all images": base.mean(), f"base, best of {n}": best[BASE][score].mean()} | {
+            f"{name}, {label}": of[name][score].mean() for name in tuned for label, of in (("all images", single), (f"best of {n}", best))
+        }
+    return pd.DataFrame(rows).T.round(3)
+
+
+def guidance_frame(evaluations: Evaluations) -> pd.DataFrame:
+    """Models at several guidances: columns model, guidance, score, mean, low, high; intervals over seeds and prompts."""
+    rows = []
+    for name, seeds in evaluations.items():
+        tables = [MEAN.apply(s.table) for s in seeds.values()]
+        model = name.split(GUIDANCE_SEPARATOR)[0]
+        guidance = next(iter(seeds.values())).protocol.guidance
+        for score in (*SHAPES_SCORERS, *TRUTHS):
+            matrix = np.stack([t[score].to_numpy(dtype=np.float64) for t in tables])
+            low, high = crossed_interval(matrix)
+            rows.append({"model": model, "guidance": guidance, "score": score, "mean": matrix.mean(), "low": low, "high": high})
+    return pd.DataFrame(rows)

@@ -1,0 +1,59 @@
+"""What every scorer is: images and prompts in, one float an image out."""
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from selfimprove.scorers.images import Images, ScorerError, black_images
+
+Scorer = Callable[[Float[Tensor, "b 3 h w"], Sequence[str]], Float[Tensor, " b"]]  # a plain function will do; BatchScorer is one
+
+
+class BlackImageWarning(UserWarning):
+    """Images that are black throughout were scored: a safety checker makes such images, and their scores mean nothing."""
+
+
+class BatchScorer(ABC):
+    """A scorer that works in batches on a device, reads its weights at first use, and checks what goes in and comes out.
+
+    `name` is the column's, `version` says whose weights they are, for table headers. Scores of different prompts are not comparable.
+    """
+
+    for_selection = True  # False: measures the truth, and must not choose training data
+
+    def __init__(self, name: str, version: str, device: torch.device, batch_size: int) -> None:
+        if batch_size < 1:
+            raise ScorerError(f"{name}: batch_size={batch_size} must be at least 1")
+        self.name, self.version, self.device, self.batch_size = name, f"{name}: {version}", device, batch_size
+
+    @abstractmethod
+    def score(self, images: Images, prompts: list[str]) -> Float[Tensor, " b"]:
+        """The scores of one batch."""
+
+    @torch.inference_mode()
+    def __call__(self, images: Images, prompts: Sequence[str]) -> Float[Tensor, " b"]:
+        """Scores on the CPU. Prompts may be empty; what a text encoder's limit cuts is not read.
+
+        Warns (`BlackImageWarning`) of black images, with their number and rows.
+
+        Raises:
+            ScorerError: counts differ, an image cannot be read (see `eight_bit`), or a score is not finite.
+        """
+        if len(images) != len(prompts):
+            raise ScorerError(f"{self.name}: {len(images)} images and {len(prompts)} prompts; give one prompt an image")
+        black = black_images(images)
+        if black:
+            warnings.warn(
+                f"{self.name}: {len(black)} of {len(images)} images are black (rows {black[:8]})", BlackImageWarning, stacklevel=3
+            )
+        batches = [slice(start, start + self.batch_size) for start in range(0, len(prompts), self.batch_size)]
+        scores = torch.cat([torch.empty(0), *(self.score(images[rows], list(prompts[rows])).float().cpu() for rows in batches)])
+        bad = (~scores.isfinite()).nonzero()
+        if len(bad):
+            row = int(bad[0])
+            raise ScorerError(f"{self.name} gave {float(scores[row])} for image {row} of {prompts[row]!r}; mend the scorer or the image")
+        return scores
