@@ -70,14 +70,15 @@ def other_captions(prompts: Sequence[str]) -> list[str]:
 
 
 def sensitivity(scorers: Mapping[str, Scorer], images: Images, prompts: Sequence[str]) -> pd.DataFrame:
-    """Change of every score under every perturbation, in standard deviations of that score over the untouched images.
+    """Change of every score under every perturbation, in standard deviations of that score over the untouched images (in the score's own
+    units where these all score alike).
 
     Columns: change (perturbation), scorer, mean, low, high (95 % over images). Values in [0, 1] in and out.
     """
     rows = []
     for name, scorer in scorers.items():
         before = scorer(images, prompts).double()
-        spread = float(before.std())
+        spread = float(before.std()) or 1.0
         changed = {kind: scorer(perturb(images), prompts) for kind, perturb in PERTURBATIONS.items()}
         changed[WRONG_CAPTION] = scorer(images, other_captions(prompts))
         for kind, after in changed.items():
