@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from selfimprove.aggregate import MEAN, RAW, STANDARDISED, Rule, Scale, best_of, with_averages
+from selfimprove.aggregate import MEAN, RAW, STANDARDISED, Rule, Scale, best_of, by_prompt, with_averages
 from selfimprove.compare import GUIDANCE_SEPARATOR
 from selfimprove.protocol import ProtocolError, Scored, check_comparable, read_scores
 from selfimprove.scorers import SHAPES_SCORERS
-from selfimprove.statistics import crossed_interval
+from selfimprove.statistics import bootstrap_interval, crossed_interval
 
 BASE = "base"
 TRUTHS = ("oracle_quality", "oracle_all_right")
@@ -116,20 +116,19 @@ def medians(evaluations: Evaluations, rule: Rule = MEAN) -> pd.DataFrame:
 
 
 def best_of_curve(scores: pd.DataFrame, scorers: Sequence[str], by: str, sizes: Sequence[int]) -> pd.DataFrame:
-    """Mean over prompts of every score of the best of n images by `by`, in standard deviations of the score over all images.
+    """By how much every score of the best of n images by `by` exceeds the mean of the prompt's images, in the score's standard deviations.
 
-    Columns: n, score, mean, low, high; the same images for every n.
+    Columns: n, score, mean, low, high (over prompts); the same images for every n, and the truth beside the scorers where it is known.
     """
     extended = with_averages(scores, scorers, Scale.of(scores, scorers))
-    rows = []
+    rows, every = [], by_prompt(extended)
     shown = [c for c in extended if c in (*scorers, *TRUTHS) and extended[c].nunique() > 1]
     for n in sizes:
-        chosen = best_of(extended, n, by)
+        chosen = by_prompt(best_of(extended, n, by))
         for score in shown:
-            standard = (chosen[score].astype(np.float64) - extended[score].mean()) / extended[score].std()
-            means = standard.groupby(chosen["prompt"]).mean().to_numpy()
-            low, high = crossed_interval(means[None])
-            rows.append({"n": n, "score": score, "mean": means.mean(), "low": low, "high": high})
+            gain = ((chosen[score] - every[score]) / extended[score].std()).to_numpy(dtype=np.float64)
+            low, high = bootstrap_interval(gain)
+            rows.append({"n": n, "score": score, "mean": gain.mean(), "low": low, "high": high})
     return pd.DataFrame(rows)
 
 

@@ -4,6 +4,7 @@ Bars and crosses are 95 % intervals over prompts. All take the tidy tables of `a
 """
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -30,9 +31,10 @@ MARKERS = "osD^vP*Xhd"
 
 def colours(models: Sequence[str]) -> dict[str, str]:
     """A colour for each model: its method's, the darker the later the round; the same whatever else is shown, for known methods."""
-    found, spare = {}, iter(_SPARE * (1 + len(models) // len(_SPARE)))
-    for model in models:
-        method = next((m for m in METHODS if re.match(rf"{m}\b", model, re.IGNORECASE)), None)
+    methods = {model: next((m for m in METHODS if re.match(rf"{m}\b", model, re.IGNORECASE)), None) for model in models}
+    left = _SPARE if any(methods.values()) else _PALETTE  # a figure of scorers may use them all
+    found, spare = {}, iter(left * (1 + len(models) // len(left)))
+    for model, method in methods.items():
         colour = METHODS[method] if method else next(spare)
         number = re.search(r"round (\d+)", model)
         light = 0.62 * 0.8 ** (int(number[1]) - 1) if number and method else 0.0
@@ -144,7 +146,7 @@ def picture_grid(images: Float[np.ndarray, "rows columns h w 3"], rows: Sequence
             axes[i, j].spines[:].set_visible(False)
         axes[i, 0].set_ylabel(rows[i], rotation=0, ha="right", va="center", fontsize=8)
     for j in range(width):
-        axes[0, j].set_title(columns[j], fontsize=7, wrap=True)
+        axes[0, j].set_title(textwrap.fill(columns[j], 20), fontsize=7)
     return figure
 
 
