@@ -21,7 +21,7 @@ from selfimprove.scorers import SHAPES_SCORERS, load_scorers
 BASE = "base"
 # What a table calls it -> (arm, round): where arms leave their players
 MODELS = {
-    "SPIN round 1": ("spin", 1), "SPIN round 2": ("spin", 2), "SPIN round 3": ("spin", 3),
+    "SPIN round 1": ("spin", 1), "SPIN round 2": ("spin", 2), "SPIN round 3": ("spin", 3), "DPO equal steps": ("dpo", 1),
     "SFT equal steps": ("sft-steps", 1), "SFT equal compute": ("sft-compute", 1), "frozen opponent": ("frozen", 1),
     "RSIDiff round 1": ("rsi", 1), "RSIDiff round 5": ("rsi", 5), "RSIDiff round 8": ("rsi", 8), "SFT on own images": ("sft-equal", 1),
 }  # fmt: skip

@@ -24,6 +24,7 @@ def spin(size: str) -> dict[str, Arm]:
         "spin": Arm(preset, ROUNDS),
         "sft-steps": Arm(sft, 1),
         "sft-compute": Arm(sft.changed(steps=equal), 1),
+        "dpo": Arm(long.changed(generated_source="loser", opponent="base"), 1),
         "frozen": Arm(long.changed(opponent="base"), 1),
         "null": Arm(preset.changed(generated_source="real"), 1),
         "null-reencoded": Arm(preset.changed(generated_source="real-reencoded"), 1),

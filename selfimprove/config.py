@@ -9,7 +9,7 @@ Objective = Literal["spin", "sft", "weighted"]
 Link = Literal["logistic", "hinge", "correlation"]
 BetaConvention = Literal["diffusion-dpo", "diffusers", "summed-half", "paper"]
 GeneratedLatents = Literal["reencoded", "raw"]
-GeneratedSource = Literal["rollout", "real", "real-reencoded"]
+GeneratedSource = Literal["rollout", "loser", "real", "real-reencoded"]
 Opponent = Literal["previous", "base"]
 Shared = Literal["t+noise", "t", "nothing"]
 Precision = Literal["no", "bf16", "fp16"]
@@ -40,7 +40,7 @@ class Settings:
     eta: float = 0.0  # 0 is DDIM, 1 is DDPM
     rollout_batch: int = 16  # prompts a batch; no effect on the result beyond rounding
     generated_latents: GeneratedLatents = "reencoded"  # decode and encode again, as the papers do, or keep the raw latent
-    generated_source: GeneratedSource = "rollout"  # or fresh real images of the same captions: the null experiments
+    generated_source: GeneratedSource = "rollout"  # "loser" of labelled pairs: DPO; fresh real images: the null experiments
 
     # Prompts of recursive self-improvement: collected, filtered, then a fresh slice of `samples` every round.
     prompt_source: PromptSource = "filtered"  # "plain": not filtered; "template": "a photo of a ..."
@@ -186,6 +186,8 @@ _SHAPES_RSI = replace(
 PRESETS: dict[str, Preset] = {
     "shapes-spin": Preset("shapes", "shapes", _SHAPES, ({}, {}, {})),
     "shapes-rsi": Preset("shapes", "shapes-base", _SHAPES_RSI, prompts="shapes"),
+    # Diffusion-DPO is self-play's loss with the pairs' losers in place of the model's own images, and the base as opponent throughout
+    "shapes-dpo": Preset("shapes", "shapes", replace(_SHAPES, generated_source="loser", opponent="base", steps=3 * _SHAPES.steps)),
     # the same code in seconds, to see that it runs; its numbers mean nothing
     "smoke": Preset(
         "shapes", "shapes",

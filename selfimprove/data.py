@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from selfimprove.draws import example_id, key_hash
 from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove.shapes.captions import Caption, caption
-from selfimprove.shapes.image_sets import HELD_IN_SCENES, base_set, winners
+from selfimprove.shapes.image_sets import HELD_IN_SCENES, base_set, losers, winners
 from selfimprove.shapes.render import Drawing, render
 
 EVALUATION_SEED = 5775709  # prompts and noise of every evaluation: the same for all rounds, models and training seeds
@@ -48,6 +48,7 @@ class ImageText:
     scenes: list[Caption] | None = None
     scorers: tuple[str, ...] = ()  # learned scorers that know this kind of image, by name (`scorers.load_scorers`)
     fetch_fresh: Callable[[int], Tensor] | None = field(default=None, repr=False)  # another real image of caption i
+    fetch_loser: Callable[[int], Tensor] | None = field(default=None, repr=False)  # what image i was preferred to, in labelled pairs
 
     def images(self, rows: Sequence[int]) -> Float[Tensor, "b 3 h w"]:
         """The images of some rows, stacked."""
@@ -109,6 +110,7 @@ def _shapes(name: str, samples: int, validation: int, evaluation: int, seed: int
     count = samples + validation
     captions, drawn = winners(count, seed) if name == "shapes" else base_set(count, seed)
     again = winners(count, seed, copy=1).drawing if name == "shapes" else None
+    lost = losers(count, seed).drawing if name == "shapes" else None
 
     def picture(drawn: Drawing, row: int) -> Tensor:
         return render(Drawing(*(part[row : row + 1] for part in drawn)))[0][0]
@@ -121,6 +123,7 @@ def _shapes(name: str, samples: int, validation: int, evaluation: int, seed: int
         ids=[example_id(*pair) for pair in indexed(texts)],
         fetch=partial(picture, drawn),
         fetch_fresh=partial(picture, again) if again else None,
+        fetch_loser=partial(picture, lost) if lost else None,
         train=list(range(samples)),
         validation=list(range(samples, samples + validation)),
         evaluation=indexed([p.text for p in prompts]),

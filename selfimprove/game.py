@@ -115,8 +115,11 @@ def _scorers(preset: Preset, images: ImageText, device: torch.device, given: dic
 
 
 def _check(settings: Settings, images: ImageText, scorers: Mapping[str, Scorer]) -> None:
-    if settings.generated_source != "rollout" and images.fetch_fresh is None:
-        raise DataError(f"generated_source={settings.generated_source!r} needs fresh real images, which only data='shapes' can give")
+    source = settings.generated_source
+    if source == "loser" and images.fetch_loser is None:
+        raise DataError("generated_source='loser' needs labelled pairs; give data='shapes'")
+    if source in ("real", "real-reencoded") and images.fetch_fresh is None:
+        raise DataError(f"generated_source={source!r} needs fresh real images, which only data='shapes' can give")
     if settings.real_samples > len(images.train):
         raise DataError(
             f"real_samples={settings.real_samples} is more than the {len(images.train)} real images; give more in data, or ask for fewer"

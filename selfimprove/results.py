@@ -15,6 +15,7 @@ ARMS = {  # arm -> what a reader should call it
     "spin": "SPIN, round 3",
     "sft-steps": "SFT, equal steps",
     "sft-compute": "SFT, equal compute",
+    "dpo": "Diffusion-DPO, equal steps",
     "frozen": "frozen opponent, equal steps",
     "null": "null: fresh real images as the opponent's, one round",
     "null-reencoded": "null: the same, encoded twice, one round",

@@ -108,8 +108,9 @@ def _rollout(game: Game, settings: Settings, opponent: Path, index: int, caption
     def make(rows: range) -> dict[str, Tensor]:
         part = slice(rows.start, rows.stop)
         if settings.generated_source != "rollout":
-            assert data.fetch_fresh is not None
-            images = torch.stack([data.fetch_fresh(data.train[i]) for i in rows])
+            fetch = data.fetch_loser if settings.generated_source == "loser" else data.fetch_fresh
+            assert fetch is not None
+            images = torch.stack([fetch(data.train[i]) for i in rows])
             if settings.generated_source == "real-reencoded":
                 images = diffuser.decode(diffuser.encode(images)[0])
             return _encoded(game, images, settings.flip)

@@ -1,6 +1,7 @@
 """Whole rounds on a random tiny pipeline and a folder of images: stages, resumption, identity, baselines."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 import torch
 
 from selfimprove import evaluate, rounds, samples, train
-from selfimprove.config import Preset, Settings
+from selfimprove.config import PRESETS, Preset, Settings
+from selfimprove.data import DataError
 from selfimprove.game import Game, set_up
+from selfimprove.latents import Store
 from selfimprove.models import load_diffuser, model_hash
 from selfimprove.plan import plan
 from selfimprove.report import ceiling_sentence, read_training, score_table, training_figure, write_summary
@@ -115,6 +118,23 @@ def test_the_arms_run(tiny: Path, images: Path, tmp_path: Path, changes: dict) -
     assert ("rollout" in manifest) == (preset.settings.objective == "spin")
     assert (manifest["training"]["opponent"] == model_hash(tiny)) == (changes.get("opponent") == "base")
     assert infos[2].log is not None
+
+
+def test_diffusion_dpo_is_self_play_against_the_losers_of_the_pairs(tmp_path: Path) -> None:
+    preset = PRESETS["smoke"].changed(generated_source="loser", opponent="base", evaluation_prompts=2, on_collapse="ignore")
+    made = set_up(preset, "dpo", run=tmp_path / "run", device="cpu")
+    info = play(made, 1)[1]
+    assert info.log is not None
+    assert info.log["loss"].iloc[0] == pytest.approx(math.log(2), abs=1e-4)  # the player starts as the reference
+    generated = Store(tmp_path / "run" / "round_1" / "rollout").take("mean", range(4))
+    assert made.data.fetch_loser is not None
+    losers = made.diffuser.encode(torch.stack([made.data.fetch_loser(i) for i in made.data.train[:4]]))[0]
+    assert torch.allclose(generated, losers, atol=1e-5)
+
+
+def test_losers_are_of_labelled_pairs_only(tiny: Path, images: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="needs labelled pairs"):
+        game(tiny, images, tmp_path / "run", PRESET.changed(generated_source="loser"))
 
 
 def test_truncated_captions_are_counted(tiny: Path, images: Path, tmp_path: Path) -> None:

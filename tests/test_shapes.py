@@ -11,7 +11,7 @@ from transformers import CLIPTokenizer
 from selfimprove.scorers import load_scorers
 from selfimprove.shapes import ASSETS, PIPELINE
 from selfimprove.shapes.captions import HELD_OUT, KIND_WEIGHTS, SCENES, TEMPLATES, canonical, caption, phrasings
-from selfimprove.shapes.image_sets import base_set, pairs, utility, winners
+from selfimprove.shapes.image_sets import base_set, losers, pairs, utility, winners
 from selfimprove.shapes.oracle import load_oracle
 from selfimprove.shapes.render import FACTORS, Drawing, drawing, render
 
@@ -145,3 +145,12 @@ image = pipeline("a large red star on a white background", num_inference_steps=2
 assert image.size == (64, 64) and not any(m.startswith("selfimprove") for m in sys.modules)
 """
     subprocess.run([sys.executable, "-I", "-c", program], check=True, capture_output=True, text=True)
+
+
+def test_winners_and_losers_are_the_two_sides_of_each_pair() -> None:
+    made, won, lost = pairs(300, 5), winners(300, 5), losers(300, 5)
+    assert [c.text for c in won.captions] == [c.text for c in lost.captions] == [c.text for c in made.captions]
+    first = made.first_wins[:, None]
+    assert torch.equal(torch.where(first, won.drawing.factors, lost.drawing.factors), made.first.factors)
+    assert torch.equal(torch.where(first, lost.drawing.factors, won.drawing.factors), made.second.factors)
+    assert utility(won.captions, won.drawing).mean() > utility(lost.captions, lost.drawing).mean() + 0.05

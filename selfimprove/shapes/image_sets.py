@@ -89,8 +89,17 @@ def pairs(count: int, seed: int, copy: int = 0) -> Pairs:
     return Pairs(captions, first, second, coin < chance)
 
 
+def _side(count: int, seed: int, copy: int, preferred: bool) -> Captioned:
+    captions, first, second, first_wins = pairs(count, seed, copy)
+    chosen = [torch.where((first_wins == preferred)[:, None], a, b) for a, b in zip(first, second, strict=True)]
+    return Captioned(captions, Drawing(*chosen))
+
+
 def winners(count: int, seed: int, copy: int = 0) -> Captioned:
     """The preferred side of `pairs(count, seed, copy)`."""
-    captions, first, second, first_wins = pairs(count, seed, copy)
-    chosen = [torch.where(first_wins[:, None], a, b) for a, b in zip(first, second, strict=True)]
-    return Captioned(captions, Drawing(*chosen))
+    return _side(count, seed, copy, True)
+
+
+def losers(count: int, seed: int, copy: int = 0) -> Captioned:
+    """The other side of `pairs(count, seed, copy)`."""
+    return _side(count, seed, copy, False)
