@@ -30,9 +30,11 @@ def pages(preset: str) -> dict[str, dict[str, Any]]:
     if preset == "smoke":
         rounds = {"spin_round": {"iter": 2, "preset": "smoke"}, "rsi_round": {"iter": 1, "preset": "smoke-rsi"}}
         read = {"09_collapse": {"samples": 64}, "10_ablations": {"samples": 64}}
+        read["11_evaluation"] = {"samples": 32, "prompts": 8, "images": 4, "steps": 2}
+        read["12_compare_models"] = {"count": 6, "images": 2, "steps": 2}
     else:
         rounds = {"spin_round": {"iter": 2, "preset": preset}, "rsi_round": {"iter": 2}}
-        read = {"09_collapse": {}, "10_ablations": {}}
+        read = {name: {} for name in ("09_collapse", "10_ablations", "11_evaluation", "12_compare_models")}
     theory = smallest if preset == "smoke" else {name: {} for name in smallest}
     return theory | rounds | {"07_spin_rounds": {}, "08_rsi_rounds": {}} | read
 

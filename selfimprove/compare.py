@@ -18,7 +18,7 @@ from jaxtyping import Float
 from selfimprove.config import Settings
 from selfimprove.data import no_images
 from selfimprove.evaluate import evaluate, evaluation_latents
-from selfimprove.models import Diffuser, load_diffuser, model_hash, resolve_model
+from selfimprove.models import Diffuser, check_folder, load_diffuser, model_hash, resolve_model
 from selfimprove.plan import seconds_per_image, seconds_per_pass
 from selfimprove.prompt_sets import JudgedPrompts
 from selfimprove.protocol import Scored, read_scores
@@ -177,7 +177,7 @@ def set_up_comparison(
     chosen = torch.device(device) if device else PartialState().device
     hashes: dict[str, str] = {}
     for name, folder in folders.items():
-        load_diffuser(folder, torch.device("cpu"))
+        check_folder(folder)
         weights = model_hash(folder)
         if weights in hashes:
             raise ValueError(f"models {hashes[weights]!r} and {name!r} have the same weights; give two different pipelines")
