@@ -36,7 +36,8 @@ def pages(preset: str) -> dict[str, dict[str, Any]]:
         rounds = {"spin_round": {"iter": 2, "preset": preset}, "rsi_round": {"iter": 2}}
         read = {name: {} for name in ("09_collapse", "10_ablations", "11_evaluation", "12_compare_models")}
     theory = smallest if preset == "smoke" else {name: {} for name in smallest}
-    return theory | rounds | {"07_spin_rounds": {}, "08_rsi_rounds": {}} | read
+    study = {"study": {}, "study_analysis": {}}
+    return theory | rounds | study | {"07_spin_rounds": {}, "08_rsi_rounds": {}} | read
 
 
 def fingerprint(notebook: Path, parameters: dict[str, Any]) -> str:

@@ -22,11 +22,9 @@ from selfimprove.models import model_hash
 from selfimprove.prompts import PromptSet, prepare, read_reports
 from selfimprove.rollout import sample_batches
 from selfimprove.runs import write_json, write_table
-from selfimprove.selection import SelectionError, select
+from selfimprove.selection import KEPT_BY_HAND, SelectionError, select
 from selfimprove.train import TrainingSet
 from selfimprove.weighting import weigh
-
-KEPT_BY_HAND = "kept.txt"
 
 
 def spin_samples(game: Game, settings: Settings, opponent: Path, index: int) -> TrainingSet:
@@ -179,8 +177,9 @@ def _kept_by_hand(game: Game, folder: Path, scores: pd.DataFrame, generated: Sto
             for row, image in zip(rows, sampled_images(game, generated, rows), strict=True):
                 save_image(image, pictures / f"{scores['id'][row]}.png")
         raise SelectionError(
-            f"strategy='manual' waits for you: look at {pictures}, write the ids to keep (the file names without .png), one a line, "
-            f"into {path}, and run again; everything done so far is kept"
+            f"strategy='manual' waits for you: choose in a notebook with selfimprove.study.grid.select_by_hand({str(folder)!r}).show(), "
+            f"or look at {pictures} and write the ids to keep (the file names without .png), one a line, into {path}; then run again; "
+            "everything done so far is kept"
         )
     return [line.strip() for line in path.read_text().splitlines() if line.strip()]
 

@@ -14,6 +14,8 @@ from scipy import stats
 from selfimprove.config import Combination, Strategy
 from selfimprove.draws import key_hash
 
+KEPT_BY_HAND = "kept.txt"  # in a round's folder: the ids chosen by hand, one a line
+
 
 class SelectionError(ValueError):
     """Nothing sensible can be selected; the message says why and what to do."""

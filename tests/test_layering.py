@@ -13,8 +13,8 @@ ORDER = [
     "scorers.families", "scorers", "data", "latents", "prompts", "prompt_sets", "pairs", "rollout", "selection", "weighting", "mixture",
     "exact", "train", "runs", "statistics", "protocol", "aggregate", "agreement", "sensitivity", "diversity", "evaluate", "collapse",
     "game", "samples", "rounds", "plan", "compare", "figures", "published", "report", "results", "evaluation_results", "rsi_results",
-    "rsi_claims", "shrinkage", "study_store", "study_images", "study", "study_analysis", "study_demo", "study_page", "study_panel",
-    "study_grid", "request", "__main__", "shapes.pretrain",
+"rsi_claims", "shrinkage", "study.store", "study.images", "study.pairwise", "study", "study.analysis", "study.demo", "study.page",
+    "study.panel", "study.grid", "request", "__main__", "shapes.pretrain",
     "theory", "theory.claims", "theory.worlds", "theory.figures", "theory.forward", "theory.practical",
     "theory.objective", "theory.bound", "theory.gradient", "theory.self_play", "theory.fixed_points", "theory.dpo", "theory.errata",
 ]  # fmt: skip

@@ -1,0 +1,173 @@
+"""What a study says: shares with intervals, Bradley-Terry scores, how far raters agree with each other and with themselves.
+
+Every function takes the table of `study.read_answers`. Repeats count only where a rater is compared with themselves; skips never count.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy.optimize import minimize
+from scipy.sparse.csgraph import connected_components
+from scipy.special import expit, log_expit
+from statsmodels.stats.inter_rater import fleiss_kappa
+from statsmodels.stats.proportion import proportion_confint
+
+from selfimprove.draws import key_hash
+from selfimprove.study.pairwise import LEFT, RIGHT, SKIP, TIE, Trial
+from selfimprove.study.store import StudyError
+
+LARGEST = 10.0  # bound on a score, for resamples in which a model won everything: odds of 22,000 to 1
+
+
+class Agreement(NamedTuple):
+    """Fleiss' kappa over the pairs that every rater answered; nan where all gave one and the same answer, or nothing is shared."""
+
+    kappa: float
+    pairs: int
+    raters: int
+
+
+def _of(answers: pd.DataFrame, question: str) -> pd.DataFrame:
+    """First-time answers to a question, skips left out."""
+    known = sorted(answers["question"].unique())
+    if question not in known:
+        raise StudyError(f"question={question!r} has no answers; choose from {known}")
+    return answers[(answers["question"] == question) & ~answers["repeat"] & (answers["answer"] != SKIP)]
+
+
+def models_of(answers: pd.DataFrame) -> list[str]:
+    """The models compared, sorted."""
+    return sorted({*answers["left"], *answers["right"]})
+
+
+def _share(successes: int, trials: int) -> dict[str, float]:
+    """A share with its Wilson 95 % interval; nan where there were no trials."""
+    if not trials:
+        return {"share": np.nan, "low": np.nan, "high": np.nan}
+    low, high = proportion_confint(successes, trials, method="wilson")
+    return {"share": successes / trials, "low": float(low), "high": float(high)}
+
+
+def win_shares(answers: pd.DataFrame, question: str) -> pd.DataFrame:
+    """One row a pair of models: how often each won, ties, skips, and the first one's `share` of decided answers with Wilson interval.
+
+    The interval takes answers for independent; several raters of the same few prompts are not: `bradley_terry` resamples prompts.
+    """
+    chosen = _of(answers, question)
+    skipped = answers[(answers["question"] == question) & ~answers["repeat"] & (answers["answer"] == SKIP)]
+    rows = []
+    for first, second in combinations(models_of(answers), 2):
+        both = chosen[chosen["left"].isin([first, second]) & chosen["right"].isin([first, second])]
+        skips = int((skipped["left"].isin([first, second]) & skipped["right"].isin([first, second])).sum())
+        wins, losses = int((both["winner"] == first).sum()), int((both["winner"] == second).sum())
+        ties = int((both["answer"] == TIE).sum())
+        counts = {"first": first, "second": second, "first_wins": wins, "second_wins": losses, "ties": ties, "skips": skips}
+        rows.append(counts | _share(wins, wins + losses))
+    return pd.DataFrame(rows)
+
+
+def fit_bradley_terry(wins: Float[np.ndarray, "m m"]) -> Float[np.ndarray, " m"]:
+    """Maximum-likelihood scores, P(i beats j) = sigmoid(s_i - s_j), from `wins[i, j]`, how often i beat j; their sum is 0.
+
+    Finite only if no group of models won, or lost, everything against the rest; else the bound LARGEST stands in.
+    """
+
+    def loss(scores: np.ndarray) -> tuple[float, np.ndarray]:
+        apart = scores[:, None] - scores[None]
+        slope = wins * expit(-apart)
+        return -float((wins * log_expit(apart)).sum()), slope.sum(0) - slope.sum(1)
+
+    found = minimize(loss, np.zeros(len(wins)), jac=True, bounds=[(-LARGEST, LARGEST)] * len(wins), method="L-BFGS-B")
+    return found.x - found.x.mean()
+
+
+def bradley_terry(answers: pd.DataFrame, question: str, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Bradley-Terry score of each model (log odds; their sum is 0) with a 95 % bootstrap interval over prompts: `score`, `low`, `high`.
+
+    A tie is half a win for each, which draws the scores together.
+
+    Raises:
+        StudyError: a group of models won everything against the others, or was never compared with them: no finite score exists.
+    """
+    chosen, models = _of(answers, question), models_of(answers)
+    number = {model: i for i, model in enumerate(models)}
+    prompts, prompt = np.unique(chosen["prompt"].to_numpy(dtype=str), return_inverse=True)
+    wins = np.zeros((len(prompts), len(models), len(models)))
+    for row, left, right, answer in zip(prompt, chosen["left"], chosen["right"], chosen["answer"], strict=True):
+        wins[row, number[left], number[right]] += {LEFT: 1.0, TIE: 0.5, RIGHT: 0.0}[answer]
+        wins[row, number[right], number[left]] += {LEFT: 0.0, TIE: 0.5, RIGHT: 1.0}[answer]
+    groups, group = connected_components(wins.sum(0) > 0, directed=True, connection="strong")
+    if groups > 1:
+        apart = [[m for m, g in zip(models, group, strict=True) if g == k] for k in range(groups)]
+        raise StudyError(f"the answers on {question} leave {apart} without a win in both directions; collect more answers")
+    weights = np.random.default_rng(seed).multinomial(len(prompts), np.full(len(prompts), 1 / len(prompts)), size=resamples)
+    drawn = np.stack([fit_bradley_terry(np.tensordot(w, wins, 1)) for w in weights.astype(float)])
+    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    return pd.DataFrame({"score": fit_bradley_terry(wins.sum(0)), "low": low, "high": high}, index=pd.Index(models, name="model"))
+
+
+def position_bias(answers: pd.DataFrame) -> pd.DataFrame:
+    """By question, the share of decided answers that went to the left side, with Wilson interval; one half is no bias."""
+    decided = answers[answers["answer"].isin([LEFT, RIGHT])]
+    rows = []
+    for question, some in decided.groupby("question"):
+        left = int((some["answer"] == LEFT).sum())
+        rows.append({"question": question, "answers": len(some)} | _share(left, len(some)))
+    return pd.DataFrame(rows, columns=["question", "answers", "share", "low", "high"])
+
+
+def self_agreement(answers: pd.DataFrame) -> pd.DataFrame:
+    """By rater and question, the share of repeated pairs answered alike both times (the same model, or a tie), with Wilson interval."""
+    told = answers[answers["answer"] != SKIP]
+    keys = ["rater", "question", "pair"]
+    both = told[~told["repeat"]].merge(told[told["repeat"]], on=keys, suffixes=("", "_again"))
+    rows = []
+    for (rater, question), some in both.groupby(["rater", "question"]):
+        alike = int((some["winner"] == some["winner_again"]).sum())
+        rows.append({"rater": rater, "question": question, "repeats": len(some)} | _share(alike, len(some)))
+    return pd.DataFrame(rows, columns=["rater", "question", "repeats", "share", "low", "high"])
+
+
+def rater_agreement(answers: pd.DataFrame, question: str) -> Agreement:
+    """Fleiss' kappa of the raters on a question: 1 is full agreement, 0 what chance would give.
+
+    An answer is one of three: the pair's first model by name, a tie, or the second. Pairs that some rater did not answer are left out.
+    """
+    chosen = _of(answers, question)
+    raters = chosen["rater"].nunique()
+    first = np.minimum(chosen["left"].to_numpy(dtype=object), chosen["right"].to_numpy(dtype=object))
+    category = np.where(chosen["answer"] == TIE, 1, np.where(chosen["winner"] == first, 0, 2))
+    counts = pd.crosstab(chosen["pair"], category).reindex(columns=[0, 1, 2], fill_value=0).to_numpy()
+    counts = counts[counts.sum(1) == raters]
+    if raters < 2 or not len(counts) or (counts.sum(0) > 0).sum() == 1:
+        return Agreement(float("nan"), len(counts), raters)
+    return Agreement(float(fleiss_kappa(counts)), len(counts), raters)
+
+
+def simulate(
+    trials: Mapping[str, Sequence[Trial]], scores: Mapping[str, Mapping[str, float]], ties: float = 0.1, left: float = 0.0, seed: int = 0
+) -> pd.DataFrame:
+    """Answers of made-up raters, in the form of `read_answers`: to see an analysis, or how many answers a question needs, beforehand.
+
+    Args:
+        trials: rater -> what they see.
+        scores: question -> model -> Bradley-Terry score.
+        ties: share of answers that are ties.
+        left: log odds added to the left side.
+        seed: of the answers.
+    """
+    rows = []
+    for rater, seen in trials.items():
+        for trial in seen:
+            for question, score in scores.items():
+                tie, coin = (key_hash(seed, f"study/simulated/{d}", rater, trial.item, question) / 2**63 for d in ("tie", "coin"))
+                chance = expit(score[trial.left] - score[trial.right] + left)
+                answer = TIE if tie < ties else LEFT if coin < chance else RIGHT
+                winner = {LEFT: trial.left, TIE: "", RIGHT: trial.right}[answer]
+                told = {"time": "", "rater": rater, "question": question, "answer": answer, "winner": winner, "seconds": 0.0}
+                rows.append(told | vars(trial))
+    return pd.DataFrame(rows)
