@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from selfimprove.collapse import LIMITS
 from selfimprove.results import TRUTHS, over_seeds, signed
-from selfimprove.statistics import bootstrap_interval
+from selfimprove.statistics import bootstrap_interval, student_interval
 
 Results = dict[str, dict[int, dict[str, Any]]]
 
@@ -212,6 +212,24 @@ def prompt_sources_table(results: Results) -> pd.DataFrame:
                 row[f"{source} less plain"] = over_seeds([f["over_plain"] for f in found])
         rows.append(row)
     return pd.DataFrame(rows).set_index("score")
+
+
+def by_samples(results: Results, arms: Sequence[str], score: str) -> pd.DataFrame:
+    """Change from the base against the number of different images trained on so far: columns model, samples, mean, low, high.
+
+    The interval is Student's over seeds where there are several, else over the prompts of the one.
+    """
+    rows = []
+    for arm in (a for a in arms if a in results):
+        seeds = list(results[arm].values())
+        for index in range(1, len(seeds[0]["rounds"])):
+            ends = [entry(r["rounds"][index], score) for r in seeds]
+            means = [e["delta_base"] for e in ends]
+            mean, low, high = student_interval(means) if len(means) > 1 else (means[0], *ends[0]["delta_base_ci95"])
+            rows.append(
+                {"model": label(arm), "samples": sum(seeds[0]["samples_trained_on"][:index]), "mean": mean, "low": low, "high": high}
+            )
+    return pd.DataFrame(rows)
 
 
 def readme_sentence(results: Results, folder: str | Path) -> str:

@@ -13,6 +13,7 @@ from selfimprove.results import load_results
 from selfimprove.rsi_claims import AGREES, DIFFERS, OPEN, UNTESTABLE, Difference, Experiments, claims, difference
 from selfimprove.rsi_results import (
     LABELS,
+    by_samples,
     drift_figure,
     ends_table,
     first_round,
@@ -47,7 +48,9 @@ def export(root: Path, experiment: str, arm: str, seed: int, gains: list[float])
         rounds.append({"round": k, "n_prompts": len(PROMPTS), "scores": scores, "oracle": dict.fromkeys(TRUTHS, entry), "drift": drift})
         columns = [*scores, *(f"oracle_{t}" for t in TRUTHS)]
         frames.append(pd.DataFrame({c: values for c in columns}, index=pd.Index(PROMPTS, name="prompt")).assign(round=k))
-    (folder / f"{arm}-{seed}.json").write_text(json.dumps({"arm": arm, "seed": seed, "rounds": rounds, "provenance": {}}))
+    (folder / f"{arm}-{seed}.json").write_text(
+        json.dumps({"arm": arm, "seed": seed, "rounds": rounds, "samples_trained_on": [7] * (len(gains) - 1), "provenance": {}})
+    )
     pd.concat(frames).to_parquet(folder / f"{arm}-{seed}-prompts.parquet")
 
 
@@ -74,6 +77,16 @@ def test_differences_are_paired_and_intervals_are_over_seeds_from_three_on(root:
     assert (one.mean, one.verdict()) == (pytest.approx(-0.05, abs=0.01), DIFFERS)
     assert difference(e, ("rounds", "rsi"), ("ablations", "absent"), "oracle_quality", 3) is None
     assert Difference(0.1, -0.1, 0.3, 3).verdict() == OPEN
+
+
+def test_gains_against_the_number_of_different_images(root: Path) -> None:
+    table = by_samples(load_results(root / "rsi_rounds"), ["rsi", "sft-long", "absent"], "oracle: quality").set_index(["model", "samples"])
+    assert list(table.loc["RSIDiff"].index) == [7 * k for k in range(1, 9)]
+    sixth = table.loc[("RSIDiff", 42)]
+    assert sixth["mean"] == pytest.approx(0.6, abs=0.01)
+    assert sixth["low"] < 0.6 < sixth["high"] < 0.65
+    alone = by_samples(load_results(root / "rsi_ablations"), ["none"], "oracle: quality")
+    assert alone["low"].tolist() == pytest.approx([-0.13, -0.21, -0.31])  # one seed: its interval over prompts
 
 
 def test_verdicts_follow_from_the_intervals(root: Path) -> None:
