@@ -8,28 +8,28 @@ cores. `--size smoke` judges what is there in seconds.
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from selfimprove.compare import Sampling, file_name, set_up_comparison
+from selfimprove.evaluation_results import BASE, TRUTHS
 from selfimprove.prompt_sets import judged_prompts
-from selfimprove.protocol import write_scores
+from selfimprove.protocol import KEYS, write_scores
 from selfimprove.runs import provenance, write_json
 from selfimprove.scorers import SHAPES_SCORERS, load_scorers
 
-BASE = "base"
 # What a table calls it -> (arm, round): where arms leave their players
 MODELS = {
     "SPIN round 1": ("spin", 1), "SPIN round 2": ("spin", 2), "SPIN round 3": ("spin", 3), "DPO equal steps": ("dpo", 1),
     "SFT equal steps": ("sft-steps", 1), "SFT equal compute": ("sft-compute", 1), "frozen opponent": ("frozen", 1),
     "RSIDiff round 1": ("rsi", 1), "RSIDiff round 5": ("rsi", 5), "RSIDiff round 8": ("rsi", 8), "SFT on own images": ("sft-equal", 1),
 }  # fmt: skip
-SWEPT = (BASE, "SPIN round 3", "SFT equal compute", "RSIDiff round 5")
 SETS = {  # prompts, how many of them, guidances
     "held-in": ("shapes-held-in", 500, (3.0,)),
     "held-out": ("shapes-held-out", 128, (3.0,)),
-    "guidance": ("shapes-held-in", 128, (1.5, 2.0, 4.0, 6.0)),
+    "guidance": ("shapes-held-in", 128, (1.5, 3.0, 6.0)),
 }
 
 
@@ -60,14 +60,16 @@ def main() -> None:
     for name in arguments.sets:
         source, count, guidances = SETS[name]
         sampling = Sampling(images=2 if small else 5, steps=2 if small else 10, guidances=guidances, batch=128)
-        chosen = {m: p for m, p in models.items() if name != "guidance" or m.startswith(SWEPT)}
+        once = "" if name != "guidance" else f"seed {arguments.seeds[0]}"  # a sweep of one training seed is enough
+        chosen = {m: p for m, p in models.items() if m == BASE or m.endswith(once)}
         run = arguments.runs / "evaluation_shapes" / f"{name}-{arguments.size}"
         comparison = set_up_comparison(chosen, judged_prompts(source, 12 if small else count), scorers, sampling, run, "cpu")
         print(f"{name}: {comparison.cost()}", flush=True)
         where = arguments.out / name
         where.mkdir(parents=True, exist_ok=True)
         for scored in comparison.play():
-            write_scores(where / f"{file_name(scored.protocol.model)}.parquet", scored)
+            kept = scored.table[[*KEYS, *SHAPES_SCORERS, *TRUTHS]].astype(dict.fromkeys((*SHAPES_SCORERS, *TRUTHS), "float32"))
+            write_scores(where / f"{file_name(scored.protocol.model)}.parquet", replace(scored, table=kept))
         write_json(where / "provenance.json", provenance())
 
 
