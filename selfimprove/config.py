@@ -92,6 +92,8 @@ class Settings:
     decay: bool = True  # linear decay to zero after the warm-up
     weight_decay: float = 0.01
     clip: float = 1.0  # largest gradient norm
+    lora_rank: int | None = None  # train adapters of this rank in place of all weights
+    lora_alpha: int = 8  # the adapter is scaled by alpha / rank
     ema: float = 0.0  # decay of the average of weights, which is then the player; 0 is off
     precision: Precision = "no"
     gradient_checkpointing: bool = False
@@ -111,6 +113,8 @@ class Settings:
         for name in ("collected", "clusters", "kept", "selected", "epochs", "real_samples", "validation", "warmup"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)!r} must not be negative; 0 leaves it out")
+        if self.lora_rank is not None and self.lora_rank < 1:
+            raise ValueError(f"lora_rank={self.lora_rank!r} must be at least 1; None trains all weights")
         for name in ("caption_dropout", "ema", "eta", "weight_quantile"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)!r} must lie between 0 and 1")
@@ -157,8 +161,10 @@ class Preset:
         return replace(self, settings=replace(self.settings, **changes), rounds=rounds)
 
     def identity(self) -> dict[str, Any]:
-        """What of the preset changes results, flat: {"lr": ..., "round 3 lr": ...}."""
+        """What of the preset changes results, flat: {"lr": ..., "round 3 lr": ...}; what is off and came later is left out."""
         flat = asdict(self.settings)
+        if self.settings.lora_rank is None:  # so that runs made before there were adapters keep their identity
+            del flat["lora_rank"], flat["lora_alpha"]
         for index, differences in enumerate(self.rounds, start=1):
             flat |= {f"round {index} {name}": value for name, value in differences.items()}
         return flat

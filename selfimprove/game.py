@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from diffusers import UNet2DConditionModel
 
 from selfimprove.config import Preset, Settings
 from selfimprove.data import DataError, ImageText, load_data, no_images, shapes_prompts
+from selfimprove.lora import check_rank
 from selfimprove.models import Diffuser, load_diffuser, model_hash, resolve_model
 from selfimprove.prompts import Collection, PromptError, collect, fingerprint, load_prompts, templates
 from selfimprove.runs import RunFolder, identity_hash, open_run
@@ -65,7 +67,7 @@ def set_up(
         images = no_images()
     images = _judged_on(images, collection, prompts, settings)
     available = _scorers(preset, images, chosen, dict(scorers or {}))
-    _check(settings, images, available)
+    _check(settings, diffuser.unet, images, available)
     identity = {**preset.identity(), "model": model_hash(folder), "data": images.fingerprint, "seed": seed}
     about = {"preset": name, "data_name": images.name}
     if collection:
@@ -114,7 +116,9 @@ def _scorers(preset: Preset, images: ImageText, device: torch.device, given: dic
     return load_scorers(wanted, device, family="published") | given
 
 
-def _check(settings: Settings, images: ImageText, scorers: Mapping[str, Scorer]) -> None:
+def _check(settings: Settings, unet: UNet2DConditionModel, images: ImageText, scorers: Mapping[str, Scorer]) -> None:
+    if settings.lora_rank:
+        check_rank(unet, settings.lora_rank)
     source = settings.generated_source
     if source == "loser" and images.fetch_loser is None:
         raise DataError("generated_source='loser' needs labelled pairs; give data='shapes'")

@@ -19,6 +19,7 @@ from selfimprove.collapse import drift, warn_of_collapse
 from selfimprove.config import Settings
 from selfimprove.evaluate import HeldOut, evaluate, evaluation_latents, held_out_error
 from selfimprove.game import Game
+from selfimprove.lora import WithoutAdapter, add_adapter, merge
 from selfimprove.models import model_hash, write_pipeline
 from selfimprove.runs import RunFolder, write_json, write_table
 from selfimprove.samples import prepared_prompts, rsi_samples, spin_samples
@@ -94,10 +95,17 @@ def _finish(state: RoundState, game: Game) -> tuple[RoundState, RoundInfo]:
 def _train(game: Game, settings: Settings, data: TrainingSet, start: Path, opponent_folder: Path, index: int) -> None:
     folder, work = game.run.round(index), game.run.round(index) / "training"
     with game.run.stage(index, "training", files=("train.parquet",), opponent=model_hash(opponent_folder)):
-        player = game.diffuser.load_unet(start)
-        opponent = game.diffuser.load_unet(opponent_folder).requires_grad_(False) if data.generated else None
+        player = game.diffuser.load_unet(start).requires_grad_(True)
+        rank, opponent = settings.lora_rank, None
+        if rank:
+            add_adapter(player, rank, settings.lora_alpha, game.seed, index)
+        if data.generated:
+            own = rank and opponent_folder == start
+            opponent = WithoutAdapter(player) if own else game.diffuser.load_unet(opponent_folder).requires_grad_(False)
         log = train(player, opponent, data, game.diffuser.schedule, settings, game.seed, index, work)
         if PartialState().is_main_process:
+            if rank:
+                merge(player, rank, settings.lora_alpha, start.parent / "lora", folder / "lora")
             unfinished = folder / "pipeline.unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
             write_pipeline(unfinished, player, game.diffuser.folder)

@@ -116,14 +116,19 @@ def make_batch(
 def objective(
     batch: Batch, player: Callable[..., Any], opponent: Callable[..., Any] | None, settings: Settings
 ) -> losses.SpinTerms | losses.WeightedTerms | losses.DenoisingTerms:
-    """One forward of the player on [real; generated], one of the opponent under inference mode, and the loss terms."""
+    """One forward of the opponent under inference mode, one of the player on [real; generated], and the loss terms.
+
+    The opponent goes first: it may be the player's own network with the adapter off, and the player's activations may be recomputed.
+    """
+    reference = None
+    if opponent is not None:
+        with torch.inference_mode():
+            reference = losses.squared_error(opponent(batch.noisy, batch.t, batch.text).sample, batch.noise)
     errors = losses.squared_error(player(batch.noisy, batch.t, batch.text).sample, batch.noise)
     if settings.objective == "weighted":
         return losses.weighted_denoising(errors, batch.weight, batch.alpha, settings.time_weight)
-    if opponent is None:
+    if reference is None:
         return losses.denoising(errors)
-    with torch.inference_mode():
-        reference = losses.squared_error(opponent(batch.noisy, batch.t, batch.text).sample, batch.noise)
     real, generated = errors.chunk(2)
     opponent_real, opponent_generated = reference.clone().chunk(2)
     generated, opponent_generated = batch.weight * generated, batch.weight * opponent_generated  # all 1 in the paper
@@ -145,7 +150,7 @@ def _stop_if_not_finite(loss: Tensor, batch: Batch, step: int, keys: list[str]) 
 
 def train(
     player: UNet2DConditionModel,
-    opponent: UNet2DConditionModel | None,
+    opponent: Callable[..., Any] | None,
     data: TrainingSet,
     schedule: Schedule,
     settings: Settings,
@@ -153,7 +158,7 @@ def train(
     round_index: int,
     folder: Path,
 ) -> pd.DataFrame:
-    """Train the player in place and return the log, one row a step.
+    """Train what of the player requires a gradient, in place, and return the log, one row a step.
 
     Columns: the loss terms' means over the batch (see `losses`), `gradient_norm` before clipping, and `lr`. A checkpoint in
     `folder` lets a killed run go on with the same result. With `ema` the averaged weights are left in the player.
@@ -172,10 +177,11 @@ def train(
         project_dir=folder,
     )
     accelerator.init_trackers("tensorboard")
-    player.requires_grad_(True).train()
+    player.train()
     if settings.gradient_checkpointing:
         player.enable_gradient_checkpointing()
-    optimiser = torch.optim.AdamW(player.parameters(), settings.lr, weight_decay=settings.weight_decay)
+    trained = [p for p in player.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trained, settings.lr, weight_decay=settings.weight_decay)
     average = EMAModel(player.parameters(), decay=settings.ema) if settings.ema else None
     checkpoint, first, log = folder / "training.pt", 0, []
     if checkpoint.exists():
@@ -208,7 +214,7 @@ def train(
                 _stop_if_not_finite(terms.loss, batch, step, [data.ids[r] for r, _ in micro])
                 accelerator.backward(terms.loss.mean())
                 if accelerator.sync_gradients:
-                    norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip)
+                    norm = accelerator.clip_grad_norm_(trained, settings.clip)
                 prepared.step()
                 prepared.zero_grad()
             terms_of_step.append(torch.stack([v.detach().float().mean() for v in terms]))

@@ -19,7 +19,7 @@ from selfimprove.plan import plan
 from selfimprove.prompts import PromptError
 from selfimprove.report import drift_table, prompt_lines, read_training, score_table, selection_figure, training_figure, write_summary
 from selfimprove.rounds import play
-from selfimprove.scorers import ScorerError
+from selfimprove.scorers import ScorerError, load_scorers
 from selfimprove.selection import SelectionError
 from selfimprove.weighting import WeightingError
 
@@ -202,7 +202,11 @@ def test_bad_input_is_refused_before_anything_is_sampled(tiny: Path, prompts: Pa
         with pytest.raises(error, match=match):
             play(game(tiny, prompts, run / str(len(list(tmp_path.glob("run/*")))), PRESET.changed(**changes)), 1)
 
-    refused(SelectionError, r"metrics=\['hpsv2'\] have no scorer for these images; known are", metrics=(("hpsv2", 1.0),))
+    refused(SelectionError, r"metrics=\['nosuch'\] have no scorer for these images; known are", metrics=(("nosuch", 1.0),))
+    refused(ScorerError, "hpsv2 needs HPS_v2_compressed.pt of xswu/HPSv2", metrics=(("hpsv2", 1.0),))
+    truth = load_scorers(("quality",), torch.device("cpu"), family="oracle")
+    with pytest.raises(SelectionError, match=r"metrics=\['quality'\] read the truth, which must not select"):
+        set_up(PRESET.changed(metrics=(("quality", 1.0),)), "test", str(tiny), "", run / "z", 0, "cpu", str(prompts), truth)
     refused(PromptError, "kept=40 is more than the 30 prompts", kept=40)
     refused(PromptError, "every prompt was dropped: clarity: 30 -> 0", prompt_source="filtered")
     refused(ValueError, "judge='/nowhere' cannot be loaded", prompt_source="filtered", judge="/nowhere")

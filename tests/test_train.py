@@ -112,7 +112,7 @@ def test_one_forward_of_each_network_a_step(diffuser: Diffuser, data: TrainingSe
 
     batch = make_batch(data, [(0, 0), (3, 0)], SETTINGS, diffuser.schedule, 0, 1, 0)
     objective(batch, counted("player"), counted("opponent"), SETTINGS)  # type: ignore[arg-type]
-    assert calls == [("player", 4, False), ("opponent", 4, True)]
+    assert calls == [("opponent", 4, True), ("player", 4, False)]  # so that a recomputed player is the player
 
 
 @pytest.mark.parametrize(("shared", "noise_same", "t_same"), [("t+noise", True, True), ("t", False, True), ("nothing", False, False)])
