@@ -189,6 +189,11 @@ _SHAPES_RSI = replace(
     evaluation_guidance=3.0,
 )  # fmt: skip
 
+_SD15_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+_SD15 = Settings(samples=500_000, batch_size=8, accumulation=32, lr=2e-5, warmup=200, precision="bf16", evaluation_prompts=500)
+_SD15_ROUNDS = ({"beta": 2000.0, "steps": 50}, {"beta": 5000.0, "steps": 500}, {"beta": 5000.0, "steps": 200, "lr": 5e-8})
+_SD15_SCORERS = ("pickscore", "hpsv2", "imagereward")  # and aesthetic=path, whose head is on no hub
+
 PRESETS: dict[str, Preset] = {
     "shapes-spin": Preset("shapes", "shapes", _SHAPES, ({}, {}, {})),
     "shapes-rsi": Preset("shapes", "shapes-base", _SHAPES_RSI, prompts="shapes"),
@@ -212,11 +217,17 @@ PRESETS: dict[str, Preset] = {
         scorers=("clip", "hpsv2.1", "pickscore", "imagereward"),
     ),
     # Stable Diffusion 1.x on eight 80 GB cards, the paper's appendix: its 200 warm-up steps are longer than round 1
-    "sd15-spin": Preset(
-        "stable-diffusion-v1-5/stable-diffusion-v1-5", "",
-        Settings(samples=500_000, batch_size=8, accumulation=32, lr=2e-5, warmup=200, precision="bf16", evaluation_prompts=500),
-        ({"beta": 2000.0, "steps": 50}, {"beta": 5000.0, "steps": 500}, {"beta": 5000.0, "steps": 200, "lr": 5e-8}),
-        scorers=("pickscore", "hpsv2", "imagereward"),  # and aesthetic=path, whose head is on no hub
+    "sd15-spin": Preset(_SD15_MODEL, "", _SD15, _SD15_ROUNDS, scorers=_SD15_SCORERS),
+    "sd15-dpo": Preset(_SD15_MODEL, "", replace(_SD15, generated_source="loser", opponent="base", steps=350), scorers=_SD15_SCORERS),
+    "sd15-sft": Preset(
+        _SD15_MODEL, "", replace(_SD15, objective="sft", accumulation=8, lr=1e-5, steps=2000, warmup=500, decay=False),
+        scorers=_SD15_SCORERS,
+    ),
+    # one 24 GB card; the paper has no such run: its examples, betas and rounds, the usual rank and rate of adapters, a batch of 256
+    "sd15-spin-lora": Preset(
+        _SD15_MODEL, "",
+        replace(_SD15, batch_size=4, accumulation=64, lr=1e-4, warmup=20, lora_rank=16, lora_alpha=16, gradient_checkpointing=True),
+        tuple(r | {"lr": 1e-4} for r in _SD15_ROUNDS), scorers=_SD15_SCORERS,
     ),
 }  # fmt: skip
 

@@ -16,16 +16,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from selfimprove.draws import example_id, key_hash
+from selfimprove.pairs import DataError, Shards
 from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove.shapes.captions import Caption, caption
 from selfimprove.shapes.image_sets import HELD_IN_SCENES, base_set, losers, winners
 from selfimprove.shapes.render import Drawing, render
 
 EVALUATION_SEED = 5775709  # prompts and noise of every evaluation: the same for all rounds, models and training seeds
-
-
-class DataError(ValueError):
-    """The data cannot be used; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +64,21 @@ class ImageText:
 def load_data(data: str, samples: int, validation: int, evaluation: int, image_size: tuple[int, int], seed: int) -> ImageText:
     """`samples` training and `validation` further images with captions, and `evaluation` prompts.
 
-    `data` is "shapes" (the winners), "shapes-base" (what the embedded model was trained on), or a folder: images with
-    `metadata.jsonl` or `metadata.csv` (columns `file_name` and `text`).
+    `data` is "shapes" (the winners), "shapes-base" (what the embedded model was trained on), a folder of images with
+    `metadata.jsonl` or `metadata.csv` (columns `file_name` and `text`), or a Pick-a-Pic parquet shard or a folder of them, whose
+    preferred images are the real ones.
 
     Raises:
-        DataError: see `_read_metadata`; also when no image can be read.
+        DataError: see `_read_metadata` and `pairs.Shards`; also when no image can be read.
     """
     if not data:
         raise DataError("data='' names nothing; give 'shapes' or a folder of images with metadata.jsonl")
     if data in ("shapes", "shapes-base"):
         return _shapes(data, samples, validation, evaluation, seed)
-    return _folder(Path(data).expanduser(), samples, validation, evaluation, image_size, seed)
+    path = Path(data).expanduser()
+    if path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
+        return _shards(data, samples, validation, evaluation, image_size, seed)
+    return _folder(path, samples, validation, evaluation, image_size, seed)
 
 
 def no_images() -> ImageText:
@@ -174,7 +175,7 @@ def _read_metadata(folder: Path) -> list[tuple[Path, str]]:
 
 
 def open_image(path: Path, size: tuple[int, int]) -> Float[Tensor, "3 h w"]:
-    """An image of any size and mode as RGB in [0, 1]: shorter side resized to fit, centre cropped, alpha laid on white.
+    """The image of a file, see `fitted`.
 
     Raises:
         OSError: the file cannot be read as an image.
@@ -182,6 +183,11 @@ def open_image(path: Path, size: tuple[int, int]) -> Float[Tensor, "3 h w"]:
     with Image.open(path) as opened:
         image = ImageOps.exif_transpose(opened)
         image.load()
+    return fitted(image, size)
+
+
+def fitted(image: Image.Image, size: tuple[int, int]) -> Float[Tensor, "3 h w"]:
+    """An image of any size and mode as RGB in [0, 1]: shorter side resized to fit, centre cropped, alpha laid on white."""
     if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: PIL would clip them at 255
         values = np.asarray(image, dtype=np.float64)
         top = 65535.0 if values.max() > 255 else 255.0
@@ -224,4 +230,37 @@ def _folder(folder: Path, samples: int, validation: int, evaluation: int, image_
         evaluation=indexed(prompts),
         fingerprint=digest.hexdigest(),
         skipped=skipped,
+    )
+
+
+def _shards(data: str, samples: int, validation: int, evaluation: int, image_size: tuple[int, int], seed: int) -> ImageText:
+    """Pick-a-Pic: winners are the real images, losers what they were preferred to. A prompt is trained on or kept out, never both."""
+    shards = Shards(data)
+    prompts = sorted({row.prompt for row in shards.rows}, key=lambda p: key_hash(seed, "split", p))
+    if len(prompts) < 2:
+        raise DataError(f"data={data!r} has {len(prompts)} prompts with a preference ({shards.dropped}); at least 2 are needed")
+    kept_out = set(prompts[: min(validation, max(1, len(prompts) // 10))])
+    captions = [row.prompt for row in shards.rows]
+    ids = [example_id(*pair) for pair in indexed(captions)]
+    first_of = {caption: i for i, caption in reversed(list(enumerate(captions)))}
+    trainable = [i for i, caption in enumerate(captions) if caption not in kept_out]
+    chosen = sorted(sorted(trainable, key=lambda i: key_hash(seed, "chosen", ids[i]))[:samples])  # in the shards' order, to read each once
+    judged = sorted(kept_out) or prompts
+
+    def side(row: int, won: bool) -> Tensor:
+        found = shards.rows[row]
+        return fitted(shards.image(found, found.first_wins == won), image_size)
+
+    digest = hashlib.sha256("\0".join(f"{c}\0{r.first_wins}" for c, r in zip(captions, shards.rows, strict=True)).encode())
+    return ImageText(
+        name=Path(data).name,
+        captions=captions,
+        ids=ids,
+        fetch=lambda i: side(i, True),
+        fetch_loser=lambda i: side(i, False),
+        train=chosen,
+        validation=[first_of[p] for p in sorted(kept_out)] if validation else [],
+        evaluation=indexed([judged[i % len(judged)] for i in range(evaluation)]),
+        fingerprint=digest.hexdigest(),
+        skipped=[str(shards.dropped)] if shards.dropped.ties or shards.dropped.unlabelled else [],
     )

@@ -4,19 +4,25 @@ Columns read of a shard: `caption`, `jpg_0`, `jpg_1` (encoded images), `label_0`
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 from PIL import Image
 from torch import Tensor
 
-from selfimprove.data import DataError
 from selfimprove.shapes import image_sets
 from selfimprove.shapes.render import render
 
-COLUMNS = ("caption", "jpg_0", "jpg_1", "label_0", "label_1", "has_label")
+IMAGES = ("jpg_0", "jpg_1")
+COLUMNS = ("caption", *IMAGES, "label_0", "label_1", "has_label")
+
+
+class DataError(ValueError):
+    """The data cannot be used; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -52,59 +58,82 @@ class Dropped:
         return f"{self.ties} ties and {self.unlabelled} unlabelled rows dropped"
 
 
-@dataclass
+class Row(NamedTuple):
+    """Where a pair that decides something lies: shard, row group, place in the group; its number in the shard, from 1."""
+
+    prompt: str
+    first_wins: bool
+    shard: Path
+    group: int
+    place: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.shard}, row {self.number}"
+
+
 class Shards:
-    """Parquet shards, checked; iterating reads one row group at a time and counts what is dropped.
+    """Parquet shards, their labels read and checked; images are read by row group when asked for.
+
+    `rows`: the pairs that decide something, in order; `dropped`: how many do not.
 
     Raises:
-        DataError: no shard there, a column missing; on reading, a null image or caption, labels that do not sum to one, or
-            bytes that are no image, each with the file and the row.
+        DataError: no shard there, a column missing, a row without caption or with labels that do not sum to one (with file and row).
     """
 
-    source: str
-    dropped: Dropped = field(default_factory=Dropped)
-
-    def __post_init__(self) -> None:
-        path = Path(self.source).expanduser()
-        self.paths = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-        if not self.paths or not self.paths[0].is_file():
-            raise DataError(f"pairs={self.source!r} has no parquet shard; give a shard or a folder of shards")
-        for shard in self.paths:
+    def __init__(self, source: str) -> None:
+        path = Path(source).expanduser()
+        paths = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+        if not paths or not paths[0].is_file():
+            raise DataError(f"pairs={source!r} has no parquet shard; give a shard or a folder of shards")
+        self.rows: list[Row] = []
+        self.dropped = Dropped()
+        for shard in paths:
             missing = [c for c in COLUMNS if c not in pq.read_schema(shard).names]
             if missing:
                 raise DataError(f"{shard} lacks the columns {missing}; a Pick-a-Pic shard has {list(COLUMNS)}")
+            self._index(shard)
+
+    def _index(self, shard: Path) -> None:
+        file, number = pq.ParquetFile(shard), 0
+        for group in range(file.num_row_groups):
+            for place, row in enumerate(file.read_row_group(group, columns=[c for c in COLUMNS if c not in IMAGES]).to_pylist()):
+                number += 1
+                where = f"{shard}, row {number}"
+                if not row["has_label"]:
+                    self.dropped.unlabelled += 1
+                elif row["label_0"] is None or row["label_1"] is None or abs(row["label_0"] + row["label_1"] - 1) > 1e-6:
+                    raise DataError(f"{where}: the labels {row['label_0']} and {row['label_1']} do not sum to one; mend or remove the row")
+                elif row["label_0"] == 0.5:
+                    self.dropped.ties += 1
+                elif not row["caption"]:
+                    raise DataError(f"{where} has no caption; mend or remove the row")
+                else:
+                    self.rows.append(Row(row["caption"], row["label_0"] > 0.5, shard, group, place, number))
 
     def __iter__(self) -> Iterator[LabelledPair]:
-        self.dropped.ties = self.dropped.unlabelled = 0
-        for shard in self.paths:
-            number = 0
-            for batch in pq.ParquetFile(shard).iter_batches(batch_size=64, columns=list(COLUMNS)):
-                for row in batch.to_pylist():
-                    number += 1
-                    pair = self._pair(row, f"{shard}, row {number}")
-                    if pair:
-                        yield pair
+        for row in self.rows:
+            yield LabelledPair(row.prompt, self.image(row, True), self.image(row, False), row.first_wins)
 
-    def _pair(self, row: dict, where: str) -> LabelledPair | None:
-        if not row["has_label"]:
-            self.dropped.unlabelled += 1
-            return None
-        if row["label_0"] is None or row["label_1"] is None or abs(row["label_0"] + row["label_1"] - 1) > 1e-6:
-            raise DataError(f"{where}: the labels {row['label_0']} and {row['label_1']} do not sum to one; mend or remove the row")
-        if row["label_0"] == 0.5:
-            self.dropped.ties += 1
-            return None
-        if not row["caption"]:
-            raise DataError(f"{where} has no caption; mend or remove the row")
-        first, second = (self._open(row[name], f"{where}, {name}") for name in ("jpg_0", "jpg_1"))
-        return LabelledPair(row["caption"], first, second, row["label_0"] > 0.5)
+    def image(self, row: Row, first: bool) -> Image.Image:
+        """The first or the second image of a row.
 
-    def _open(self, encoded: bytes | None, where: str) -> Image.Image:
+        Raises:
+            DataError: it is null, or no image; names file, row and column.
+        """
+        name = IMAGES[0 if first else 1]
+        encoded = _group(row.shard, row.group)[name][row.place].as_py()
         if not encoded:
-            raise DataError(f"{where} is null; mend or remove the row")
+            raise DataError(f"{row}, {name} is null; mend or remove the row")
         try:
             image = Image.open(BytesIO(encoded))
             image.load()
         except OSError as error:
-            raise DataError(f"{where} is no image ({error}); mend or remove the row") from error
+            raise DataError(f"{row}, {name} is no image ({error}); mend or remove the row") from error
         return image
+
+
+@lru_cache(maxsize=2)
+def _group(shard: Path, group: int) -> Any:
+    """The encoded images of a row group; rows are asked for in order, so the last two are enough."""
+    return pq.ParquetFile(shard).read_row_group(group, columns=list(IMAGES))
