@@ -73,7 +73,5 @@ def _correlations(scores: pd.DataFrame, first: str, second: str) -> np.ndarray:
         if len(group) > 2 and group[first].nunique() > 1 and group[second].nunique() > 1:
             found.append(float(stats.spearmanr(group[first], group[second]).statistic))
     if not found:
-        raise ValueError(
-            f"{first!r} and {second!r} both vary in no prompt with at least three images; sample more images of each"
-        )
+        raise ValueError(f"{first!r} and {second!r} both vary in no prompt with at least three images; sample more images of each")
     return np.array(found)

@@ -121,9 +121,7 @@ def test_recursion_on_other_prompts_and_another_model(tiny: Path, tmp_path: Path
         "run": str(tmp_path / "run"),
         "device": "cpu",
     }
-    with pytest.raises(
-        papermill.PapermillExecutionError, match=r"metrics=\['shading'\] have no scorer for these images"
-    ):
+    with pytest.raises(papermill.PapermillExecutionError, match=r"metrics=\['shading'\] have no scorer for these images"):
         execute(tmp_path / "out.ipynb", RSI, **parameters)
     assert not list((tmp_path / "run").glob("round_0"))
 
