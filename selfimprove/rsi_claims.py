@@ -12,7 +12,7 @@ from selfimprove.results import load_results, signed
 from selfimprove.rsi_results import Results, peak
 from selfimprove.statistics import bootstrap_interval, student_interval
 
-AGREES, DIFFERS, OPEN, UNTESTABLE = "agrees", "differs", "not decided", "cannot be tested here"
+AGREES, DIFFERS, SPLIT, OPEN, UNTESTABLE = "agrees", "differs", "split", "not decided", "cannot be tested here"
 
 
 class Difference(NamedTuple):
@@ -86,12 +86,15 @@ NAMES = {QUALITY: "quality", RIGHT: "all right", "alignment": "unseen scorer 'al
 
 
 def _said(found: dict[str, Difference | None]) -> tuple[str, str]:
-    """The differences in words, and one verdict: agrees if every one is positive, differs if any is negative."""
+    """The differences in words, and one verdict: agrees if all are positive, split if one is and another is negative."""
     known = {name: d for name, d in found.items() if d is not None}
     if len(known) < len(found):
         return "not run yet", OPEN
     verdicts = {d.verdict() for d in known.values()}
-    verdict = AGREES if verdicts == {AGREES} else DIFFERS if DIFFERS in verdicts else OPEN
+    if {AGREES, DIFFERS} <= verdicts:
+        verdict = SPLIT
+    else:
+        verdict = AGREES if verdicts == {AGREES} else DIFFERS if DIFFERS in verdicts else OPEN
     return "; ".join(f"{NAMES.get(name, name)} {d}" for name, d in known.items()), verdict
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from selfimprove.collapse import LIMITS
 from selfimprove.results import load_results
-from selfimprove.rsi_claims import AGREES, DIFFERS, OPEN, UNTESTABLE, Difference, Experiments, claims, difference
+from selfimprove.rsi_claims import AGREES, DIFFERS, OPEN, SPLIT, UNTESTABLE, Difference, Experiments, _said, claims, difference
 from selfimprove.rsi_results import (
     LABELS,
     by_samples,
@@ -87,6 +87,12 @@ def test_gains_against_the_number_of_different_images(root: Path) -> None:
     assert sixth["low"] < 0.6 < sixth["high"] < 0.65
     alone = by_samples(load_results(root / "rsi_ablations"), ["none"], "oracle: quality")
     assert alone["low"].tolist() == pytest.approx([-0.13, -0.21, -0.31])  # one seed: its interval over prompts
+
+
+def test_one_verdict_of_several_differences() -> None:
+    up, down, unsure = Difference(0.1, 0.05, 0.15, 3), Difference(-0.1, -0.15, -0.05, 3), Difference(0.0, -0.1, 0.1, 3)
+    for found, verdict in (((up, up), AGREES), ((up, down), SPLIT), ((down, unsure), DIFFERS), ((up, unsure), OPEN), ((up, None), OPEN)):
+        assert _said({str(i): d for i, d in enumerate(found)})[1] == verdict
 
 
 def test_verdicts_follow_from_the_intervals(root: Path) -> None:
