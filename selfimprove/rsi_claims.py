@@ -91,10 +91,7 @@ def _said(found: dict[str, Difference | None]) -> tuple[str, str]:
     if len(known) < len(found):
         return "not run yet", OPEN
     verdicts = {d.verdict() for d in known.values()}
-    if {AGREES, DIFFERS} <= verdicts:
-        verdict = SPLIT
-    else:
-        verdict = AGREES if verdicts == {AGREES} else DIFFERS if DIFFERS in verdicts else OPEN
+    verdict = SPLIT if {AGREES, DIFFERS} <= verdicts else AGREES if verdicts == {AGREES} else DIFFERS if DIFFERS in verdicts else OPEN
     return "; ".join(f"{NAMES.get(name, name)} {d}" for name, d in known.items()), verdict
 
 
