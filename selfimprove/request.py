@@ -9,6 +9,16 @@ from selfimprove.config import PRESETS, Preset, get_preset
 _IPYTHON = {"In", "Out", "get_ipython", "exit", "quit", "open", "request", "from_namespace", "Request", "RsiRequest", "CompareRequest"}
 
 
+def _check_whole(name: str, value: Any, least: int, meaning: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r} cannot be {meaning}; give a whole number from {least} on")
+
+
+def _check_text(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{name}={value!r} must be text; give a name or a path")
+
+
 @dataclass(frozen=True)
 class Request:
     """A round of self-play. Empty strings mean the preset's model, data and scorers, a run folder of the run's own, the best device.
@@ -31,14 +41,10 @@ class Request:
     objectives: ClassVar[tuple[str, ...]] = ("spin", "sft")
 
     def __post_init__(self) -> None:
-        for name, least in (("iter", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                meaning = "the round to play" if name == "iter" else "the seed"
-                raise ValueError(f"{name}={value!r} cannot be {meaning}; give a whole number from {least} on")
+        _check_whole("iter", self.iter, 1, "the round to play")
+        _check_whole("seed", self.seed, 0, "the seed")
         for name in (f.name for f in fields(self) if f.name not in ("iter", "seed")):
-            if not isinstance(getattr(self, name), str):
-                raise ValueError(f"{name}={getattr(self, name)!r} must be text; give a name or a path")
+            _check_text(name, getattr(self, name))
         if get_preset(self.preset).settings.objective not in self.objectives:
             fitting = [name for name, preset in PRESETS.items() if preset.settings.objective in self.objectives]
             raise ValueError(f"preset={self.preset!r} is of the other system; choose one of {fitting}")
@@ -81,17 +87,11 @@ class CompareRequest:
     steps: Any = 10
 
     def __post_init__(self) -> None:
-        for name, least, meaning in (
-            ("count", 0, "a number of prompts"),
-            ("images", 1, "a number of images"),
-            ("steps", 1, "a number of steps"),
-        ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}={value!r} cannot be {meaning}; give a whole number from {least} on")
+        _check_whole("count", self.count, 0, "a number of prompts")
+        _check_whole("images", self.images, 1, "a number of images")
+        _check_whole("steps", self.steps, 1, "a number of steps")
         for name in ("model_a", "model_b", "prompts", "scorers"):
-            if not isinstance(getattr(self, name), str):
-                raise ValueError(f"{name}={getattr(self, name)!r} must be text; give a name or a path")
+            _check_text(name, getattr(self, name))
 
 
 Asked = TypeVar("Asked", bound=Request | CompareRequest)
