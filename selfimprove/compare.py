@@ -33,6 +33,11 @@ def file_name(model: str) -> str:
     return "-".join(re.findall(r"[\w.]+", model.lower()))
 
 
+def without_guidance(model: str) -> str:
+    """The model's own name, where a sweep of guidance has added to it."""
+    return model.split(GUIDANCE_SEPARATOR)[0]
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How every model is sampled.
@@ -137,7 +142,7 @@ class Comparison:
         """Images in [0, 1] of some rows of the tables, the same prompts and noise for every evaluation."""
         found = []
         for one in scored:
-            name, guidance = one.protocol.model.split(GUIDANCE_SEPARATOR)[0], one.protocol.guidance
+            name, guidance = without_guidance(one.protocol.model), one.protocol.guidance
             latents = evaluation_latents(self.folder(name, guidance))[list(rows)]
             found.append(load_diffuser(self.models[name], self.device).decode(latents).permute(0, 2, 3, 1).numpy())
         return np.stack(found)
@@ -151,7 +156,7 @@ class Comparison:
         extract = getattr(self.scorers.get(scorer), "features", None)
         if extract is None:
             raise ValueError(f"scorer={scorer!r} has no image features; use one of the CLIP family")
-        name, guidance = scored.protocol.model.split(GUIDANCE_SEPARATOR)[0], scored.protocol.guidance
+        name, guidance = without_guidance(scored.protocol.model), scored.protocol.guidance
         diffuser = load_diffuser(self.models[name], self.device)
         latents = evaluation_latents(self.folder(name, guidance))
         return torch.cat([extract(diffuser.decode(x)) for x in latents.split(self.sampling.batch)]).numpy()
@@ -213,7 +218,7 @@ def at_one_guidance(scored: Sequence[Scored], scorer: str) -> list[Scored]:
     """Of every model the guidance at which it does best on a score (mean over images): the fair comparison where guidance was swept."""
     best: dict[str, Scored] = {}
     for one in scored:
-        name = one.protocol.model.split(GUIDANCE_SEPARATOR)[0]
+        name = without_guidance(one.protocol.model)
         if name not in best or one.table[scorer].mean() > best[name].table[scorer].mean():
             best[name] = one
     return list(best.values())
@@ -223,6 +228,6 @@ def sweep_table(scored: Sequence[Scored], scorers: Sequence[str]) -> pd.DataFram
     """Mean of every score by model and guidance."""
     rows = []
     for one in scored:
-        name = one.protocol.model.split(GUIDANCE_SEPARATOR)[0]
+        name = without_guidance(one.protocol.model)
         rows.append({"model": name, "guidance": one.protocol.guidance, **one.table[list(scorers)].mean().to_dict()})
     return pd.DataFrame(rows).set_index(["model", "guidance"])

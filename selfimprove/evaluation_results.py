@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from selfimprove.aggregate import MEAN, RAW, STANDARDISED, Rule, Scale, best_of, by_prompt, with_averages
-from selfimprove.compare import GUIDANCE_SEPARATOR
+from selfimprove.compare import without_guidance
 from selfimprove.protocol import ProtocolError, Scored, check_comparable, read_scores
 from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove.statistics import bootstrap_interval, crossed_interval
@@ -168,7 +168,7 @@ def guidance_frame(evaluations: Evaluations) -> pd.DataFrame:
     rows = []
     for name, seeds in evaluations.items():
         tables = [MEAN.apply(s.table) for s in seeds.values()]
-        model = name.split(GUIDANCE_SEPARATOR)[0]
+        model = without_guidance(name)
         guidance = next(iter(seeds.values())).protocol.guidance
         for score in (*SHAPES_SCORERS, *TRUTHS):
             matrix = np.stack([t[score].to_numpy(dtype=np.float64) for t in tables])

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 from PIL import Image
-from torch import Tensor
 
+from selfimprove.scorers.images import eight_bit
 from selfimprove.shapes import image_sets
 from selfimprove.shapes.render import render
 
@@ -38,13 +38,9 @@ class LabelledPair:
 def shapes_pairs(count: int, seed: int) -> Iterator[LabelledPair]:
     """Pairs of the shapes world, labelled by a Bradley-Terry coin on true utility (see `shapes.image_sets.pairs`)."""
     captions, first, second, first_wins = image_sets.pairs(count, seed)
-    images = [[_picture(image) for image in render(side)[0]] for side in (first, second)]
+    images = [eight_bit(render(side)[0].clamp(0, 1)) for side in (first, second)]
     for caption, one, other, won in zip(captions, *images, first_wins.tolist(), strict=True):
         yield LabelledPair(caption.text, one, other, won)
-
-
-def _picture(image: Tensor) -> Image.Image:
-    return Image.fromarray((image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
 
 
 @dataclass
