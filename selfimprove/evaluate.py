@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 from diffusers import UNet2DConditionModel
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -24,6 +23,7 @@ from selfimprove.prompts import fingerprint
 from selfimprove.protocol import Protocol, Scored, write_scores
 from selfimprove.rollout import sample_batches
 from selfimprove.scorers import BlackImageWarning, Scorer, ScorerError, black_images, nearest_real
+from selfimprove.scorers.images import eight_bit
 from selfimprove.shapes.oracle import load_oracle
 from selfimprove.shapes.render import ATTRIBUTES, FACTORS
 
@@ -145,4 +145,4 @@ def held_out_error(
 
 def save_image(image: Float[Tensor, "3 h w"], path: Path) -> None:
     """An image in [0, 1] as an 8-bit PNG."""
-    Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()).save(path)
+    eight_bit(image[None])[0].save(path)
