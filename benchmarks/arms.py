@@ -6,6 +6,7 @@ folder goes on at the first unfinished stage.
 
 import argparse
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -52,8 +53,18 @@ def set_up_arm(arm: Arm, name: str, seed: int, runs: Path) -> Game:
     for own, shared in _shared(game, runs):
         if shared.exists() and not own.exists():
             own.parent.mkdir(exist_ok=True)
-            (shutil.copytree if shared.is_dir() else shutil.copyfile)(shared, own)
+            _copy(shared, own)
     return game
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Whole or not at all: arms may be played by several processes side by side."""
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    (shutil.copytree if source.is_dir() else shutil.copyfile)(source, part)
+    try:
+        part.rename(target)
+    except OSError:  # another process was first, with the same bytes
+        (shutil.rmtree if part.is_dir() else Path.unlink)(part)
 
 
 def _shared(game: Game, runs: Path) -> list[tuple[Path, Path]]:
@@ -89,7 +100,7 @@ def run_arm(arm: Arm, name: str, seed: int, out: Path, runs: Path, strip: Sequen
         infos = play(game, max(k for k in range(arm.rounds + 1) if game.run.is_done(k, "evaluation")))
     for own, shared in _shared(game, runs):
         if own.exists() and not shared.exists():
-            (shutil.copytree if own.is_dir() else shutil.copyfile)(own, shared)
+            _copy(own, shared)
     last, base = game.run.round(len(infos) - 1), pd.read_parquet(game.run.round(0) / "scores.parquet")
     end = game.run.path / "pipeline_at_end"
     if not end.exists() and len(infos) > 1:

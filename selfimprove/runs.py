@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from accelerate import PartialState
 
 LIBRARIES = ("selfimprove", "torch", "diffusers", "transformers", "accelerate")
@@ -50,6 +51,7 @@ def provenance() -> dict[str, Any]:
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {PartialState().device}",
+        "threads": torch.get_num_threads(),  # the order of sums, so the last bits, and training from there on
         "python": platform.python_version(),
         "versions": {name: version(name) for name in LIBRARIES},
         "git": git,
