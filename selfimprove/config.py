@@ -12,6 +12,9 @@ GeneratedLatents = Literal["reencoded", "raw"]
 GeneratedSource = Literal["rollout", "loser", "real", "real-reencoded"]
 Opponent = Literal["previous", "base"]
 Shared = Literal["t+noise", "t", "nothing"]
+ErrorIn = Literal["epsilon", "v"]
+Sampler = Literal["ddim", "dpm++", "unipc"]
+PredictionType = Literal["any", "epsilon", "v_prediction"]
 Precision = Literal["no", "bf16", "fp16"]
 PromptSource = Literal["filtered", "plain", "template"]
 Strategy = Literal["all", "random", "pool", "per-prompt", "threshold", "manual"]
@@ -34,10 +37,11 @@ class Settings:
     samples: int = 1024
     validation: int = 128  # further images kept out of training, for the scores that need real images
 
-    # Rollout: how the opponent's images are sampled (DDIM).
+    # Rollout: how the opponent's images are sampled.
+    sampler: Sampler = "ddim"  # the papers'; "dpm++" and "unipc" reach an image in fewer steps, but are another opponent
     rollout_steps: int = 50
     guidance: float = 7.5  # classifier-free guidance scale; 1 is none
-    eta: float = 0.0  # 0 is DDIM, 1 is DDPM
+    eta: float = 0.0  # of "ddim": 0 is DDIM, 1 is DDPM
     rollout_batch: int = 16  # prompts a batch; no effect on the result beyond rounding
     generated_latents: GeneratedLatents = "reencoded"  # decode and encode again, as the papers do, or keep the raw latent
     generated_source: GeneratedSource = "rollout"  # "loser" of labelled pairs: DPO; fresh real images: the null experiments
@@ -78,6 +82,8 @@ class Settings:
     link: Link = "logistic"
     beta: float = 2000.0
     beta_convention: BetaConvention = "diffusion-dpo"
+    prediction_type: PredictionType = "any"  # what the model must predict; "any": what its folder says
+    error_in: ErrorIn = "epsilon"  # squared errors in eps, as the papers have them, or in v, 1 / alpha_t times as much
     shared: Shared = "t+noise"  # what real and generated share: released code both, the formula t alone
     caption_dropout: float = 0.0  # share of captions replaced by the empty one
     flip: bool = False  # mirror half of the pairs, both sides alike
@@ -122,6 +128,10 @@ class Settings:
             raise ValueError(f"selected={self.selected} is more than the pool, samples={self.samples}; select fewer or sample more")
         if self.strategy not in ("all", "threshold", "manual") and not self.selected:
             raise ValueError(f"selected=0 with strategy={self.strategy!r} keeps nothing; say how many to keep")
+        if self.sampler != "ddim" and self.eta:
+            raise ValueError(f"eta={self.eta!r} belongs to sampler='ddim'; {self.sampler!r} draws no noise: leave eta at 0")
+        if self.objective == "weighted" and self.error_in != "epsilon":
+            raise ValueError(f"error_in={self.error_in!r} does not apply to objective='weighted'; choose its time_weight instead")
         if self.weight_sigma2 is not None and not self.weight_sigma2 > 0:
             raise ValueError(f"weight_sigma2={self.weight_sigma2!r} must be greater than 0; leave it out to calibrate it")
         for name, choices in _CHOICES.items():
@@ -133,6 +143,8 @@ class Settings:
         return math.ceil(self.epochs * examples / (self.batch_size * self.accumulation * processes)) if self.epochs else self.steps
 
 
+# Settings that runs made before them do not know: at these values they stay out of a run's identity.
+_LATER: dict[str, Any] = {"lora_rank": None, "sampler": "ddim", "prediction_type": "any", "error_in": "epsilon"}
 _CHOICES: dict[str, tuple[str, ...]] = {f.name: get_args(f.type) for f in fields(Settings) if get_origin(f.type) is Literal}
 
 
@@ -163,8 +175,9 @@ class Preset:
     def identity(self) -> dict[str, Any]:
         """What of the preset changes results, flat: {"lr": ..., "round 3 lr": ...}; what is off and came later is left out."""
         flat = asdict(self.settings)
-        if self.settings.lora_rank is None:  # so that runs made before there were adapters keep their identity
-            del flat["lora_rank"], flat["lora_alpha"]
+        off = {name for name, value in _LATER.items() if flat[name] == value}
+        for name in off | ({"lora_alpha"} if "lora_rank" in off else set()):
+            del flat[name]
         for index, differences in enumerate(self.rounds, start=1):
             flat |= {f"round {index} {name}": value for name, value in differences.items()}
         return flat

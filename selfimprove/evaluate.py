@@ -128,18 +128,20 @@ def _oracle_columns(reading: Any, captions: Sequence[Any]) -> dict[str, Any]:
 def held_out_error(
     diffuser: Diffuser, unet: UNet2DConditionModel, latents: Float[Tensor, "m c h w"], text: Float[Tensor, "m l d"], ids: Sequence[str]
 ) -> Float[Tensor, " m"]:
-    """Mean squared noise-prediction error on each held-out real image, over fixed times and noise shared by all models."""
+    """Mean squared error in eps on each held-out real image, over fixed times and noise shared by all models."""
     errors = []
     for index in range(HELD_OUT_TIMES):
         noise = draws.normal(EVALUATION_SEED, "held-out/noise", (index,), ids, diffuser.latent_shape).to(diffuser.device)
         within = draws.uniform(EVALUATION_SEED, "held-out/timestep", (index,), ids)
         t = ((index + within) / HELD_OUT_TIMES * len(diffuser.schedule)).long().to(diffuser.device)
         noisy = diffuser.schedule.add_noise(latents.to(diffuser.device), noise, t)
+        target = diffuser.schedule.target(latents.to(diffuser.device), noise, t)
         parts = [
             squared_error(unet(x, s, c.to(diffuser.device)).sample, e)
-            for x, s, c, e in zip(noisy.split(64), t.split(64), text.split(64), noise.split(64), strict=True)
+            for x, s, c, e in zip(noisy.split(64), t.split(64), text.split(64), target.split(64), strict=True)
         ]
-        errors.append(torch.cat(parts).cpu())
+        scale = diffuser.schedule.error_scale(diffuser.schedule.alphas_cumprod[t], "epsilon")
+        errors.append((scale * torch.cat(parts)).cpu())
     return torch.stack(errors).mean(0).clone()
 
 

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from diffusers import UNet2DConditionModel
 
 from selfimprove.config import Preset, Settings
 from selfimprove.data import DataError, ImageText, load_data, no_images, shapes_prompts
 from selfimprove.lora import check_rank
-from selfimprove.models import Diffuser, load_diffuser, model_hash, resolve_model
+from selfimprove.models import Diffuser, ModelError, load_diffuser, model_hash, resolve_model
 from selfimprove.prompts import Collection, PromptError, collect, fingerprint, load_prompts, templates
 from selfimprove.runs import RunFolder, identity_hash, open_run
 from selfimprove.scorers import PUBLISHED, Scorer, load_scorers
@@ -30,6 +29,7 @@ class Game:
     seed: int
     run: RunFolder
     collection: Collection | None = None
+    opponent_cache: Path | None = None
 
     @property
     def truncated(self) -> list[str]:
@@ -47,11 +47,13 @@ def set_up(
     device: str = "",
     prompts: str = "",
     scorers: Mapping[str, Scorer] | None = None,
+    opponent_cache: str | Path = "",
 ) -> Game:
     """Check everything and load model, data and prompts; nothing expensive, nothing written but run.json.
 
     Empty `model`, `data`, `prompts`: the preset's. Empty `run`: `runs/<name>-<hash of the identity>`. Empty `device`: a GPU if there is
-    one. `scorers`: further ones by name, beside those that know the data, or in place of published ones.
+    one. `scorers`: further ones by name, beside those that know the data, or in place of published ones. `opponent_cache`: a folder
+    where the opponent's errors are computed once, for this run and all that differ in beta, lr or steps alone; empty: as needed.
 
     Raises:
         ValueError: `ModelError`, `DataError`, `PromptError`, `SelectionError` or `RunError`, which say what is wrong and what to do.
@@ -67,14 +69,15 @@ def set_up(
         images = no_images()
     images = _judged_on(images, collection, prompts, settings)
     available = _scorers(preset, images, chosen, dict(scorers or {}))
-    _check(settings, diffuser.unet, images, available)
+    _check(settings, diffuser, images, available)
     identity = {**preset.identity(), "model": model_hash(folder), "data": images.fingerprint, "seed": seed}
     about = {"preset": name, "data_name": images.name}
     if collection:
         identity["prompts"] = fingerprint([*collection.prompts, *collection.held_out])
         about["prompts_name"] = prompts
+    cache = Path(opponent_cache) if opponent_cache else None
     path = Path(run) if run else Path("runs") / f"{name}-{identity_hash(identity)}"
-    return Game(preset, diffuser, images, available, seed, open_run(path, identity, about), collection)
+    return Game(preset, diffuser, images, available, seed, open_run(path, identity, about), collection, cache)
 
 
 def _collect(prompts: str, settings: Settings, seed: int) -> Collection:
@@ -116,9 +119,17 @@ def _scorers(preset: Preset, images: ImageText, device: torch.device, given: dic
     return load_scorers(wanted, device, family="published") | given
 
 
-def _check(settings: Settings, unet: UNet2DConditionModel, images: ImageText, scorers: Mapping[str, Scorer]) -> None:
+def _check(settings: Settings, diffuser: Diffuser, images: ImageText, scorers: Mapping[str, Scorer]) -> None:
     if settings.lora_rank:
-        check_rank(unet, settings.lora_rank)
+        check_rank(diffuser.unet, settings.lora_rank)
+    predicts = diffuser.schedule.prediction_type
+    if settings.prediction_type not in ("any", predicts):
+        raise ModelError(
+            f"prediction_type={settings.prediction_type!r}, but model={str(diffuser.folder)!r} predicts {predicts!r}, and would be trained "
+            "towards the wrong target; leave prediction_type at 'any', or mend scheduler/scheduler_config.json if that is wrong"
+        )
+    if settings.objective == "weighted" and settings.time_weight == "one" and diffuser.schedule.alpha(len(diffuser.schedule) - 1) == 0:
+        raise ModelError("time_weight='one' is infinite where alpha_T is 0, as in this model; choose 'snr'")
     source = settings.generated_source
     if source == "loser" and images.fetch_loser is None:
         raise DataError("generated_source='loser' needs labelled pairs; give data='shapes'")

@@ -4,6 +4,7 @@ A store is a folder of shards, each written beside and renamed into place, so th
 one. Rows are read on demand from the memory-mapped files: a store may be larger than memory.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,11 +24,20 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.rows: int = json.loads((folder / "store.json").read_text())["rows"]
-        self._shards = [safe_open(path, "pt") for path in sorted(folder.glob("*.safetensors"))]
+        self._paths = sorted(folder.glob("*.safetensors"))
+        self._shards = [safe_open(path, "pt") for path in self._paths]
 
     def has(self, name: str) -> bool:
         """Whether there is a tensor of that name."""
         return name in self._shards[0].keys()  # noqa: SIM118 - safe_open is no mapping
+
+    def digest(self) -> str:
+        """SHA-256 of everything in the store."""
+        digest = hashlib.sha256()
+        for path in self._paths:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
 
     def take(self, name: str, rows: Sequence[int]) -> Tensor:
         """Some rows of one tensor, in float32 on the CPU."""

@@ -57,7 +57,7 @@ def check_folder(folder: Path) -> None:
 
     Raises:
         ModelError: not a StableDiffusionPipeline folder, a part missing, pickled or non-finite weights, an inpainting model,
-            or a prediction type other than epsilon.
+            or one that predicts neither eps nor v.
     """
     if not folder.is_dir() or not any(folder.iterdir()):
         raise ModelError(f"model={str(folder)!r} is empty or no folder; give a diffusers pipeline folder")
@@ -79,8 +79,8 @@ def check_folder(folder: Path) -> None:
             "(an inpainting or otherwise conditioned model); give a text-to-image model"
         )
     prediction = json.loads((folder / "scheduler" / "scheduler_config.json").read_text()).get("prediction_type", "epsilon")
-    if prediction != "epsilon":
-        raise ModelError(f"model={str(folder)!r} predicts {prediction!r}; only epsilon prediction can be trained")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise ModelError(f"model={str(folder)!r} predicts {prediction!r}; only models of epsilon or v_prediction can be trained")
 
 
 def _check_weights(folder: Path, name: str) -> None:
@@ -194,8 +194,14 @@ def load_diffuser(folder: Path, device: torch.device) -> Diffuser:
     for network in (unet, vae, text_encoder):
         network.float().to(device).eval().requires_grad_(False)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    schedule = Schedule(DDIMScheduler.from_pretrained(folder / "scheduler", clip_sample=False), device)
-    return Diffuser(folder, unet, vae, text_encoder, tokenizer, schedule, device)
+    return Diffuser(folder, unet, vae, text_encoder, tokenizer, _load_schedule(folder, device), device)
+
+
+def _load_schedule(folder: Path, device: torch.device) -> Schedule:
+    try:
+        return Schedule(DDIMScheduler.from_pretrained(folder / "scheduler", clip_sample=False), device)
+    except (ValueError, NotImplementedError) as error:  # the second: a beta_schedule that diffusers does not know
+        raise ModelError(f"model={str(folder)!r}: its scheduler cannot be used: {error}") from error
 
 
 def write_pipeline(folder: Path, unet: UNet2DConditionModel, base: Path) -> None:

@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
+from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from selfimprove import draws
+from selfimprove.config import Sampler
 from selfimprove.models import Diffuser
 from selfimprove.schedule import Schedule, Step, Transition
+
+SOLVERS: dict[Sampler, Any] = {"dpm++": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}
 
 
 @runtime_checkable
@@ -111,6 +115,21 @@ def _states(
         yield _State(noisy, noise, transition_log_prob(noisy, transition) if keep else noise)
 
 
+def _solve(
+    world: World, denoiser: Denoiser, text: Tensor, empty: Tensor, noisy: Tensor, steps: int | None, guidance: float, sampler: Sampler
+) -> Tensor:
+    """The probability-flow equation from x_T = `noisy` by a multistep solver of diffusers, with the model's own noise schedule."""
+    config = dict(world.schedule.scheduler.config)
+    # from the last step on: with the "leading" steps of Stable Diffusion's folders, noise would be put in where an image already is
+    solver = SOLVERS[sampler].from_config(config, timestep_spacing="trailing")
+    solver.set_timesteps(steps or len(world.schedule))
+    text, empty, noisy = text.to(world.device), empty.to(world.device), noisy * solver.init_noise_sigma
+    for t in solver.timesteps:
+        output = predict(denoiser, solver.scale_model_input(noisy, t), int(t), text, empty, guidance)
+        noisy = solver.step(output, t, noisy).prev_sample
+    return noisy
+
+
 @torch.no_grad()
 def rollout(
     world: World,
@@ -124,12 +143,17 @@ def rollout(
     steps: int | None,
     guidance: float,
     eta: float = 0.0,
+    sampler: Sampler = "ddim",
 ) -> Float[Tensor, "b c h w"]:
     """Sample x'_0 ~ p_theta(. | c), scaled latents on the CPU (SPIN-Diffusion eq. 3.2); steps None: the whole schedule.
 
     The noise of an example depends on (seed, stream, round, its id) alone, so it can be redrawn in any batch: the noise bit
     by bit, the latents up to rounding. eps = eps_empty + guidance * (eps_text - eps_empty); guidance 1 skips the empty one.
+    `sampler` "dpm++" (DPM-Solver++(2M), Lu et al. 2022) and "unipc" (Zhao et al. 2023) start from the same noise and draw no more.
     """
+    if sampler != "ddim":
+        noise = draws.normal(seed, stream, (round_index,), ids, world.latent_shape).to(world.device, world.schedule.dtype)
+        return _solve(world, denoiser, text, empty, noise, steps, guidance, sampler).cpu()
     plan = world.schedule.steps(steps, eta)
     states = _states(world, denoiser, text, empty, ids, seed, stream, round_index, plan, guidance, keep=False)
     return deque(states, maxlen=1).pop().value.cpu()  # one state at a time in memory

@@ -15,15 +15,17 @@ from accelerate import PartialState
 
 from selfimprove import shapes
 from selfimprove.aggregate import summarise
+from selfimprove.batches import TrainingSet
 from selfimprove.collapse import drift, warn_of_collapse
 from selfimprove.config import Settings
 from selfimprove.evaluate import HeldOut, evaluate, evaluation_latents, held_out_error
 from selfimprove.game import Game
 from selfimprove.lora import WithoutAdapter, add_adapter, merge
 from selfimprove.models import model_hash, write_pipeline
+from selfimprove.opponent import LiveOpponent, Opponent, precompute
 from selfimprove.runs import RunFolder, write_json, write_table
 from selfimprove.samples import prepared_prompts, rsi_samples, spin_samples
-from selfimprove.train import TrainingSet, train
+from selfimprove.train import train
 
 
 class RoundState(NamedTuple):
@@ -94,14 +96,21 @@ def _finish(state: RoundState, game: Game) -> tuple[RoundState, RoundInfo]:
 
 def _train(game: Game, settings: Settings, data: TrainingSet, start: Path, opponent_folder: Path, index: int) -> None:
     folder, work = game.run.round(index), game.run.round(index) / "training"
-    with game.run.stage(index, "training", files=("train.parquet",), opponent=model_hash(opponent_folder)):
+    opponent_hash, errors_from = model_hash(opponent_folder), "precomputed" if game.opponent_cache else "network"
+    with game.run.stage(index, "training", files=("train.parquet",), opponent=opponent_hash, opponent_errors=errors_from):
         player = game.diffuser.load_unet(start).requires_grad_(True)
-        rank, opponent = settings.lora_rank, None
+        rank = settings.lora_rank
+        opponent: Opponent | None = None
         if rank:
             add_adapter(player, rank, settings.lora_alpha, game.seed, index)
         if data.generated:
             own = rank and opponent_folder == start
-            opponent = WithoutAdapter(player) if own else game.diffuser.load_unet(opponent_folder).requires_grad_(False)
+            network = WithoutAdapter(player) if own else game.diffuser.load_unet(opponent_folder).requires_grad_(False)
+            opponent = LiveOpponent(network)
+            if game.opponent_cache:
+                cache = game.opponent_cache / f"round_{index}"
+                opponent = precompute(cache, network, opponent_hash, data, game.diffuser.schedule, settings, game.seed, index)
+            del network  # once its errors are known it leaves the memory
         log = train(player, opponent, data, game.diffuser.schedule, settings, game.seed, index, work)
         if PartialState().is_main_process:
             if rank:

@@ -11,6 +11,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
+from selfimprove.batches import TrainingSet
 from selfimprove.config import Settings
 from selfimprove.data import indexed
 from selfimprove.draws import example_id
@@ -23,7 +24,6 @@ from selfimprove.prompts import PromptSet, prepare, read_reports
 from selfimprove.rollout import sample_batches
 from selfimprove.runs import write_json, write_table
 from selfimprove.selection import KEPT_BY_HAND, SelectionError, select
-from selfimprove.train import TrainingSet
 from selfimprove.weighting import weigh
 
 
@@ -114,7 +114,7 @@ def _rollout(game: Game, settings: Settings, opponent: Path, index: int, caption
             return _encoded(game, images, settings.flip)
         latents = sample_batches(
             diffuser, unet, captions[part], ids[part], settings.rollout_batch, "sampling", seed=game.seed, stream="rollout",
-            round_index=index, steps=settings.rollout_steps, guidance=settings.guidance, eta=settings.eta,
+            round_index=index, steps=settings.rollout_steps, guidance=settings.guidance, eta=settings.eta, sampler=settings.sampler,
         )  # fmt: skip
         if settings.generated_latents == "raw":
             raw = {"mean": latents, "std": torch.zeros_like(latents)}

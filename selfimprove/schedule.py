@@ -3,6 +3,8 @@
 alpha_t is the cumulative product: the papers' alpha_t is `alphas_cumprod[t-1]`; here t counts from 0 as in diffusers.
 """
 
+import hashlib
+import json
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from selfimprove.config import ErrorIn
 
 
 class Transition(NamedTuple):
@@ -107,6 +111,24 @@ class Schedule:
         """x_t = sqrt(alpha_t) x_0 + sqrt(1 - alpha_t) eps (SPIN-Diffusion, below eq. 3.1)."""
         alpha = self.alphas_cumprod[t].view(-1, 1, 1, 1)
         return alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+
+    def target(self, clean: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Int[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+        """What the model should say of x_t: eps, or v = sqrt(alpha_t) eps - sqrt(1 - alpha_t) x_0 (Salimans and Ho 2022)."""
+        if self.prediction_type == "epsilon":
+            return noise
+        alpha = self.alphas_cumprod[t].view(-1, 1, 1, 1)
+        return alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
+
+    def error_scale(self, alpha: Float[Tensor, " b"], error_in: ErrorIn) -> Float[Tensor, " b"]:
+        """What turns a squared error of the model's output into one in eps or in v: |eps error|^2 = alpha_t |v error|^2, given x_t."""
+        own = "v" if self.prediction_type == "v_prediction" else "epsilon"
+        if own == error_in:
+            return torch.ones_like(alpha)
+        return alpha if own == "v" else 1 / alpha
+
+    def fingerprint(self) -> str:
+        """Of what training depends on: the alphas and the prediction type."""
+        return hashlib.sha256(json.dumps([self.prediction_type, self._alphas]).encode()).hexdigest()[:12]
 
     def timesteps(self, steps: int | None = None) -> list[tuple[int, int]]:
         """(t, t of the next state) from noise to image; the last one ends before step 0. None: every step of the schedule.

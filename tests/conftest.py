@@ -12,6 +12,9 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from selfimprove.batches import TrainingSet
+from selfimprove.latents import Store, build_store
+from selfimprove.models import load_diffuser
 from selfimprove.shapes import PIPELINE
 
 LENGTH = 24  # tokens
@@ -48,6 +51,22 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "pipeline"
     tiny_pipeline().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def training_data(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingSet:
+    """Ten examples of random latents for the tiny pipeline; real and generated ones stand apart."""
+    folder = tmp_path_factory.mktemp("stores")
+    diffuser = load_diffuser(tiny, torch.device("cpu"))
+
+    def store(name: str, seed: int, std: float) -> Store:
+        mean = 2 * seed + torch.randn(10, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
+        tensors = {"mean": mean, "std": torch.full_like(mean, std), "mean_flipped": mean.flip(3), "std_flipped": torch.full_like(mean, std)}
+        return build_store(folder / name, 10, lambda r: {k: v[r.start : r.stop] for k, v in tensors.items()}, name)
+
+    text = build_store(folder / "text", 3, lambda r: {"embedding": diffuser.embed(["", "a star", "a moon"])[r.start : r.stop]}, "text")
+    ids = tuple(f"example {i}" for i in range(10))
+    return TrainingSet(ids, [1 + i % 2 for i in range(10)], text, store("real", 0, 0.1), store("generated", 1, 0.0))
 
 
 def write_images(folder: Path, count: int) -> Path:

@@ -12,10 +12,11 @@ def test_bad_settings_are_named(name: str, value: object) -> None:
         Settings(**{name: value})
 
 
-def test_unknown_choices_are_named() -> None:
+@pytest.mark.parametrize("name", ["link", "sampler", "error_in", "prediction_type"])
+def test_unknown_choices_are_named(name: str) -> None:
     settings = Settings()
-    object.__setattr__(settings, "link", "cubic")  # past the type checker that tests run under
-    with pytest.raises(ValueError, match="link='cubic' is not known; choose one of"):
+    object.__setattr__(settings, name, "cubic")  # past the type checker that tests run under
+    with pytest.raises(ValueError, match=f"{name}='cubic' is not known; choose one of"):
         settings.__post_init__()
 
 

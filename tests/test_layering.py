@@ -7,16 +7,16 @@ import selfimprove
 
 PACKAGE = Path(selfimprove.__file__).parent
 ORDER = [
-    "draws", "shapes.render", "shapes", "shapes.captions", "shapes.image_sets", "shapes.oracle", "config", "schedule", "losses",
-    "frames", "models", "lora", "judges", "scorers.images", "scorers.interface", "scorers.checkpoints", "scorers.nearest", "scorers.heads",
+    "draws", "shapes.render", "shapes", "shapes.captions", "shapes.image_sets", "shapes.oracle", "config", "schedule", "losses", "frames",
+    "models", "lora", "judges", "scorers.images", "scorers.interface", "scorers.checkpoints", "scorers.nearest", "scorers.heads",
     "scorers.clip", "scorers.openclip", "scorers.blip", "scorers.hps_package", "scorers.truth", "scorers.published", "scorers.embedded",
     "scorers.families", "scorers", "pairs", "data", "latents", "prompts", "prompt_sets", "rollout", "selection", "weighting", "mixture",
-    "exact", "train", "runs", "statistics", "protocol", "aggregate", "agreement", "sensitivity", "diversity", "evaluate", "collapse",
-    "game", "samples", "rounds", "plan", "compare", "figures", "published", "report", "results", "evaluation_results", "rsi_results",
-"rsi_claims", "shrinkage", "study.store", "study.images", "study.pairwise", "study", "study.analysis", "study.demo", "study.page",
-    "study.panel", "study.grid", "request", "__main__", "shapes.pretrain",
-    "theory", "theory.claims", "theory.worlds", "theory.figures", "theory.forward", "theory.practical",
-    "theory.objective", "theory.bound", "theory.gradient", "theory.self_play", "theory.fixed_points", "theory.dpo", "theory.errata",
+    "exact", "batches", "runs", "opponent", "train", "statistics", "protocol", "aggregate", "agreement", "sensitivity", "diversity",
+    "evaluate", "collapse", "game", "samples", "rounds", "plan", "compare", "figures", "published", "report", "results",
+    "evaluation_results", "rsi_results", "rsi_claims", "shrinkage", "study.store", "study.images", "study.pairwise", "study",
+    "study.analysis", "study.demo", "study.page", "study.panel", "study.grid", "request", "__main__", "shapes.pretrain", "theory",
+    "theory.claims", "theory.worlds", "theory.figures", "theory.forward", "theory.practical", "theory.objective", "theory.bound",
+    "theory.gradient", "theory.self_play", "theory.fixed_points", "theory.dpo", "theory.errata",
 ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from selfimprove import rounds
 from selfimprove.config import Settings
 from selfimprove.lora import FILE, WithoutAdapter, add_adapter, check_rank, merge
 from selfimprove.models import ModelError, load_unet, model_hash
+from selfimprove.opponent import LiveOpponent
 from selfimprove.rounds import play
 
 
@@ -92,8 +93,8 @@ def test_rounds_with_adapters(tiny: Path, images: Path, tmp_path: Path, monkeypa
     opponents = []
     original = rounds.train
 
-    def watched(player: UNet2DConditionModel, opponent: object, *rest: object) -> object:
-        opponents.append(type(opponent).__name__)
+    def watched(player: UNet2DConditionModel, opponent: LiveOpponent, *rest: object) -> object:
+        opponents.append(type(opponent.network).__name__)
         return original(player, opponent, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(rounds, "train", watched)

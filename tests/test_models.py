@@ -60,9 +60,22 @@ def test_inpainting(copy: Path) -> None:
 
 
 def test_other_prediction_types(copy: Path) -> None:
-    edit(copy / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")
-    with pytest.raises(ModelError, match="predicts 'v_prediction'; only epsilon"):
+    edit(copy / "scheduler" / "scheduler_config.json", prediction_type="sample")
+    with pytest.raises(ModelError, match="predicts 'sample'; only models of epsilon or v_prediction"):
         check_folder(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"beta_schedule": "wavy"}, "its scheduler cannot be used: wavy is not implemented"),
+        ({"rescale_betas_zero_snr": True}, "its scheduler cannot be used: .*zero terminal SNR needs v_prediction"),
+    ],
+)
+def test_schedules_that_cannot_be_used(copy: Path, change: dict, message: str) -> None:
+    edit(copy / "scheduler" / "scheduler_config.json", **change)
+    with pytest.raises(ModelError, match=message):
+        load_diffuser(copy, torch.device("cpu"))
 
 
 def test_nan_weight(copy: Path) -> None:

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from selfimprove import train as training
+from selfimprove.batches import TrainingSet, batch_rows, make_batch
 from selfimprove.config import Settings
-from selfimprove.latents import Store, build_store
+from selfimprove.latents import build_store
 from selfimprove.models import Diffuser, load_diffuser
-from selfimprove.train import TrainingSet, batch_rows, make_batch, objective, train
+from selfimprove.opponent import LiveOpponent
+from selfimprove.train import objective, train
 
 SETTINGS = Settings(samples=10, beta=20.0, steps=4, batch_size=4, lr=1e-3, warmup=1, checkpoint_every=2, caption_dropout=0.3)
 COLUMNS = ["loss", "margin", "implicit_accuracy", "reweighting", "player_real", "gradient_norm"]
@@ -20,24 +22,16 @@ def diffuser(tiny: Path) -> Diffuser:
     return load_diffuser(tiny, torch.device("cpu"))
 
 
-@pytest.fixture(scope="module")
-def data(diffuser: Diffuser, tmp_path_factory: pytest.TempPathFactory) -> TrainingSet:
-    folder = tmp_path_factory.mktemp("stores")
-
-    def store(name: str, seed: int, std: float) -> Store:
-        mean = 2 * seed + torch.randn(10, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
-        tensors = {"mean": mean, "std": torch.full_like(mean, std), "mean_flipped": mean.flip(3), "std_flipped": torch.full_like(mean, std)}
-        return build_store(folder / name, 10, lambda r: {k: v[r.start : r.stop] for k, v in tensors.items()}, name)
-
-    text = build_store(folder / "text", 3, lambda r: {"embedding": diffuser.embed(["", "a star", "a moon"])[r.start : r.stop]}, "text")
-    ids = tuple(f"example {i}" for i in range(10))
-    return TrainingSet(ids, [1 + i % 2 for i in range(10)], text, store("real", 0, 0.1), store("generated", 1, 0.0))
+@pytest.fixture
+def data(training_data: TrainingSet) -> TrainingSet:
+    return training_data
 
 
 def run(diffuser: Diffuser, data: TrainingSet, folder: Path, settings: Settings = SETTINGS) -> tuple[pd.DataFrame, dict]:
     player, opponent = (diffuser.load_unet(diffuser.folder) for _ in range(2))
-    opponent = opponent if data.generated else None
-    log = train(player, opponent, data, diffuser.schedule, settings, seed=0, round_index=1, folder=folder)
+    log = train(
+        player, LiveOpponent(opponent) if data.generated else None, data, diffuser.schedule, settings, seed=0, round_index=1, folder=folder
+    )
     return log, player.state_dict()
 
 
@@ -111,15 +105,16 @@ def test_one_forward_of_each_network_a_step(diffuser: Diffuser, data: TrainingSe
         return forward
 
     batch = make_batch(data, [(0, 0), (3, 0)], SETTINGS, diffuser.schedule, 0, 1, 0)
-    objective(batch, counted("player"), counted("opponent"), SETTINGS)  # type: ignore[arg-type]
-    assert calls == [("opponent", 4, True), ("player", 4, False)]  # so that a recomputed player is the player
+    reference = LiveOpponent(counted("opponent"))(batch, [0, 1])  # type: ignore[arg-type]
+    objective(batch, counted("player"), reference, SETTINGS)  # type: ignore[arg-type]
+    assert calls == [("opponent", 4, True), ("player", 4, False)]
 
 
 @pytest.mark.parametrize(("shared", "noise_same", "t_same"), [("t+noise", True, True), ("t", False, True), ("nothing", False, False)])
 def test_what_the_sides_share(diffuser: Diffuser, data: TrainingSet, shared: str, noise_same: bool, t_same: bool) -> None:
     rows = [(i, 0) for i in range(8)]
     batch = make_batch(data, rows, replace(SETTINGS, shared=shared), diffuser.schedule, 0, 1, 0)
-    noise, other_noise = batch.noise.chunk(2)
+    noise, other_noise = batch.target.chunk(2)
     t, other_t = batch.t.chunk(2)
     text, other_text = batch.text.chunk(2)
     assert torch.equal(noise, other_noise) == noise_same
@@ -136,7 +131,7 @@ def test_dropout_and_flip_hit_both_sides_alike(diffuser: Diffuser, data: Trainin
     assert torch.equal(*dropped.chunk(2))
     assert 0.2 < dropped.float().mean() < 0.4
     alpha = diffuser.schedule.alphas_cumprod[batch.t].view(-1, 1, 1, 1)
-    generated = ((batch.noisy - (1 - alpha).sqrt() * batch.noise) / alpha.sqrt()).chunk(2)[1]  # std 0: exactly the mean
+    generated = ((batch.noisy - (1 - alpha).sqrt() * batch.target) / alpha.sqrt()).chunk(2)[1]  # std 0: exactly the mean
     means = data.generated.take("mean", [i for i, _ in rows])  # type: ignore[union-attr]
     flipped = (generated - means.flip(3)).abs().amax((1, 2, 3)) < 1e-2
     plain = (generated - means).abs().amax((1, 2, 3)) < 1e-2

@@ -1,0 +1,115 @@
+"""Batches: which examples a step takes, and everything random about them, drawn statelessly."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from selfimprove import draws
+from selfimprove.config import Settings
+from selfimprove.latents import Store
+from selfimprove.losses import squared_error
+from selfimprove.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What a round trains on: example i is row i of `real` and of `generated`, and row `text_rows[i]` of `text`.
+
+    `text` row 0 is the empty caption. `generated` is None for objectives that need no opponent. `weights`, one an example, are for
+    the generated side where there is one, else for the whole example; None: all 1.
+    """
+
+    ids: tuple[str, ...]
+    text_rows: list[int]
+    text: Store
+    real: Store
+    generated: Store | None
+    weights: Float[Tensor, " examples"] | None = None
+
+    def fingerprint(self) -> str:
+        """Of ids, text, latents and weights, whole."""
+        stores = [store.digest() for store in (self.text, self.real, self.generated) if store]
+        weights = None if self.weights is None else self.weights.tolist()
+        return hashlib.sha256(json.dumps([self.ids, self.text_rows, stores, weights]).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch of B examples; with generated images, the real side comes first and everything is doubled (2B).
+
+    `target`: what the network should say, eps or v; `scale`: what turns its squared error into one in `error_in`; `alpha`: the
+    cumulative a_t of each time step.
+    """
+
+    noisy: Float[Tensor, "n c h w"]
+    target: Float[Tensor, "n c h w"]
+    t: Int[Tensor, " n"]
+    text: Float[Tensor, "n l d"]
+    alpha: Float[Tensor, " n"]
+    scale: Float[Tensor, " n"]
+    weight: Float[Tensor, " b"]
+
+    def errors(self, network: Callable[..., Any]) -> Float[Tensor, " n"]:
+        """The network's squared error on each example, the mean over C*H*W."""
+        return self.scale * squared_error(network(self.noisy, self.t, self.text).sample, self.target)
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(ids: tuple[str, ...], seed: int, round_index: int, epoch: int) -> list[int]:
+    return sorted(range(len(ids)), key=lambda i: draws.key_hash(seed, "order", round_index, epoch, ids[i]))
+
+
+def batch_rows(ids: tuple[str, ...], seed: int, round_index: int, first: int, count: int) -> list[tuple[int, int]]:
+    """(example, epoch) at positions first..first+count-1 of the round: every epoch is a permutation of its own."""
+    rows = []
+    for epoch in range(first // len(ids), (first + count - 1) // len(ids) + 1):
+        order = _epoch_order(ids, seed, round_index, epoch)
+        start = epoch * len(ids)
+        rows += [(order[p - start], epoch) for p in range(max(first, start), min(first + count, start + len(ids)))]
+    return rows
+
+
+def make_batch(
+    data: TrainingSet, rows: list[tuple[int, int]], settings: Settings, schedule: Schedule, seed: int, round_index: int, step: int
+) -> Batch:
+    """Noisy latents, their noise and time steps, and text of some examples; every draw is stateless."""
+    device = schedule.alphas_cumprod.device
+    indices = [row for row, _ in rows]
+    keys = [f"{data.ids[row]}/{epoch}" for row, epoch in rows]
+    when = (round_index, step)
+    flipped = draws.uniform(seed, "flip", when, keys) < 0.5 if settings.flip else torch.zeros(len(keys), dtype=torch.bool)
+
+    def clean(store: Store, side: str) -> Tensor:
+        mean, std = store.take("mean", indices), store.take("std", indices)
+        if bool(flipped.any()):
+            chosen = flipped.view(-1, 1, 1, 1)
+            mean = torch.where(chosen, store.take("mean_flipped", indices), mean)
+            std = torch.where(chosen, store.take("std_flipped", indices), std)
+        return mean + std * draws.normal(seed, f"posterior/{side}", when, keys, mean.shape[1:])
+
+    sides = [("real", data.real)] + ([("generated", data.generated)] if data.generated else [])
+    latents, noises, times = [], [], []
+    for side, store in sides:
+        latent = clean(store, side)
+        noise_of = "real" if settings.shared == "t+noise" else side
+        t_of = "real" if settings.shared != "nothing" else side
+        latents.append(latent)
+        noises.append(draws.normal(seed, f"noise/{noise_of}", when, keys, latent.shape[1:]))
+        times.append(draws.integers(seed, f"timestep/{t_of}", when, keys, len(schedule)))
+    dropped = draws.uniform(seed, "dropout", when, keys) < settings.caption_dropout
+    text_rows = [0 if drop else data.text_rows[i] for i, drop in zip(indices, dropped.tolist(), strict=True)]
+    text = data.text.take("embedding", text_rows).repeat(len(sides), 1, 1)
+    noise, t = torch.cat(noises).to(device), torch.cat(times).to(device)
+    weight = torch.ones(len(rows)) if data.weights is None else data.weights[indices].float()
+    image = torch.cat(latents).to(device)
+    alpha = schedule.alphas_cumprod[t]
+    scale = schedule.error_scale(alpha, settings.error_in)
+    noisy, target = schedule.add_noise(image, noise, t), schedule.target(image, noise, t)
+    return Batch(noisy, target, t, text.to(device), alpha, scale, weight.to(device))

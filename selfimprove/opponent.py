@@ -1,0 +1,123 @@
+"""The opponent's errors on a step's examples: by its network when they are needed, or computed once and read from then on.
+
+Everything random in a step is drawn from the seed, so the opponent's errors are fixed numbers, whatever the player's beta, learning rate
+or number of steps: a sweep over these can share them, and needs no opponent in memory while it trains.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from accelerate import PartialState
+from jaxtyping import Float
+from torch import Tensor
+
+from selfimprove.batches import Batch, TrainingSet, batch_rows, make_batch
+from selfimprove.config import Settings
+from selfimprove.latents import SHARD, Store, build_store
+from selfimprove.runs import write_json
+from selfimprove.schedule import Schedule
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class CacheError(ValueError):
+    """The folder holds another opponent's errors; the message says what differs."""
+
+
+@runtime_checkable
+class Opponent(Protocol):
+    """(batch of B examples, their places in the round's order) -> squared errors, (2B,): real side, then generated side."""
+
+    def __call__(self, batch: Batch, places: Sequence[int]) -> Float[Tensor, " n"]: ...
+
+
+@dataclass(frozen=True)
+class LiveOpponent:
+    """A network that computes its errors when asked, without a graph."""
+
+    network: Callable[..., Any]
+
+    def __call__(self, batch: Batch, places: Sequence[int]) -> Float[Tensor, " n"]:
+        with torch.inference_mode():
+            errors = batch.errors(self.network)
+        return errors.clone()  # a tensor that autograd may use
+
+
+@dataclass(frozen=True)
+class PrecomputedOpponent:
+    """Errors that `precompute` has written; row p is the example at place p of the round's order."""
+
+    store: Store
+
+    def __call__(self, batch: Batch, places: Sequence[int]) -> Float[Tensor, " n"]:
+        return self.store.take("errors", places).T.flatten().to(batch.alpha.device)
+
+
+def precompute(
+    folder: Path,
+    network: Callable[..., Any],
+    model_hash: str,
+    data: TrainingSet,
+    schedule: Schedule,
+    settings: Settings,
+    seed: int,
+    round_index: int,
+) -> PrecomputedOpponent:
+    """The opponent's errors of a whole round, in batches of `rollout_batch`, kept in `folder`; a killed run goes on, a longer one adds.
+
+    They are those of `LiveOpponent` up to rounding. beta, lr and the number of steps may differ between runs that share the folder;
+    opponent, data, seed and whatever else fixes the draws may not.
+
+    Raises:
+        CacheError: the folder holds the errors of another opponent, or of other draws.
+    """
+    assert data.generated is not None
+    per_step = settings.batch_size * settings.accumulation * PartialState().num_processes
+    _check_identity(
+        folder / "opponent.json",
+        {
+            "opponent": model_hash,
+            "data": data.fingerprint(),
+            "seed": seed,
+            "round": round_index,
+            "examples a step": per_step,
+            "schedule": schedule.fingerprint(),
+            **{name: getattr(settings, name) for name in ("shared", "flip", "caption_dropout", "error_in", "precision")},
+        },
+    )
+
+    def make(places: range) -> dict[str, Tensor]:
+        errors = []
+        start = places.start
+        while start < places.stop:  # a batch must lie within one step, whose number its draws depend on
+            stop = min(start + settings.rollout_batch, places.stop, (start // per_step + 1) * per_step)
+            rows = batch_rows(data.ids, seed, round_index, start, stop - start)
+            batch = make_batch(data, rows, settings, schedule, seed, round_index, start // per_step)
+            with torch.autocast(schedule.device.type, DTYPES.get(settings.precision), enabled=settings.precision in DTYPES):
+                errors.append(live(batch, range(start, stop)).view(2, -1).T)
+            start = stop
+        return {"errors": torch.cat(errors)}
+
+    live = LiveOpponent(network)
+    wanted = settings.steps_for(len(data.ids), PartialState().num_processes) * per_step
+    whole_shards = math.ceil(wanted / SHARD) * SHARD  # so that a longer run only adds shards
+    return PrecomputedOpponent(build_store(folder, whole_shards, make, f"round {round_index}: the opponent's errors"))
+
+
+def _check_identity(path: Path, identity: dict[str, Any]) -> None:
+    if path.exists():
+        found = json.loads(path.read_text())
+        differing = [f"{k}: {found.get(k)!r} there, {v!r} here" for k, v in identity.items() if found.get(k) != v]
+        if differing:
+            raise CacheError(
+                f"opponent_cache={str(path.parent)!r} was computed otherwise ({'; '.join(differing)}); give another folder, or none"
+            )
+    elif PartialState().is_main_process:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, identity)
+    PartialState().wait_for_everyone()

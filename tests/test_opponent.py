@@ -1,0 +1,115 @@
+"""The opponent's errors, computed once for many runs."""
+
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_rounds import PRESET
+
+from selfimprove import opponent as module
+from selfimprove import rounds
+from selfimprove.batches import TrainingSet, batch_rows, make_batch
+from selfimprove.config import Preset, Settings
+from selfimprove.game import set_up
+from selfimprove.latents import SHARD
+from selfimprove.models import Diffuser, load_diffuser
+from selfimprove.opponent import CacheError, LiveOpponent, PrecomputedOpponent, precompute
+from selfimprove.rounds import play
+
+SETTINGS = Settings(batch_size=3, accumulation=2, steps=50, rollout_batch=4, caption_dropout=0.3, flip=True)
+
+
+@pytest.fixture(scope="module")
+def diffuser(tiny: Path) -> Diffuser:
+    return load_diffuser(tiny, torch.device("cpu"))
+
+
+@pytest.fixture
+def compute(diffuser: Diffuser, training_data: TrainingSet, tmp_path: Path) -> Callable[..., PrecomputedOpponent]:
+    def made(
+        settings: Settings = SETTINGS, model: str = "a model", data: TrainingSet = training_data, seed: int = 0
+    ) -> PrecomputedOpponent:
+        return precompute(tmp_path / "cache", diffuser.unet, model, data, diffuser.schedule, settings, seed, 1)
+
+    return made
+
+
+def test_errors_are_those_of_the_live_opponent(diffuser: Diffuser, training_data: TrainingSet, compute: Callable) -> None:
+    stored = compute()
+    for first in (0, 3, 6, 294):  # the first and the second micro-batch of a step, another epoch, the last step
+        rows, places = batch_rows(training_data.ids, 0, 1, first, 3), range(first, first + 3)
+        batch = make_batch(training_data, rows, SETTINGS, diffuser.schedule, 0, 1, first // 6)
+        live = LiveOpponent(diffuser.unet)(batch, places)
+        assert torch.allclose(stored(batch, places), live, rtol=1e-5, atol=1e-6)
+        assert live.std() > 1e-3
+
+
+def test_longer_runs_add_and_others_share(compute: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute()
+    made = []
+    monkeypatch.setattr(module, "make_batch", lambda *a: made.append(a) or make_batch(*a))
+    compute(replace(SETTINGS, beta=1.0, lr=1.0, steps=20, link="hinge"))
+    assert not made
+    compute(replace(SETTINGS, steps=3 * SHARD // 6))
+    assert len({a[-1] for a in made}) == pytest.approx(SHARD / 6, abs=1)
+
+
+def test_a_killed_computation_goes_on(compute: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*arguments: object) -> object:
+        if arguments[-1] == 45:  # in the second shard
+            raise KeyboardInterrupt
+        return make_batch(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "make_batch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        compute()
+    steps = []
+    monkeypatch.setattr(module, "make_batch", lambda *a: steps.append(a[-1]) or make_batch(*a))
+    compute()
+    assert min(steps) == SHARD // 6
+
+
+def test_another_model_is_refused(compute: Callable, training_data: TrainingSet) -> None:
+    compute()
+    for change, message in (
+        ({"model": "another"}, "opponent: 'a model' there, 'another' here"),
+        ({"seed": 1}, "seed: 0 there, 1 here"),
+        ({"data": replace(training_data, generated=training_data.real)}, "data: '[0-9a-f]{12}' there"),
+        ({"settings": replace(SETTINGS, batch_size=6)}, "examples a step: 6 there, 12 here"),
+        ({"settings": replace(SETTINGS, shared="t")}, "shared: 't.noise' there, 't' here"),
+    ):
+        with pytest.raises(CacheError, match=f"opponent_cache=.* was computed otherwise .{message}.*; give another folder, or none"):
+            compute(**change)
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}, {"precision": "bf16"}])
+def test_rounds_are_the_same_and_the_opponent_is_not_in_memory(
+    tiny: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict
+) -> None:
+    preset = Preset("", "", replace(PRESET.settings, **changes))
+
+    def log(name: str, cache: Path | str, **more: float) -> pd.DataFrame:
+        played = play(set_up(preset.changed(**more), "test", str(tiny), str(images), tmp_path / name, 0, "cpu", opponent_cache=cache), 1)
+        assert played[1].log is not None
+        return played[1].log
+
+    live = log("live", "")
+    alive, train = [], rounds.train
+    networks: list[weakref.ref] = []
+    load = Diffuser.load_unet
+    monkeypatch.setattr(Diffuser, "load_unet", lambda *a: (unet := load(*a), networks.append(weakref.ref(unet)))[0])
+    monkeypatch.setattr(rounds, "train", lambda *a: (alive.append(sum(n() is not None for n in networks)), train(*a))[1])
+    cached = log("cached", tmp_path / "cache")
+    assert alive == [1]  # the player
+    tolerance = 2e-2 if preset.settings.precision == "bf16" else 1e-5
+    np.testing.assert_allclose(live, cached, rtol=tolerance, atol=tolerance)
+    assert not log("sweep", tmp_path / "cache", beta=20.0)["margin"].equals(cached["margin"])
+    model = str(tmp_path / "cached" / "round_1" / "pipeline")
+    other = set_up(preset, "test", model, str(images), tmp_path / "other", 0, "cpu", opponent_cache=tmp_path / "cache")
+    with pytest.raises(CacheError, match="opponent: "):
+        play(other, 1)
