@@ -15,7 +15,8 @@ from selfimprove.request import Request, RsiRequest
 from selfimprove.rounds import play
 
 
-def _arguments() -> Request:
+def _arguments() -> tuple[Request, str]:
+    """What to play, and where the opponent's errors are kept."""
     parser = argparse.ArgumentParser(prog="python -m selfimprove", description=__doc__)
     commands = parser.add_subparsers(required=True, dest="system")
     for system, kind, what in (
@@ -33,19 +34,25 @@ def _arguments() -> Request:
         command.add_argument("--run", default="", help="run folder; default: runs/<preset>-<identity>")
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--scorers", default="", help="published ones that judge, each a name or name=path; or none")
+        if kind is Request:
+            command.add_argument(
+                "--opponent-cache", default="", help="folder where the opponent's errors are kept, for a sweep of beta, lr, steps"
+            )
         command.add_argument("--device", default="", help="cpu, cuda, ...; default: a GPU if there is one")
     given = vars(parser.parse_args())
-    return (RsiRequest if given.pop("system") == "rsi" else Request)(**given)
+    cache = given.pop("opponent_cache", "")
+    return (RsiRequest if given.pop("system") == "rsi" else Request)(**given), cache
 
 
 def main() -> None:
     """Play, and say where everything is; errors of use end with one line that says what to do."""
     try:
-        request = _arguments()
+        request, cache = _arguments()
         prompts = request.prompts if isinstance(request, RsiRequest) else ""
         game = set_up(
-            request.chosen_preset(), request.preset, request.model, request.data, request.run, request.seed, request.device, prompts
-        )
+            request.chosen_preset(), request.preset, request.model, request.data, request.run, request.seed, request.device, prompts,
+            opponent_cache=cache,
+        )  # fmt: skip
         if PartialState().is_main_process:
             print("\n".join(plan(game, request.iter).lines), flush=True)
         infos = play(game, request.iter)

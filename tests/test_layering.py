@@ -8,7 +8,7 @@ import selfimprove
 PACKAGE = Path(selfimprove.__file__).parent
 ORDER = [
     "draws", "shapes.render", "shapes", "shapes.captions", "shapes.image_sets", "shapes.oracle", "config", "schedule", "losses", "frames",
-    "models", "lora", "judges", "scorers.images", "scorers.interface", "scorers.checkpoints", "scorers.nearest", "scorers.heads",
+    "models", "lora", "costs", "judges", "scorers.images", "scorers.interface", "scorers.checkpoints", "scorers.nearest", "scorers.heads",
     "scorers.clip", "scorers.openclip", "scorers.blip", "scorers.hps_package", "scorers.truth", "scorers.published", "scorers.embedded",
     "scorers.families", "scorers", "pairs", "data", "latents", "prompts", "prompt_sets", "rollout", "selection", "weighting", "mixture",
     "exact", "batches", "runs", "opponent", "train", "statistics", "protocol", "aggregate", "agreement", "sensitivity", "diversity",

@@ -1,0 +1,125 @@
+"""What a network costs, counted without computing: FLOPs, and the memory of a training step, on tensors that have shapes but no data."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import FlopCounterMode
+
+from selfimprove.config import Settings
+from selfimprove.lora import add_adapter
+from selfimprove.models import Diffuser
+
+
+class Flops(NamedTuple):
+    """Of one latent or image, a multiplication with its addition counted as 2; `step`: the player's forward and backward."""
+
+    forward: float
+    step: float
+    decode: float
+    encode: float
+
+
+class Memory(NamedTuple):
+    """Bytes of one process: `networks`, the weights of player and opponent; `peak`, the most that a training step holds at once."""
+
+    networks: int
+    peak: int
+
+
+class _Held(TorchDispatchMode):
+    """Counts the bytes of all storages that are alive, and the most there ever were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._alive: dict[int, int] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_iter(made):
+            if isinstance(tensor, Tensor):
+                self._see(tensor.untyped_storage())
+        return made
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata  # views share it
+        if key not in self._alive:
+            self._alive[key] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._gone, key)
+
+    def _gone(self, key: int) -> None:
+        self.now -= self._alive.pop(key)
+
+
+def _like(network: Any, lora_rank: int | None = None) -> Any:
+    """A network of the same configuration, with an adapter if asked for, whose weights are fake inside FakeTensorMode."""
+    with torch.device("meta"):
+        made = type(network).from_config(network.config)
+        if lora_rank:
+            add_adapter(made, lora_rank, lora_rank, 0, 0)
+    for module in made.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(torch.empty(weight.shape), weight.requires_grad))
+    return made
+
+
+def _inputs(diffuser: Diffuser, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    tokens, width = diffuser.tokenizer.model_max_length, diffuser.unet.config.cross_attention_dim
+    return torch.zeros(batch, *diffuser.latent_shape), torch.zeros(batch, dtype=torch.long), torch.zeros(batch, tokens, width)
+
+
+def count_flops(diffuser: Diffuser, settings: Settings) -> Flops:
+    """FLOPs of one latent through the UNet and one image through the VAE; what checkpointing computes again is not counted."""
+
+    def counted(run: Callable[[], Any]) -> float:
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # the fused kernels are not counted
+            run()
+        return float(counter.get_total_flops())
+
+    with FakeTensorMode():
+        player, vae, inputs = _like(diffuser.unet, settings.lora_rank), _like(diffuser.vae), _inputs(diffuser, 1)
+        step = counted(lambda: player(*inputs).sample.sum().backward())
+        with torch.no_grad():
+            forward = counted(lambda: player(*inputs))
+            decode = counted(lambda: vae.decode(inputs[0]))
+            encode = counted(lambda: vae.encode(torch.zeros(1, 3, *diffuser.image_size)))
+    return Flops(forward, step, decode, encode)
+
+
+def training_memory(diffuser: Diffuser, settings: Settings, live_opponent: bool) -> Memory:
+    """Memory of a process that trains, from two simulated steps: weights, gradients, AdamW's moments, activations, opponent.
+
+    `live_opponent`: whether a second network stands by. What the device's libraries take beside (some hundreds of MB on a GPU) and
+    gaps between blocks of memory come on top.
+    """
+    held, sides = _Held(), 2 if settings.objective == "spin" else 1
+    with FakeTensorMode(), held:
+        player = _like(diffuser.unet, settings.lora_rank).train()
+        second = _like(diffuser.unet).eval().requires_grad_(False) if live_opponent else None
+        networks = held.now
+        if settings.gradient_checkpointing:
+            player.enable_gradient_checkpointing()
+        trained = [p for p in player.parameters() if p.requires_grad]
+        optimiser = torch.optim.AdamW(trained, foreach=diffuser.device.type == "cuda")
+        average = [p.clone() for p in player.parameters()] if settings.ema else []
+        inputs = _inputs(diffuser, sides * settings.batch_size)
+        for _ in range(2):  # in the second, gradients, moments and activations are there at once
+            with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision != "no"):
+                if second is not None:
+                    with torch.no_grad():
+                        second(*inputs)
+                loss = player(*inputs).sample.float().square().mean()
+            loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+    del average
+    return Memory(networks, held.peak)
