@@ -7,10 +7,10 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TRANSFORMERS_VERBOSITY ?= error
 
-.PHONY: help round test lint book pretrain experiments rsi-rounds rsi-collapse rsi-ablations rsi-beyond evaluation benchmarks scorer-benchmark scorer-parity study-test clean
+.PHONY: help round test lint book pretrain experiments spin-experiments spin-map rsi-rounds rsi-collapse rsi-ablations rsi-beyond evaluation benchmarks scorer-benchmark scorer-parity study-test clean
 
 help:
-	@sed -n '1,2p' Makefile; echo "also: make book, make lint, make pretrain, make experiments, make rsi-rounds, make rsi-collapse, make rsi-ablations, make rsi-beyond, make evaluation, make benchmarks, make scorer-benchmark, make scorer-parity, make study-test"
+	@sed -n '1,2p' Makefile; echo "also: make book, make lint, make pretrain, make spin-experiments, make spin-map, make rsi-rounds, make rsi-collapse, make rsi-ablations, make rsi-beyond, make evaluation, make benchmarks, make scorer-benchmark, make scorer-parity, make study-test"
 
 .venv/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
@@ -47,8 +47,14 @@ book: .venv/.check
 pretrain: .venv/.run
 	$(BIN)/python -m selfimprove.shapes.pretrain
 
-experiments: .venv/.run
+# about three hours for the rounds and their baselines with three seeds, two for the controls, two and a half for the map on two cores;
+# two processes with OMP_NUM_THREADS=1 each, of different --arms or --seeds, get half as much again done in the same time
+experiments spin-experiments: .venv/.run
 	$(BIN)/python -m benchmarks.spin_shapes
+	$(BIN)/python -m benchmarks.spin_depth controls
+
+spin-map: .venv/.run
+	$(BIN)/python -m benchmarks.spin_depth map
 
 # each about 90 minutes on two cores, the ablations 150; stopped and started again they go on
 rsi-rounds: .venv/.run

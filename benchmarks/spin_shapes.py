@@ -10,6 +10,7 @@ from benchmarks.arms import Arm, passes, play_from_command_line
 from selfimprove.config import PRESETS
 
 ROUNDS = 3
+ADAPTER_RATE = 3e-5  # of the adapters' arms; chosen as the full one was, on the learned scorers with another seed
 JUDGED = 2048  # prompts that every model draws once, which makes the intervals narrow enough for one round's gain
 
 
@@ -19,12 +20,17 @@ def spin(size: str) -> dict[str, Arm]:
     s = preset.settings
     long = preset.changed(steps=ROUNDS * s.steps)
     sft = long.changed(objective="sft", beta=s.beta)
+    dpo = long.changed(generated_source="loser", opponent="base")
+    adapter = {"lora_rank": 8, "lora_alpha": 8, "lr": ADAPTER_RATE}
+    adapted = (("spin", preset, ROUNDS), ("sft", sft, 1), ("dpo", dpo, 1))
     equal = round(ROUNDS * passes(s, s.samples) / (3 * s.batch_size))
     return {
         "spin": Arm(preset, ROUNDS),
         "sft-steps": Arm(sft, 1),
+        "sft-examples": Arm(sft.changed(steps=2 * long.settings.steps), 1),  # as many images, winners alone
         "sft-compute": Arm(sft.changed(steps=equal), 1),
-        "dpo": Arm(long.changed(generated_source="loser", opponent="base"), 1),
+        "dpo": Arm(dpo, 1),
+        **{f"{arm}-lora": Arm(changed.changed(**adapter), rounds) for arm, changed, rounds in adapted},
         "frozen": Arm(long.changed(opponent="base"), 1),
         "null": Arm(preset.changed(generated_source="real"), 1),
         "null-reencoded": Arm(preset.changed(generated_source="real-reencoded"), 1),

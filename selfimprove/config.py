@@ -80,6 +80,7 @@ class Settings:
     objective: Objective = "spin"
     opponent: Opponent = "previous"  # "base": never updated, the frozen-opponent experiment
     link: Link = "logistic"
+    pushing: float = 1.0  # factor of the generated side's errors; 0 leaves only the real side, reweighted
     beta: float = 2000.0
     beta_convention: BetaConvention = "diffusion-dpo"
     prediction_type: PredictionType = "any"  # what the model must predict; "any": what its folder says
@@ -121,7 +122,7 @@ class Settings:
                 raise ValueError(f"{name}={getattr(self, name)!r} must not be negative; 0 leaves it out")
         if self.lora_rank is not None and self.lora_rank < 1:
             raise ValueError(f"lora_rank={self.lora_rank!r} must be at least 1; None trains all weights")
-        for name in ("caption_dropout", "ema", "eta", "weight_quantile"):
+        for name in ("caption_dropout", "ema", "eta", "weight_quantile", "pushing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)!r} must lie between 0 and 1")
         if self.selected > self.samples:
@@ -144,7 +145,7 @@ class Settings:
 
 
 # Settings that runs made before them do not know: at these values they stay out of a run's identity.
-_LATER: dict[str, Any] = {"lora_rank": None, "sampler": "ddim", "prediction_type": "any", "error_in": "epsilon"}
+_LATER: dict[str, Any] = {"lora_rank": None, "sampler": "ddim", "prediction_type": "any", "error_in": "epsilon", "pushing": 1.0}
 _CHOICES: dict[str, tuple[str, ...]] = {f.name: get_args(f.type) for f in fields(Settings) if get_origin(f.type) is Literal}
 
 

@@ -39,9 +39,9 @@ def spin_samples(game: Game, settings: Settings, opponent: Path, index: int) -> 
     if settings.objective == "sft":
         return TrainingSet(ids, rows, text, real, None)
     generated = _rollout(game, settings, opponent, index, captions, list(ids))
-    weights = None
+    weights = None if settings.pushing == 1 else torch.full((len(ids),), settings.pushing)
     if settings.weighting != "none":
-        weights = _weights(game, settings, index, list(ids), generated, range(len(ids)))
+        weights = settings.pushing * _weights(game, settings, index, list(ids), generated, range(len(ids)))
     return TrainingSet(ids, rows, text, real, generated, weights)
 
 
@@ -102,6 +102,7 @@ def _encoded(game: Game, images: Tensor, flip: bool) -> dict[str, Tensor]:
 def _rollout(game: Game, settings: Settings, opponent: Path, index: int, captions: list[str], ids: list[str]) -> Store:
     """The images of a round's prompts by the model of the round before, x'_0 ~ p_{theta_k}(. | c), as latents."""
     diffuser, data = game.diffuser, game.data
+    drawn = 1 if settings.opponent == "base" else index  # an opponent that stays keeps its images
 
     def make(rows: range) -> dict[str, Tensor]:
         part = slice(rows.start, rows.stop)
@@ -114,7 +115,7 @@ def _rollout(game: Game, settings: Settings, opponent: Path, index: int, caption
             return _encoded(game, images, settings.flip)
         latents = sample_batches(
             diffuser, unet, captions[part], ids[part], settings.rollout_batch, "sampling", seed=game.seed, stream="rollout",
-            round_index=index, steps=settings.rollout_steps, guidance=settings.guidance, eta=settings.eta, sampler=settings.sampler,
+            round_index=drawn, steps=settings.rollout_steps, guidance=settings.guidance, eta=settings.eta, sampler=settings.sampler,
         )  # fmt: skip
         if settings.generated_latents == "raw":
             raw = {"mean": latents, "std": torch.zeros_like(latents)}
