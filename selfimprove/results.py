@@ -11,11 +11,16 @@ from matplotlib.figure import Figure
 
 from selfimprove.statistics import student_interval
 
+Results = dict[str, dict[int, dict[str, Any]]]  # arm -> seed -> what was exported
 ARMS = {  # arm -> what a reader should call it
     "spin": "SPIN, round 3",
     "sft-steps": "SFT, equal steps",
+    "sft-examples": "SFT, equal number of images",
     "sft-compute": "SFT, equal compute",
     "dpo": "Diffusion-DPO, equal steps",
+    "spin-lora": "SPIN with adapters, round 3",
+    "sft-lora": "SFT with an adapter, equal steps",
+    "dpo-lora": "Diffusion-DPO with an adapter, equal steps",
     "frozen": "frozen opponent, equal steps",
     "null": "null: fresh real images as the opponent's, one round",
     "null-reencoded": "null: the same, encoded twice, one round",
@@ -24,9 +29,9 @@ ARMS = {  # arm -> what a reader should call it
 TRUTHS = {"quality": "quality (oracle)", "all_right": "all attributes right (oracle)"}
 
 
-def load_results(folder: str | Path) -> dict[str, dict[int, dict[str, Any]]]:
+def load_results(folder: str | Path) -> Results:
     """{arm: {seed: exported result}}; arms that have not been run are absent."""
-    results: dict[str, dict[int, dict[str, Any]]] = {}
+    results: Results = {}
     for path in sorted(Path(folder).glob("*-[0-9]*.json")):
         result = json.loads(path.read_text())
         results.setdefault(result["arm"], {})[result["seed"]] = result
@@ -37,7 +42,7 @@ def signed(value: float, bounds: list[float]) -> str:
     return f"{value:+.3f} [{bounds[0]:+.3f}, {bounds[1]:+.3f}]"
 
 
-def rounds_table(results: dict[str, dict[int, dict[str, Any]]], arm: str = "spin") -> pd.DataFrame:
+def rounds_table(results: Results, arm: str = "spin") -> pd.DataFrame:
     """One row a seed and round: both truths, and their paired changes with each seed's own 95 % interval."""
     rows = []
     for seed, result in results.get(arm, {}).items():
@@ -56,7 +61,7 @@ def _against_base(result: dict[str, Any], name: str) -> dict[str, Any]:
     return result["last_against_base"][f"oracle_{name}"]
 
 
-def summary_markdown(results: dict[str, dict[int, dict[str, Any]]]) -> str:
+def summary_markdown(results: Results) -> str:
     """The README's table: rounds of SPIN with each seed's own 95 % interval over prompts, then the other arms over seeds."""
     seeds = results["spin"]
     lines = ["| round | quality, by seed | change from the round before, by seed | all attributes right, by seed |", "|---|---|---|---|"]
@@ -80,7 +85,7 @@ def over_seeds(values: list[float]) -> str:
     return signed(mean, [low, high])
 
 
-def arms_table(results: dict[str, dict[int, dict[str, Any]]]) -> pd.DataFrame:
+def arms_table(results: Results) -> pd.DataFrame:
     """One row an arm: change from the base at its end, mean over seeds with a 95 % interval over them; passes of a network."""
     rows = []
     for arm, label in ARMS.items():
@@ -96,7 +101,7 @@ def arms_table(results: dict[str, dict[int, dict[str, Any]]]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("arm").fillna("not run")
 
 
-def rounds_figure(results: dict[str, dict[int, dict[str, Any]]], arm: str = "spin") -> Figure:
+def rounds_figure(results: Results, arm: str = "spin") -> Figure:
     """Both truths against the round, one line a seed, bars 95 % intervals over prompts; grey: the oracle's own ceiling."""
     figure, axes = plt.subplots(1, 2, figsize=(8, 3), constrained_layout=True)
     for axis, (name, label) in zip(axes, TRUTHS.items(), strict=True):
@@ -114,7 +119,7 @@ def rounds_figure(results: dict[str, dict[int, dict[str, Any]]], arm: str = "spi
     return figure
 
 
-def null_table(results: dict[str, dict[int, dict[str, Any]]]) -> pd.DataFrame:
+def null_table(results: Results) -> pd.DataFrame:
     """Change of quality in one round when the opponent's images are real ones, by seed, beside a true round's.
 
     The last column is what encoding twice adds to encoding once; the last row means over seeds with 95 % intervals over them.
@@ -137,7 +142,7 @@ def null_table(results: dict[str, dict[int, dict[str, Any]]]) -> pd.DataFrame:
     return table.loc[sorted(table.index, key=lambda name: (name == "mean", name))]
 
 
-def provenance_sentence(results: dict[str, dict[int, dict[str, Any]]], command: str = "make experiments") -> str:
+def provenance_sentence(results: Results, command: str = "make experiments") -> str:
     """When, on what and with what the numbers were made, or how to make them."""
     made = [r["provenance"] for seeds in results.values() for r in seeds.values()]
     if not made:

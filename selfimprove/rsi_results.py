@@ -12,10 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from selfimprove.collapse import LIMITS
-from selfimprove.results import TRUTHS, over_seeds, signed
+from selfimprove.results import TRUTHS, Results, over_seeds, signed
 from selfimprove.statistics import bootstrap_interval, student_interval
-
-Results = dict[str, dict[int, dict[str, Any]]]
 
 SELECTING = ("clip", "aesthetic", "shading")  # the scorers that the default selects by
 UNSEEN = ("saturation", "alignment")

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from selfimprove.claims import AGREES, DIFFERS, OPEN, SPLIT, UNTESTABLE, Difference, Experiments, difference, said
 from selfimprove.collapse import LIMITS
 from selfimprove.results import load_results
-from selfimprove.rsi_claims import AGREES, DIFFERS, OPEN, SPLIT, UNTESTABLE, Difference, Experiments, _said, claims, difference
+from selfimprove.rsi_claims import claims
 from selfimprove.rsi_results import (
     LABELS,
     by_samples,
@@ -66,16 +67,16 @@ def root(tmp_path: Path) -> Path:
 
 def test_differences_are_paired_and_intervals_are_over_seeds_from_three_on(root: Path) -> None:
     e = Experiments(root)
-    over_seeds = difference(e, ("rounds", "rsi"), ("rounds", "sft-long"), "oracle_quality", 6, -1)
+    over_seeds = difference(e, ("rsi_rounds", "rsi"), ("rsi_rounds", "sft-long"), "oracle_quality", 6, -1)
     assert over_seeds is not None
     assert over_seeds.seeds == 3
     assert over_seeds.mean == pytest.approx(0.4, abs=0.01)
     assert over_seeds.low > 0.38
-    one = difference(e, ("rounds", "rsi"), ("ablations", "no-selection"), "oracle_quality", 3)
+    one = difference(e, ("rsi_rounds", "rsi"), ("rsi_ablations", "no-selection"), "oracle_quality", 3)
     assert one is not None
     assert one.seeds == 1
     assert (one.mean, one.verdict()) == (pytest.approx(-0.05, abs=0.01), DIFFERS)
-    assert difference(e, ("rounds", "rsi"), ("ablations", "absent"), "oracle_quality", 3) is None
+    assert difference(e, ("rsi_rounds", "rsi"), ("rsi_ablations", "absent"), "oracle_quality", 3) is None
     assert Difference(0.1, -0.1, 0.3, 3).verdict() == OPEN
 
 
@@ -92,7 +93,7 @@ def test_gains_against_the_number_of_different_images(root: Path) -> None:
 def test_one_verdict_of_several_differences() -> None:
     up, down, unsure = Difference(0.1, 0.05, 0.15, 3), Difference(-0.1, -0.15, -0.05, 3), Difference(0.0, -0.1, 0.1, 3)
     for found, verdict in (((up, up), AGREES), ((up, down), SPLIT), ((down, unsure), DIFFERS), ((up, unsure), OPEN), ((up, None), OPEN)):
-        assert _said({str(i): d for i, d in enumerate(found)})[1] == verdict
+        assert said({str(i): d for i, d in enumerate(found)})[1] == verdict
 
 
 def test_verdicts_follow_from_the_intervals(root: Path) -> None:

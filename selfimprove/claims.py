@@ -1,0 +1,99 @@
+"""Claims of a paper, one row each: what it reports, what is seen here with an interval, and whether the two agree."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from selfimprove.results import Results, load_results, signed
+from selfimprove.statistics import bootstrap_interval, student_interval
+
+AGREES, DIFFERS, SPLIT, OPEN, UNTESTABLE = "agrees", "differs", "split", "not decided", "cannot be tested here"
+
+
+class Difference(NamedTuple):
+    """A mean difference with its 95 % interval: over seeds from three on, else over the prompts of the first."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+    def __str__(self) -> str:
+        return f"{signed(self.mean, [self.low, self.high])} ({self.seeds} seed{'s' * (self.seeds != 1)})"
+
+    def verdict(self) -> str:
+        """Of a claim that the difference is positive."""
+        return AGREES if self.low > 0 else DIFFERS if self.high < 0 else OPEN
+
+
+@dataclass(frozen=True)
+class Experiments:
+    """The folders of the exported experiments, and what is in them."""
+
+    root: Path
+
+    def load(self, name: str) -> Results:
+        """Results of an experiment, by arm and seed; empty where nothing has been run."""
+        return load_results(self.root / name)
+
+    def prompts(self, name: str, arm: str, seed: int) -> pd.DataFrame:
+        """Scores by prompt and round."""
+        return pd.read_parquet(self.root / name / f"{arm}-{seed}-prompts.parquet")
+
+
+def difference(
+    experiments: Experiments, first: tuple[str, str], second: tuple[str, str], column: str, at: int, at_second: int | None = None
+) -> Difference | None:
+    """A score of arm `first` (experiment, arm) at round `at` less that of `second`, paired by prompt; None if no seed has both.
+
+    Arms judged on fewer prompts are compared on those that both have. `at` -1 is the last round.
+    """
+    loaded = [experiments.load(name).get(arm, {}) for name, arm in (first, second)]
+    seeds = sorted(set(loaded[0]) & set(loaded[1]))
+    means, within = [], None
+    for seed in seeds:
+        values = []
+        for (name, arm), when in ((first, at), (second, at if at_second is None else at_second)):
+            frame = experiments.prompts(name, arm, seed)
+            frame = frame[frame["round"] == (frame["round"].max() if when < 0 else min(when, frame["round"].max()))]
+            values.append(frame[column])
+        paired = (values[0] - values[1]).dropna().to_numpy(dtype=np.float64)
+        means.append(float(paired.mean()))
+        within = within or bootstrap_interval(paired)
+    if not means or within is None:
+        return None
+    if len(means) < 3:
+        return Difference(means[0], *within, 1)
+    return Difference(*student_interval(means), len(means))
+
+
+class Row(NamedTuple):
+    """One claim."""
+
+    claim: str
+    paper: str
+    here: str
+    verdict: str
+
+
+QUALITY, RIGHT = "oracle_quality", "oracle_all_right"
+NAMES = {QUALITY: "quality", RIGHT: "all right", "alignment": "unseen scorer 'alignment'"}
+
+
+def said(found: dict[str, Difference | None]) -> tuple[str, str]:
+    """The differences in words, and one verdict: agrees if all are positive, split if one is and another is negative."""
+    known = {name: d for name, d in found.items() if d is not None}
+    if len(known) < len(found):
+        return "not run yet", OPEN
+    verdicts = {d.verdict() for d in known.values()}
+    verdict = SPLIT if {AGREES, DIFFERS} <= verdicts else AGREES if verdicts == {AGREES} else DIFFERS if DIFFERS in verdicts else OPEN
+    return "; ".join(f"{NAMES.get(name, name)} {d}" for name, d in known.items()), verdict
+
+
+def table(rows: Sequence[Row]) -> pd.DataFrame:
+    """The rows, under the names of their parts."""
+    return pd.DataFrame(rows, columns=[f.replace("_", " ") for f in Row._fields]).set_index("claim")

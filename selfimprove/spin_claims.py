@@ -1,0 +1,74 @@
+"""The empirical claims of the SPIN-Diffusion paper, computed from what has been exported.
+
+Changes from the base are paired by prompt within a seed; arms are compared seed by seed, with intervals over seeds.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from selfimprove.claims import AGREES, DIFFERS, OPEN, QUALITY, RIGHT, Difference, Row, said, table
+from selfimprove.results import Results, load_results
+from selfimprove.shapes.image_sets import winners
+from selfimprove.statistics import student_interval
+
+TRUTHS = {QUALITY: "quality", RIGHT: "all_right"}
+
+
+def gain(result: dict[str, Any], column: str, at: int) -> float:
+    """Change of a truth from the base to round `at`; -1 is the last."""
+    return float(result["rounds"][at]["oracle"][TRUTHS[column]]["delta_base"]) if at else 0.0
+
+
+def over(first: dict[int, dict[str, Any]], second: dict[int, dict[str, Any]], column: str, at: int, at_second: int) -> Difference | None:
+    """Gain of one arm less that of another, over the seeds that have both; None with fewer than two seeds."""
+    seeds = sorted(set(first) & set(second))
+    if len(seeds) < 2:
+        return None
+    return Difference(*student_interval([gain(first[s], column, at) - gain(second[s], column, at_second) for s in seeds]), len(seeds))
+
+
+def claims(root: str | Path) -> pd.DataFrame:
+    """The table of claims, computed from whatever has been exported under `root`."""
+    core, controls = (load_results(Path(root) / name) for name in ("spin_shapes", "spin_controls"))
+
+    def against(first: str, second: str, at: int, at_second: int, other: Results = core) -> tuple[str, str]:
+        found = {c: over(core.get(first, {}), other.get(second, {}), c, at, at_second) for c in (QUALITY, RIGHT)}
+        return said(found)
+
+    rows = [
+        Row("round 1 improves on the base", "average 7.013 to 7.268", *against("spin", "spin", 1, 0)),
+        Row("round 2 improves on round 1", "7.268 to 7.395", *against("spin", "spin", 2, 1)),
+        Row("round 3 improves on round 2", "7.395 to 7.413", *against("spin", "spin", 3, 2)),
+        Row("round 1 surpasses SFT", "7.268 against 7.195; not in HPS and ImageReward", *against("spin", "sft-compute", 1, -1)),
+        Row("in the end it surpasses SFT at equal steps", "7.413 against 7.195", *against("spin", "sft-steps", 3, -1)),
+        Row("... and SFT at equal compute", "not compared", *against("spin", "sft-compute", 3, -1)),
+        Row("round 2 surpasses Diffusion-DPO", "7.395 against 7.276; not in HPS", *against("spin", "dpo", 2, -1)),
+        Row("fine-tuning stops improving early", "figure 7: after 50,000 samples", *_stalls(core)),
+        Row("playing on against the old opponent stalls", "figure 5, two iterations", *against("spin", "continued", 2, 2, controls)),
+        Row("SFT of adapters stays below full SFT", "7.171 against 7.195", *against("sft-steps", "sft-lora", -1, -1)),
+        Row("it cannot surpass the data", "in principle (theorem 5.3)", *_below_data(core)),
+        Row("it holds on other prompts", "PartiPrompts, HPSv2", "the evaluation's page: held-out prompts", OPEN),
+        Row("without losers it matches what needs them", "no loser is used", *against("spin", "dpo", 3, -1)),
+    ]
+    return table(rows)
+
+
+def _stalls(core: Results) -> tuple[str, str]:
+    """Whether more fine-tuning than at equal steps brings nothing more."""
+    words, verdict = said({QUALITY: over(core.get("sft-compute", {}), core.get("sft-steps", {}), QUALITY, -1, -1)})
+    return words, {AGREES: DIFFERS, DIFFERS: AGREES}.get(verdict, verdict)
+
+
+def _below_data(core: Results) -> tuple[str, str]:
+    """The last round's mean quality less that of the winners it was trained on, by seed."""
+    runs = core.get("spin", {})
+    if len(runs) < 2:
+        return "not run yet", OPEN
+    above = []
+    for seed, result in runs.items():
+        data = winners(result["identity"]["samples"], seed)
+        above.append(result["rounds"][-1]["oracle"]["quality"]["mean"] - float(data.drawing.quality.mean()))
+    found = Difference(*student_interval(above), len(runs))
+    return f"quality less the winners' {found}", {AGREES: DIFFERS, DIFFERS: AGREES}.get(found.verdict(), OPEN)

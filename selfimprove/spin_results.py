@@ -1,0 +1,224 @@
+"""Tables and figures of self-play's controls and of the map: where it pays beside fine-tuning, and what warns that it does not."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+
+from selfimprove.claims import QUALITY, RIGHT, Experiments, difference
+from selfimprove.results import Results, over_seeds
+from selfimprove.statistics import bootstrap_interval
+
+CONTROLS = {  # arm of spin_controls -> what was changed
+    "pushing-off": "no pushing term",
+    "reweighting-frozen": "reweighting frozen at its first value",
+    "correlation": "correlation link",
+    "hinge": "hinge link",
+    "noise-apart": "noise of the two sides apart",
+    "all-apart": "noise and time step apart",
+    "ddim-few": "half the sampler's steps: DDIM",
+    "dpm++-few": "half the sampler's steps: DPM-Solver++",
+    "unipc-few": "half the sampler's steps: UniPC",
+}
+AXES = {  # prefix of a cell of the map -> what it moves
+    "default": "default",
+    "images": "number of real images",
+    "from": "base, moved before",
+    "steps": "optimiser steps",
+    "lr": "learning rate",
+    "beta": "beta",
+    "guidance": "guidance of the rollout",
+    "rank": "capacity: rank of an adapter",
+}
+
+
+def controls_table(results: Results, spin: Results) -> pd.DataFrame:
+    """One round with one thing changed: change from the base, less that of the unchanged round of the same seed."""
+    rows = []
+    for arm, label in CONTROLS.items():
+        row: dict[str, Any] = {"changed": label}
+        seeds = sorted(set(results.get(arm, {})) & set(spin.get("spin", {})))
+        for name in ("quality", "all_right"):
+            gains = {s: (_gain(results[arm][s], name, 1), _gain(spin["spin"][s], name, 1)) for s in seeds}
+            if gains:
+                row[f"{name.replace('_', ' ')}, change in the round"] = over_seeds([own for own, _ in gains.values()])
+                row[f"{name.replace('_', ' ')}, against the round as it is"] = over_seeds([own - plain for own, plain in gains.values()])
+        rows.append(row | {"seeds": len(seeds)})
+    return pd.DataFrame(rows).set_index("changed").fillna("not run")
+
+
+def _gain(result: dict[str, Any], name: str, at: int) -> float:
+    return float(result["rounds"][at]["oracle"][name]["delta_base"]) if at else 0.0
+
+
+class Cell(NamedTuple):
+    """A cell of the map; changes from its own base, and self-play less fine-tuning, each a mean with its interval in words."""
+
+    moved: str
+    cell: str
+    spin_quality: str
+    sft_quality: str
+    quality: str
+    spin_right: str
+    sft_right: str
+    right: str
+    ahead: str
+
+
+def partner(cell: str) -> str:
+    """The arm of fine-tuning that belongs to a cell: beta and guidance mean nothing to it."""
+    return "sft-default" if cell.startswith(("beta", "guidance")) else f"sft-{cell}"
+
+
+def cells(results: Results) -> list[str]:
+    """The map's cells that have been played, in the order of its axes."""
+    played = [arm.removeprefix("spin-") for arm in results if arm.startswith("spin-") and partner(arm.removeprefix("spin-")) in results]
+
+    def order(cell: str) -> tuple[int, float, str]:
+        axis, _, value = cell.partition("-")
+        number = value.removesuffix("x")
+        return list(AXES).index(axis), float(number) if number.replace(".", "").isdigit() else 0.0, value
+
+    return sorted(played, key=order)
+
+
+def map_table(root: str | Path) -> pd.DataFrame:
+    """Every cell played so far: self-play and fine-tuning at equal compute, from the same base on the same images."""
+    experiments, rows = Experiments(Path(root)), []
+    for cell in cells(experiments.load("spin_map")):
+        arms = [("spin_map", f"spin-{cell}"), ("spin_map", partner(cell))]
+        changes = [str(difference(experiments, arm, arm, column, 1, 0)) for column in (QUALITY, RIGHT) for arm in arms]
+        beside = [difference(experiments, arms[0], arms[1], column, 1) for column in (QUALITY, RIGHT)]
+        ahead = {c: d.verdict() for c, d in zip(("quality", "right"), beside, strict=True) if d}
+        signs = {"agrees": "self-play", "differs": "fine-tuning"}
+        said = ", ".join(f"{signs[v]} in {c}" for c, v in ahead.items() if v in signs) or "neither"
+        axis, _, value = cell.partition("-")
+        rows.append(
+            Cell(AXES[axis], value or "as it is", changes[0], changes[1], str(beside[0]), changes[2], changes[3], str(beside[1]), said)
+        )
+    names = ["moved", "cell", "SPIN: quality", "SFT: quality", "SPIN - SFT: quality", "SPIN: all right", "SFT: all right",
+             "SPIN - SFT: all right", "ahead"]  # fmt: skip
+    return pd.DataFrame(rows, columns=names).set_index(["moved", "cell"])
+
+
+def map_figure(root: str | Path) -> Figure:
+    """Each cell's self-play less its fine-tuning in both truths, with 95 % intervals; right of zero self-play is ahead."""
+    experiments = Experiments(Path(root))
+    played = cells(experiments.load("spin_map"))
+    figure, axes = plt.subplots(1, 2, figsize=(9, 1 + 0.28 * max(len(played), 1)), sharey=True, constrained_layout=True)
+    for axis, column, label in zip(axes, (QUALITY, RIGHT), ("quality (oracle)", "all attributes right"), strict=True):
+        for row, cell in enumerate(played):
+            found = difference(experiments, ("spin_map", f"spin-{cell}"), ("spin_map", partner(cell)), column, 1)
+            if found:
+                error = [[found.mean - found.low], [found.high - found.mean]]
+                axis.errorbar(
+                    found.mean, row, xerr=error, fmt="o", ms=4, color="C0" if found.low > 0 else "C1" if found.high < 0 else "0.5"
+                )
+        axis.axvline(0, color="0.7", lw=1)
+        axis.set(xlabel=f"SPIN less SFT: {label}")
+    axes[0].set(yticks=range(len(played)), yticklabels=played)
+    axes[0].invert_yaxis()
+    return figure
+
+
+class Sign(NamedTuple):
+    """What a round's training log said, and what became of obedience; one a run and round of self-play."""
+
+    experiment: str
+    arm: str
+    seed: int
+    round: int
+    real_error: float
+    implicit_accuracy: float
+    margin: float
+    all_right: float
+    quality: float
+
+
+def training_signs(root: str | Path) -> pd.DataFrame:
+    """From every exported round of self-play: the last tenth of its log, and what the round changed by the oracle.
+
+    `real_error`: the player's squared error on real images over the opponent's, less 1. Above 0 the player denoises even the images
+    that it should learn worse than before, only less so than the opponent's.
+    """
+    rows = []
+    experiments = Experiments(Path(root))
+    for name in ("spin_shapes", "spin_controls", "spin_map"):
+        for arm, seeds in experiments.load(name).items():
+            for seed, result in seeds.items():
+                logs = pd.read_parquet(Path(root) / name / f"{arm}-{seed}-training.parquet")
+                if "margin" not in logs:
+                    continue
+                for index, log in logs.groupby("round"):
+                    end, truth = log.tail(max(len(log) // 10, 1)), result["rounds"][int(index)]["oracle"]
+                    ratio = float(end["player_real"].mean() / end["opponent_real"].mean()) - 1
+                    changes = (float(truth[k]["delta_prev"]) for k in ("all_right", "quality"))
+                    accuracy, margin = float(end["implicit_accuracy"].mean()), float(end["margin"].mean())
+                    rows.append(Sign(name, arm, seed, int(index), ratio, accuracy, margin, *changes))
+    return pd.DataFrame(rows, columns=Sign._fields)
+
+
+def predictors_table(signs: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's correlation of each sign with the round's change of obedience and of quality; intervals over runs.
+
+    A sign that warns of over-optimisation correlates with a loss of obedience in runs that did not suggest it.
+    """
+    rows = {}
+    for sign in ("real_error", "implicit_accuracy", "margin"):
+        row = {}
+        for truth in ("all_right", "quality"):
+            pairs = signs[[sign, truth]].to_numpy()
+            if len(pairs) < 5:
+                row[truth.replace("_", " ")] = "too few rounds"
+                continue
+            draws = np.random.default_rng(0).integers(len(pairs), size=(2000, len(pairs)))
+            values = [spearmanr(pairs[d, 0], pairs[d, 1]).statistic for d in draws]
+            low, high = np.nanquantile(values, [0.025, 0.975])
+            row[truth.replace("_", " ")] = f"{spearmanr(*pairs.T).statistic:+.2f} [{low:+.2f}, {high:+.2f}]"
+        rows[sign.replace("_", " ")] = row
+    return pd.DataFrame(rows).T
+
+
+def signs_figure(signs: pd.DataFrame) -> Figure:
+    """Change of obedience in a round against the player's error on real images, relative to the opponent's, at its end."""
+    figure, axis = plt.subplots(figsize=(5.5, 3.2), constrained_layout=True)
+    for marker, (name, part) in zip("os^", signs.groupby("experiment"), strict=False):
+        axis.scatter(part["real_error"], part["all_right"], s=14, marker=marker, alpha=0.7, label=name)
+    axis.axhline(0, color="0.7", lw=1)
+    axis.axvline(0, color="0.7", lw=1)
+    axis.set(xlabel="error on real images, player over opponent, less 1", ylabel="all right, change in the round")
+    axis.legend(frameon=False)
+    return figure
+
+
+def samples_figure(results: Results) -> Figure:
+    """Fig. 7's question: quality against images trained on, both sides counted; points are means, bars 95 % intervals over seeds."""
+    figure, axis = plt.subplots(figsize=(6, 3.4), constrained_layout=True)
+    for color, (label, arms) in enumerate({"SPIN": ["spin"], "SFT": ["sft-steps", "sft-examples", "sft-compute"], "Diffusion-DPO": ["dpo"],
+                                           "frozen opponent": ["frozen"]}.items()):  # fmt: skip
+        points: dict[int, list[float]] = {}
+        for arm in arms:
+            for result in results.get(arm, {}).values():
+                seen = 0
+                for index, metrics in enumerate(result["rounds"][1:], start=1):
+                    seen += _images_seen(result, index)
+                    points.setdefault(seen, []).append(metrics["oracle"]["quality"]["mean"])
+        if points:
+            x = sorted(points)
+            means = [float(np.mean(points[k])) for k in x]
+            bounds = [bootstrap_interval(np.array(points[k])) if len(points[k]) > 1 else (m, m) for k, m in zip(x, means, strict=True)]
+            error = np.array([[m - low, high - m] for m, (low, high) in zip(means, bounds, strict=True)]).T
+            axis.errorbar(x, means, yerr=error, marker="o", ms=4, capsize=2, color=f"C{color}", label=label)
+    axis.set(xlabel="images trained on, both sides counted", ylabel="quality (oracle)")
+    axis.legend(frameon=False)
+    return figure
+
+
+def _images_seen(result: dict[str, Any], index: int) -> int:
+    s = result["identity"]
+    value = {name: s.get(f"round {index} {name}", s[name]) for name in ("steps", "batch_size", "accumulation", "objective")}
+    return value["steps"] * value["batch_size"] * value["accumulation"] * (2 if value["objective"] == "spin" else 1)

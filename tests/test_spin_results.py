@@ -1,0 +1,140 @@
+"""Tables of self-play's controls, map and claims, by hand on made-up exports, and from what is exported."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from selfimprove.claims import AGREES, DIFFERS, OPEN, SPLIT
+from selfimprove.results import Results, load_results
+from selfimprove.spin_claims import claims, over
+from selfimprove.spin_results import (
+    CONTROLS,
+    cells,
+    controls_table,
+    map_figure,
+    map_table,
+    partner,
+    predictors_table,
+    samples_figure,
+    signs_figure,
+    training_signs,
+)
+
+EXPORTED = Path(__file__).parent.parent / "book" / "results"
+PROMPTS = [f"p{i}" for i in range(40)]
+IDENTITY = {"steps": 60, "batch_size": 48, "accumulation": 1, "objective": "spin", "samples": 32}
+
+
+def export(root: Path, experiment: str, arm: str, seed: int, quality: list[float], right: list[float]) -> None:
+    """An arm whose truths are so far above the base at rounds 0, 1, ..., give or take a little noise over prompts."""
+    folder = root / experiment
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed + 10 * len(arm))
+    rounds, frames, logs = [], [], []
+    for k, gains in enumerate(zip(quality, right, strict=True)):
+        truths, columns = {}, {}
+        for name, gain, before in zip(("quality", "all_right"), gains, (quality[k - 1], right[k - 1]), strict=True):
+            truths[name] = {"mean": 0.5 + gain, "ci95": [0.4, 0.6], "delta_base": gain + 0.001 * seed, "delta_prev": gain - before}
+            columns[f"oracle_{name}"] = 0.5 + gain + 0.01 * rng.normal(size=len(PROMPTS)) * (k > 0)
+        rounds.append({"round": k, "oracle": truths})
+        frames.append(pd.DataFrame(columns, index=pd.Index(PROMPTS, name="prompt")).assign(round=k))
+        if k and "sft" not in arm:
+            log = {"margin": gains[0], "implicit_accuracy": 0.5 + gains[0], "player_real": 1 - gains[1], "opponent_real": 1.0, "round": k}
+            logs.append(pd.DataFrame([log] * 20))
+    result = {"arm": arm, "seed": seed, "rounds": rounds, "identity": IDENTITY, "provenance": {}}
+    (folder / f"{arm}-{seed}.json").write_text(json.dumps(result))
+    pd.concat(frames).to_parquet(folder / f"{arm}-{seed}-prompts.parquet")
+    (pd.concat(logs) if logs else pd.DataFrame({"loss": [1.0], "round": [1]})).to_parquet(folder / f"{arm}-{seed}-training.parquet")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for seed in range(3):
+        export(tmp_path, "spin_shapes", "spin", seed, [0, 0.1, 0.2, 0.3], [0, 0.1, 0.0, -0.1])
+        export(tmp_path, "spin_shapes", "sft-steps", seed, [0, 0.05], [0, -0.2])
+        export(tmp_path, "spin_shapes", "sft-compute", seed, [0, 0.05], [0, -0.2])
+        export(tmp_path, "spin_controls", "continued", seed, [0, 0.1, 0.12], [0, 0.1, -0.3])
+        export(tmp_path, "spin_controls", "hinge", seed, [0, 0.04], [0, 0.1])
+        for cell, gain in {"default": 0.2, "images-64": -0.1, "images-256": 0.0, "from-far": 0.3}.items():
+            export(tmp_path, "spin_map", f"spin-{cell}", seed, [0, gain], [0, -gain])
+            export(tmp_path, "spin_map", f"sft-{cell}", seed, [0, 0.0], [0, 0.0])
+        export(tmp_path, "spin_map", "spin-beta-500", seed, [0, 0.3], [0, -0.4])
+    return tmp_path
+
+
+def test_claims_by_hand(root: Path) -> None:
+    table = claims(root)
+    verdicts = table["verdict"]
+    assert verdicts["round 1 improves on the base"] == AGREES
+    assert verdicts["round 2 improves on round 1"] == SPLIT  # quality up, obedience down
+    assert verdicts["in the end it surpasses SFT at equal steps"] == AGREES
+    assert table.loc["in the end it surpasses SFT at equal steps", "here"].startswith("quality +0.250 [+0.250, +0.250] (3 seeds)")
+    assert verdicts["playing on against the old opponent stalls"] == AGREES
+    assert verdicts["round 2 surpasses Diffusion-DPO"] == OPEN
+    assert verdicts["fine-tuning stops improving early"] == OPEN  # no difference at all
+    assert verdicts["it cannot surpass the data"] in (AGREES, DIFFERS, OPEN)
+
+
+def test_two_seeds_are_needed(root: Path) -> None:
+    runs = load_results(root / "spin_shapes")["spin"]
+    assert over({0: runs[0]}, {0: runs[0], 1: runs[1]}, "oracle_quality", 1, 0) is None
+    found = over({0: runs[0], 1: runs[1]}, runs, "oracle_quality", 2, 1)
+    assert found is not None
+    assert found.mean == pytest.approx(0.1)
+
+
+def test_controls_by_hand(root: Path) -> None:
+    table = controls_table(load_results(root / "spin_controls"), load_results(root / "spin_shapes"))
+    assert list(table.index) == list(CONTROLS.values())
+    assert table.loc["hinge link", "quality, change in the round"].startswith("+0.041")
+    assert table.loc["hinge link", "quality, against the round as it is"] == "-0.060 [-0.060, -0.060]"
+    assert table.loc["no pushing term", "quality, change in the round"] == "not run"
+
+
+def test_map_by_hand(root: Path) -> None:
+    results = load_results(root / "spin_map")
+    assert cells(results) == ["default", "images-64", "images-256", "from-far", "beta-500"]
+    assert partner("beta-500") == "sft-default"
+    table = map_table(root)
+    assert table["ahead"].tolist() == [
+        "self-play in quality, fine-tuning in right", "fine-tuning in quality, self-play in right", "neither",
+        "self-play in quality, fine-tuning in right", "self-play in quality, fine-tuning in right",
+    ]  # fmt: skip
+    assert table.loc[("number of real images", "64"), "SPIN - SFT: quality"].startswith("-0.10")
+    figure = map_figure(root)
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == cells(results)
+
+
+def test_signs_by_hand(root: Path) -> None:
+    signs = training_signs(root)
+    assert len(signs) == 3 * (3 + 2 + 1 + 5)  # rounds of every arm that has an opponent
+    first = signs[(signs["arm"] == "spin-default") & (signs["seed"] == 0)].iloc[0]
+    assert (first["real_error"], first["margin"], first["all_right"]) == pytest.approx((0.2, 0.2, -0.2))
+    table = predictors_table(signs[signs["experiment"] == "spin_map"])
+    assert table.loc["real error", "all right"].startswith("-1.00")  # made to be so
+    assert table.loc["margin", "quality"].startswith("+1.00")
+    assert predictors_table(signs.head(2)).loc["margin", "quality"] == "too few rounds"
+    assert signs_figure(signs).axes[0].get_xlabel()
+
+
+def test_samples_figure(root: Path) -> None:
+    lines = samples_figure(load_results(root / "spin_shapes")).axes[0].lines
+    assert sorted(lines[0].get_xdata()) == [5760, 11520, 17280]  # type: ignore[arg-type]
+
+
+def test_nothing_run_yet(tmp_path: Path) -> None:
+    nothing: Results = {}
+    assert (claims(tmp_path)["verdict"] == OPEN).all()
+    assert (controls_table(nothing, nothing)["seeds"] == 0).all()
+    assert map_table(tmp_path).empty
+    assert map_figure(tmp_path).axes
+    assert training_signs(tmp_path).empty
+
+
+def test_what_is_exported() -> None:
+    table = claims(EXPORTED)
+    assert table.loc["round 1 improves on the base", "here"].count("3 seeds") == 2
+    assert len(training_signs(EXPORTED)) >= 18
