@@ -77,6 +77,7 @@ evaluation: .venv/.run
 benchmarks: .venv/.run
 	$(BIN)/python -m benchmarks.exact_objective
 	$(BIN)/python -m benchmarks.rsi_stages
+	$(BIN)/python -m benchmarks.training_memory
 
 # images per second of every scorer's architecture; full sizes take about 10 GB of memory and, on two cores, 15 minutes
 scorer-benchmark: .venv/.run

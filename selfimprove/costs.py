@@ -33,7 +33,7 @@ class Memory(NamedTuple):
     peak: int
 
 
-class _Held(TorchDispatchMode):
+class Held(TorchDispatchMode):
     """Counts the bytes of all storages that are alive, and the most there ever were."""
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ def training_memory(diffuser: Diffuser, settings: Settings, live_opponent: bool)
     `live_opponent`: whether a second network stands by. What the device's libraries take beside (some hundreds of MB on a GPU) and
     gaps between blocks of memory come on top.
     """
-    held, sides = _Held(), 2 if settings.objective == "spin" else 1
+    held, sides = Held(), 2 if settings.objective == "spin" else 1
     with FakeTensorMode(), held:
         player = _like(diffuser.unet, settings.lora_rank).train()
         second = _like(diffuser.unet).eval().requires_grad_(False) if live_opponent else None

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from selfimprove.batches import TrainingSet
 from selfimprove.config import PRESETS, Settings
-from selfimprove.costs import _Held, count_flops, training_memory
+from selfimprove.costs import Held, count_flops, training_memory
 from selfimprove.lora import WithoutAdapter, add_adapter
 from selfimprove.models import Diffuser, load_diffuser
 from selfimprove.opponent import LiveOpponent
@@ -51,7 +51,7 @@ def test_memory_is_what_a_real_training_holds(tiny: Path, training_data: Trainin
     live = settings.objective == "spin" and not settings.lora_rank
     predicted = training_memory(diffuser, settings, live)
     data = training_data if settings.objective == "spin" else replace(training_data, generated=None)
-    with (held := _Held()):
+    with (held := Held()):
         player = diffuser.load_unet(tiny).requires_grad_(True)
         if settings.lora_rank:
             add_adapter(player, settings.lora_rank, settings.lora_alpha, 0, 1)
