@@ -20,7 +20,7 @@ from accelerate import PartialState
 
 from selfimprove.batches import TrainingSet
 from selfimprove.config import PRESETS
-from selfimprove.costs import Held, training_memory
+from selfimprove.costs import Held, Shapes, training_memory
 from selfimprove.latents import build_store
 from selfimprove.lora import WithoutAdapter, add_adapter
 from selfimprove.models import load_diffuser, resolve_model
@@ -46,7 +46,7 @@ def measure(case: str, model: str) -> dict[str, Any]:
     diffuser = load_diffuser(resolve_model(model), device)
     settings = replace(PRESETS["shapes-spin"].settings, steps=STEPS, **changes)
     live = not kept and not settings.lora_rank
-    estimate = training_memory(diffuser, settings, live)
+    estimate = training_memory(Shapes.of(diffuser), settings, live)
     n, shape = settings.batch_size, diffuser.latent_shape
 
     def latents(rows: range) -> dict[str, torch.Tensor]:

@@ -2,9 +2,11 @@
 
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -72,12 +74,50 @@ def _like(network: Any, lora_rank: int | None = None) -> Any:
     return made
 
 
-def _inputs(diffuser: Diffuser, batch: int) -> tuple[Tensor, Tensor, Tensor]:
-    tokens, width = diffuser.tokenizer.model_max_length, diffuser.unet.config.cross_attention_dim
-    return torch.zeros(batch, *diffuser.latent_shape), torch.zeros(batch, dtype=torch.long), torch.zeros(batch, tokens, width)
+@dataclass(frozen=True)
+class Shapes:
+    """What costs depend on: UNet and VAE, of which only the configurations are read; latents, images, tokens of a prompt, and device."""
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    latent: tuple[int, int, int]
+    image: tuple[int, int]
+    tokens: int
+    device: str
+
+    @classmethod
+    def of(cls, diffuser: Diffuser) -> "Shapes":
+        """Those of a loaded pipeline."""
+        tokens = diffuser.tokenizer.model_max_length
+        return cls(diffuser.unet, diffuser.vae, diffuser.latent_shape, diffuser.image_size, tokens, diffuser.device.type)
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the UNet."""
+        return sum(p.numel() for p in self.unet.parameters())
+
+    @property
+    def text(self) -> tuple[int, int]:
+        """(tokens, width) of a prompt's embedding."""
+        return self.tokens, self.unet.config.cross_attention_dim
+
+    def inputs(self, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(x_t, t, text) for the UNet."""
+        return torch.zeros(batch, *self.latent), torch.zeros(batch, dtype=torch.long), torch.zeros(batch, *self.text)
 
 
-def count_flops(diffuser: Diffuser, settings: Settings) -> Flops:
+def stable_diffusion() -> Shapes:
+    """Stable Diffusion 1.x at 512 pixels, on a GPU; no weights are made or read."""
+    with FakeTensorMode():
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2,
+            block_out_channels=(128, 256, 512, 512),
+        )  # fmt: skip
+    return Shapes(unet, vae, (4, 64, 64), (512, 512), 77, "cuda")
+
+
+def count_flops(shapes: Shapes, settings: Settings) -> Flops:
     """FLOPs of one latent through the UNet and one image through the VAE; what checkpointing computes again is not counted."""
 
     def counted(run: Callable[[], Any]) -> float:
@@ -86,16 +126,16 @@ def count_flops(diffuser: Diffuser, settings: Settings) -> Flops:
         return float(counter.get_total_flops())
 
     with FakeTensorMode():
-        player, vae, inputs = _like(diffuser.unet, settings.lora_rank), _like(diffuser.vae), _inputs(diffuser, 1)
+        player, vae, inputs = _like(shapes.unet, settings.lora_rank), _like(shapes.vae), shapes.inputs(1)
         step = counted(lambda: player(*inputs).sample.sum().backward())
         with torch.no_grad():
             forward = counted(lambda: player(*inputs))
             decode = counted(lambda: vae.decode(inputs[0]))
-            encode = counted(lambda: vae.encode(torch.zeros(1, 3, *diffuser.image_size)))
+            encode = counted(lambda: vae.encode(torch.zeros(1, 3, *shapes.image)))
     return Flops(forward, step, decode, encode)
 
 
-def training_memory(diffuser: Diffuser, settings: Settings, live_opponent: bool) -> Memory:
+def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool) -> Memory:
     """Memory of a process that trains, from two simulated steps: weights, gradients, AdamW's moments, activations, opponent.
 
     `live_opponent`: whether a second network stands by. What the device's libraries take beside (some hundreds of MB on a GPU) and
@@ -103,15 +143,15 @@ def training_memory(diffuser: Diffuser, settings: Settings, live_opponent: bool)
     """
     held, sides = Held(), 2 if settings.objective == "spin" else 1
     with FakeTensorMode(), held:
-        player = _like(diffuser.unet, settings.lora_rank).train()
-        second = _like(diffuser.unet).eval().requires_grad_(False) if live_opponent else None
+        player = _like(shapes.unet, settings.lora_rank).train()
+        second = _like(shapes.unet).eval().requires_grad_(False) if live_opponent else None
         networks = held.now
         if settings.gradient_checkpointing:
             player.enable_gradient_checkpointing()
         trained = [p for p in player.parameters() if p.requires_grad]
-        optimiser = torch.optim.AdamW(trained, foreach=diffuser.device.type == "cuda")
+        optimiser = torch.optim.AdamW(trained, foreach=shapes.device == "cuda")
         average = [p.clone() for p in player.parameters()] if settings.ema else []
-        inputs = _inputs(diffuser, sides * settings.batch_size)
+        inputs = shapes.inputs(sides * settings.batch_size)
         for _ in range(2):  # in the second, gradients, moments and activations are there at once
             with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision != "no"):
                 if second is not None:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import torch
 
-from selfimprove.costs import Flops, count_flops, training_memory
+from selfimprove.config import Preset, Settings
+from selfimprove.costs import Flops, Shapes, count_flops, training_memory
 from selfimprove.game import Game
 from selfimprove.models import Diffuser
 from selfimprove.scorers import Scorer
@@ -25,8 +26,8 @@ class Plan(NamedTuple):
     memory: int
 
 
-class _Round(NamedTuple):
-    """What one round counts: latents sampled (with their steps and guidance: `forwards`), pairs or samples trained on, images made."""
+class Counts(NamedTuple):
+    """What one round counts: forwards of sampling and of the opponent, latents trained on, images decoded and encoded; and in words."""
 
     what: str
     forwards: int
@@ -59,43 +60,50 @@ def seconds_per_image(diffuser: Diffuser, scorers: Mapping[str, Scorer], batch: 
 
 def plan(game: Game, last: int) -> Plan:
     """The cost of playing rounds up to `last`: images, steps, minutes on this device, FLOPs, memory and disk."""
-    settings, run, diffuser = game.preset.settings, game.run, game.diffuser
-    flops = count_flops(diffuser, settings)
+    preset, settings, run, diffuser = game.preset, game.preset.settings, game.run, game.diffuser
+    shapes, examples, judged = Shapes.of(diffuser), len(game.data.train), len(game.data.evaluation)
+    flops = count_flops(shapes, settings)
     batch = max(1, min(16, int(1e12 / flops.forward)))  # so that timing a large network on a small machine takes no minutes
     per_pass, per_image = seconds_per_pass(diffuser, batch), seconds_per_image(diffuser, game.scorers, batch)
     lines = [f"run folder {run.path}"]
     if game.collection:
         lines.append(f"{len(game.collection.prompts)} different prompts collected, {len(game.collection.held_out)} kept out for evaluation")
-    lines.append(f"{len(game.data.train)} real images with captions, {len(game.data.validation)} kept out of training")
-    minutes = operations = 0.0
+    lines.append(f"{examples} real images with captions, {len(game.data.validation)} kept out of training")
+    minutes = total = 0.0
     for index in range(last + 1):
         if run.is_done(index, "evaluation"):
             lines.append(f"round {index}: finished already")
             continue
-        counts = _count(game, index)
+        counts = count(preset, index, examples, judged)
         passes = counts.forwards + counts.opponent + counts.trained * flops.step / flops.forward
         needed = (passes * per_pass + counts.images * per_image) / 60
-        minutes, operations = minutes + needed, operations + _operations(counts, flops)
-        lines.append(f"round {index}: {counts.what}: about {_duration(needed)}")
-    live = settings.objective == "spin" and not game.opponent_cache and not (settings.lora_rank and settings.opponent == "previous")
-    memory, disk = training_memory(diffuser, settings, live), float(_disk(game, last))
-    cards = [f"{_duration(operations / peak / REACHED / 60)} on {card}" for card, peak in PEAKS.items()]
+        minutes, total = minutes + needed, total + operations(counts, flops)
+        lines.append(f"round {index}: {counts.what}: about {duration(needed)}")
+    memory = training_memory(shapes, settings, second_network(settings) and not game.opponent_cache)
+    disk = float(disk_space(shapes, settings, last, examples, judged))
+    cards = [f"{duration(total / peak / REACHED / 60)} on {card}" for card, peak in PEAKS.items()]
     lines += [
-        f"operations: {_unit(operations)}FLOP; at {REACHED:.0%} of its peak, {', '.join(cards)}",
-        f"memory in training: {_unit(float(memory.peak))}B, of it {_unit(float(memory.networks))}B for networks; disk: {_unit(disk)}B",
-        f"in all about {_duration(minutes)} on {diffuser.device}",
+        f"operations: {unit(total)}FLOP; at {REACHED:.0%} of its peak, {', '.join(cards)}",
+        f"memory in training: {unit(float(memory.peak))}B, of it {unit(float(memory.networks))}B for networks; disk: {unit(disk)}B",
+        f"in all about {duration(minutes)} on {diffuser.device}",
     ]
-    return Plan(lines, minutes, operations, disk, memory.peak)
+    return Plan(lines, minutes, total, disk, memory.peak)
 
 
-def _count(game: Game, index: int) -> _Round:
-    s, judged = game.preset.for_round(max(index, 1)), len(game.data.evaluation)
+def second_network(settings: Settings) -> bool:
+    """Whether the opponent is a network of its own: with an adapter it is the player's, switched off, unless it never changes."""
+    return settings.objective == "spin" and not (settings.lora_rank and settings.opponent == "previous")
+
+
+def count(preset: Preset, index: int, examples: int, judged: int) -> Counts:
+    """What a round counts, from its settings, the number of real images and that of evaluation images."""
+    s = preset.for_round(max(index, 1))
     what = f"evaluation on {judged} images"
     forwards = judged * s.evaluation_steps * (1 + (s.evaluation_guidance != 1))
     if index == 0:
-        return _Round(what, forwards, 0, 0, judged)
+        return Counts(what, forwards, 0, 0, judged)
     recursive = s.objective == "weighted"
-    pool = s.samples if recursive else len(game.data.train)
+    pool = s.samples if recursive else examples
     trained_on = (s.selected or pool) + s.real_samples if recursive else pool
     steps, batch = s.steps_for(trained_on), s.batch_size * s.accumulation
     rolled = pool * (recursive or (s.objective == "spin" and s.generated_source == "rollout"))
@@ -106,46 +114,42 @@ def _count(game: Game, index: int) -> _Round:
         what = f"{steps} steps of {batch} images (lr {s.lr:g}), {what}"
     else:
         what = f"{rolled} rollouts, {steps} steps of {batch} pairs (lr {s.lr:g}, beta {s.beta:g}), {what}"
-    sides = 2 if s.objective == "spin" else 1
-    trained = sides * steps * batch
-    return _Round(what, forwards, trained if sides == 2 else 0, trained, judged + rolled)
+    trained = (2 if s.objective == "spin" else 1) * steps * batch
+    return Counts(what, forwards, trained if s.objective == "spin" else 0, trained, judged + rolled)
 
 
-def _operations(counts: _Round, flops: Flops) -> float:
+def operations(counts: Counts, flops: Flops) -> float:
     """FLOPs of UNet and VAE; text encoder and scorers, below a hundredth, are left out."""
     network = (counts.forwards + counts.opponent) * flops.forward + counts.trained * flops.step
     return network + counts.images * (flops.decode + flops.encode)
 
 
-def _disk(game: Game, last: int) -> int:
-    """Bytes of the run folder at its end, and of the checkpoint while the last round trains."""
-    s, diffuser = game.preset.settings, game.diffuser
+def disk_space(shapes: Shapes, settings: Settings, last: int, examples: int, judged: int) -> int:
+    """Bytes of a run folder after `last` rounds, and of the checkpoint while the last one trains."""
+    s, weights = settings, 4 * shapes.parameters
     value = 4 if s.precision == "no" else 2
-    latent = torch.Size(diffuser.latent_shape).numel()
-    weights = 4 * sum(p.numel() for p in diffuser.unet.parameters())
-    text = diffuser.tokenizer.model_max_length * diffuser.unet.config.cross_attention_dim * value
+    latent, text = (torch.Size(shape).numel() for shape in (shapes.latent, shapes.text))
     sides = 4 if s.flip else 2  # mean and standard deviation, of the mirrored image too
-    moments = 3 if s.ema else 2
-    evaluations = (last + 1) * len(game.data.evaluation) * latent * 4
+    evaluations, moments = (last + 1) * judged * latent * 4, 3 if s.ema else 2
     rolled = (sides + (s.generated_latents == "reencoded")) * latent * value
     if s.objective == "weighted":
-        each = s.samples * rolled + (s.selected or s.samples) * (text + sides * latent * value)
+        each = s.samples * rolled + (s.selected or s.samples) * (text + sides * latent) * value
         return last * (weights + each) + evaluations + moments * weights
-    examples = len(game.data.train)
-    once = examples * (text + sides * latent * value)
+    once = examples * (text + sides * latent) * value
     each = examples * rolled if s.objective == "spin" else 0
     return last * (weights + each) + once + evaluations + moments * weights
 
 
-def _unit(value: float) -> str:
-    """1.2e9 as '1.2 G'."""
+def unit(value: float) -> str:
+    """A number in words: 1.2e9 as '1.2 G'."""
     for prefix, scale in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9)):
         if value >= scale:
             return f"{value / scale:.1f} {prefix}"
     return f"{value / 1e6:.0f} M"
 
 
-def _duration(minutes: float) -> str:
+def duration(minutes: float) -> str:
+    """Minutes in words, from seconds to hours."""
     if minutes < 1:
         return f"{60 * minutes:.0f} s"
     return f"{minutes:.1f} min" if minutes < 100 else f"{minutes / 60:.1f} h"

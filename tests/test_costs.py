@@ -5,13 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from test_rounds import PRESET, game
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from selfimprove.batches import TrainingSet
 from selfimprove.config import PRESETS, Settings
-from selfimprove.costs import Held, count_flops, training_memory
+from selfimprove.costs import Held, Shapes, count_flops, stable_diffusion, training_memory
 from selfimprove.lora import WithoutAdapter, add_adapter
 from selfimprove.models import Diffuser, load_diffuser
 from selfimprove.opponent import LiveOpponent
@@ -20,23 +18,9 @@ from selfimprove.rounds import play
 from selfimprove.train import train
 
 
-@pytest.fixture(scope="module")
-def stable_diffusion(tiny: Path) -> Diffuser:
-    """The shapes of Stable Diffusion 1.x, without weights."""
-    with FakeTensorMode():
-        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2,
-            block_out_channels=(128, 256, 512, 512),
-        )  # fmt: skip
-    diffuser = load_diffuser(tiny, torch.device("cpu"))
-    diffuser.tokenizer.model_max_length = 77
-    return replace(diffuser, unet=unet, vae=vae)
-
-
-def test_flops_of_stable_diffusion(stable_diffusion: Diffuser) -> None:
+def test_flops_of_stable_diffusion() -> None:
     """.8033 TFLOP a forward of a latent of 512 pixels, three times that with the backward; VAE 2.51 and 1.12."""
-    flops = count_flops(stable_diffusion, PRESETS["sd15-spin"].settings)
+    flops = count_flops(stable_diffusion(), PRESETS["sd15-spin"].settings)
     assert flops.forward == pytest.approx(0.8033e12, rel=1e-3)
     assert flops.step == pytest.approx(2.4068e12, rel=1e-3)
     assert (flops.decode, flops.encode) == pytest.approx((2.5145e12, 1.1167e12), rel=1e-3)
@@ -49,7 +33,7 @@ STEPS = Settings(samples=10, steps=2, batch_size=8, lr=1e-3)
 def test_memory_is_what_a_real_training_holds(tiny: Path, training_data: TrainingSet, tmp_path: Path, changes: dict) -> None:
     settings, diffuser = replace(STEPS, **changes), load_diffuser(tiny, torch.device("cpu"))
     live = settings.objective == "spin" and not settings.lora_rank
-    predicted = training_memory(diffuser, settings, live)
+    predicted = training_memory(Shapes.of(diffuser), settings, live)
     data = training_data if settings.objective == "spin" else replace(training_data, generated=None)
     with (held := Held()):
         player = diffuser.load_unet(tiny).requires_grad_(True)
@@ -64,7 +48,7 @@ def test_memory_is_what_a_real_training_holds(tiny: Path, training_data: Trainin
 
 def test_checkpointing_saves_memory_and_an_opponent_costs_its_weights(tiny: Path) -> None:
     diffuser = load_diffuser(tiny, torch.device("cpu"))
-    plain, saved, alone = (training_memory(diffuser, replace(STEPS, gradient_checkpointing=c), o)
+    plain, saved, alone = (training_memory(Shapes.of(diffuser), replace(STEPS, gradient_checkpointing=c), o)
                            for c, o in ((False, True), (True, True), (False, False)))  # fmt: skip
     assert saved.peak < 0.8 * plain.peak
     weights = 4 * sum(p.numel() for p in diffuser.unet.parameters())
@@ -76,7 +60,7 @@ def test_the_plan_says_what_a_run_takes(tiny: Path, images: Path, tmp_path: Path
     planned = plan(played, 2)
     assert any(line.startswith("operations: ") and "% of its peak, " in line and "an H100 or H200" in line for line in planned.lines)
     assert any(line.startswith("memory in training: ") and "; disk: " in line for line in planned.lines)
-    forward = count_flops(played.diffuser, PRESET.settings).forward
+    forward = count_flops(Shapes.of(played.diffuser), PRESET.settings).forward
     assert planned.flops > (5 * 3 * 2 * 2 + 2 * 12 * 2 * 2 + 2 * 3 * 8 * 4) * forward  # evaluation, rollouts, training; the VAE besides
     play(played, 2)
     sizes = {p.stat().st_ino: p.stat().st_size for p in (tmp_path / "run").rglob("*") if p.suffix == ".safetensors" and p.is_file()}
@@ -96,5 +80,5 @@ def test_a_kept_opponent_is_planned_out_of_memory(tiny: Path, images: Path, tmp_
 def test_diffuser_is_untouched(tiny: Path) -> None:
     diffuser: Diffuser = load_diffuser(tiny, torch.device("cpu"))
     before = [p.clone() for p in diffuser.unet.parameters()]
-    count_flops(diffuser, replace(STEPS, lora_rank=2))
+    count_flops(Shapes.of(diffuser), replace(STEPS, lora_rank=2))
     assert all(torch.equal(a, b) for a, b in zip(before, diffuser.unet.parameters(), strict=True))
