@@ -78,6 +78,7 @@ benchmarks: .venv/.run
 	$(BIN)/python -m benchmarks.exact_objective
 	$(BIN)/python -m benchmarks.rsi_stages
 	$(BIN)/python -m benchmarks.training_memory
+	$(BIN)/python -m benchmarks.scale
 
 # images per second of every scorer's architecture; full sizes take about 10 GB of memory and, on two cores, 15 minutes
 scorer-benchmark: .venv/.run

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
+from accelerate import PartialState
 
 from selfimprove.config import Preset, Settings
 from selfimprove.costs import Flops, Shapes, count_flops, training_memory
@@ -62,6 +63,7 @@ def plan(game: Game, last: int) -> Plan:
     """The cost of playing rounds up to `last`: images, steps, minutes on this device, FLOPs, memory and disk."""
     preset, settings, run, diffuser = game.preset, game.preset.settings, game.run, game.diffuser
     shapes, examples, judged = Shapes.of(diffuser), len(game.data.train), len(game.data.evaluation)
+    processes = PartialState().num_processes
     flops = count_flops(shapes, settings)
     batch = max(1, min(16, int(1e12 / flops.forward)))  # so that timing a large network on a small machine takes no minutes
     per_pass, per_image = seconds_per_pass(diffuser, batch), seconds_per_image(diffuser, game.scorers, batch)
@@ -74,16 +76,16 @@ def plan(game: Game, last: int) -> Plan:
         if run.is_done(index, "evaluation"):
             lines.append(f"round {index}: finished already")
             continue
-        counts = count(preset, index, examples, judged)
+        counts = count(preset, index, examples, judged, processes)
         passes = counts.forwards + counts.opponent + counts.trained * flops.step / flops.forward
-        needed = (passes * per_pass + counts.images * per_image) / 60
+        needed = (passes * per_pass + counts.images * per_image) / 60 / processes
         minutes, total = minutes + needed, total + operations(counts, flops)
         lines.append(f"round {index}: {counts.what}: about {duration(needed)}")
     memory = training_memory(shapes, settings, second_network(settings) and not game.opponent_cache)
     disk = float(disk_space(shapes, settings, last, examples, judged))
     cards = [f"{duration(total / peak / REACHED / 60)} on {card}" for card, peak in PEAKS.items()]
     lines += [
-        f"operations: {unit(total)}FLOP; at {REACHED:.0%} of its peak, {', '.join(cards)}",
+        f"operations: {unit(total)}FLOP; at {REACHED:.0%} of the peak of one card, {', '.join(cards)}",
         f"memory in training: {unit(float(memory.peak))}B, of it {unit(float(memory.networks))}B for networks; disk: {unit(disk)}B",
         f"in all about {duration(minutes)} on {diffuser.device}",
     ]
@@ -95,8 +97,8 @@ def second_network(settings: Settings) -> bool:
     return settings.objective == "spin" and not (settings.lora_rank and settings.opponent == "previous")
 
 
-def count(preset: Preset, index: int, examples: int, judged: int) -> Counts:
-    """What a round counts, from its settings, the number of real images and that of evaluation images."""
+def count(preset: Preset, index: int, examples: int, judged: int, processes: int = 1) -> Counts:
+    """What a round counts in all processes, from its settings, the number of real images and that of evaluation images."""
     s = preset.for_round(max(index, 1))
     what = f"evaluation on {judged} images"
     forwards = judged * s.evaluation_steps * (1 + (s.evaluation_guidance != 1))
@@ -105,7 +107,7 @@ def count(preset: Preset, index: int, examples: int, judged: int) -> Counts:
     recursive = s.objective == "weighted"
     pool = s.samples if recursive else examples
     trained_on = (s.selected or pool) + s.real_samples if recursive else pool
-    steps, batch = s.steps_for(trained_on), s.batch_size * s.accumulation
+    steps, batch = s.steps_for(trained_on, processes), s.batch_size * s.accumulation * processes
     rolled = pool * (recursive or (s.objective == "spin" and s.generated_source == "rollout"))
     forwards += rolled * s.rollout_steps * (1 + (s.guidance != 1))
     if recursive:

@@ -58,7 +58,9 @@ def test_checkpointing_saves_memory_and_an_opponent_costs_its_weights(tiny: Path
 def test_the_plan_says_what_a_run_takes(tiny: Path, images: Path, tmp_path: Path) -> None:
     played = game(tiny, images, tmp_path / "run")
     planned = plan(played, 2)
-    assert any(line.startswith("operations: ") and "% of its peak, " in line and "an H100 or H200" in line for line in planned.lines)
+    assert any(
+        line.startswith("operations: ") and "% of the peak of one card, " in line and "an H100 or H200" in line for line in planned.lines
+    )
     assert any(line.startswith("memory in training: ") and "; disk: " in line for line in planned.lines)
     forward = count_flops(Shapes.of(played.diffuser), PRESET.settings).forward
     assert planned.flops > (5 * 3 * 2 * 2 + 2 * 12 * 2 * 2 + 2 * 3 * 8 * 4) * forward  # evaluation, rollouts, training; the VAE besides

@@ -12,7 +12,7 @@ ORDER = [
     "scorers.clip", "scorers.openclip", "scorers.blip", "scorers.hps_package", "scorers.truth", "scorers.published", "scorers.embedded",
     "scorers.families", "scorers", "pairs", "data", "latents", "prompts", "prompt_sets", "rollout", "selection", "weighting", "mixture",
     "exact", "batches", "runs", "opponent", "train", "statistics", "protocol", "aggregate", "agreement", "sensitivity", "diversity",
-    "evaluate", "collapse", "game", "samples", "rounds", "plan", "compare", "figures", "published", "report", "results",
+    "evaluate", "collapse", "game", "samples", "rounds", "plan", "scale", "compare", "figures", "published", "report", "results",
     "evaluation_results", "rsi_results", "claims", "rsi_claims", "spin_results", "spin_claims", "shrinkage", "study.store", "study.images",
     "study.pairwise", "study", "study.analysis", "study.demo", "study.page", "study.panel", "study.grid", "request", "__main__",
     "shapes.pretrain", "theory", "theory.claims", "theory.worlds", "theory.figures", "theory.forward", "theory.practical",

@@ -1,0 +1,15 @@
+"""python -m benchmarks.scale: FLOPs and training memory of the presets for Stable Diffusion, simulated; a minute, no weights.
+
+Writes book/results/scale.json.
+"""
+
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from selfimprove.runs import provenance, write_json
+from selfimprove.scale import SCALED, simulate
+
+if __name__ == "__main__":
+    presets = {name: simulate(name) for name in tqdm(SCALED)}
+    write_json(Path("book/results/scale.json"), {"presets": presets, "provenance": provenance()})
