@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TRANSFORMERS_VERBOSITY ?= error
 
-.PHONY: help round test lint book pretrain experiments spin-experiments spin-map rsi-rounds rsi-collapse rsi-ablations rsi-beyond evaluation benchmarks scorer-benchmark scorer-parity study-test clean
+.PHONY: help round test lint book pretrain spin-experiments spin-map rsi-rounds rsi-collapse rsi-ablations rsi-beyond evaluation benchmarks scorer-benchmark scorer-parity study-test clean
 
 help:
 	@sed -n '1,2p' Makefile; echo "also: make book, make lint, make pretrain, make spin-experiments, make spin-map, make rsi-rounds, make rsi-collapse, make rsi-ablations, make rsi-beyond, make evaluation, make benchmarks, make scorer-benchmark, make scorer-parity, make study-test"
@@ -49,7 +49,7 @@ pretrain: .venv/.run
 
 # about three hours for the rounds and their baselines with three seeds, two for the controls, two and a half for the map on two cores;
 # two processes with OMP_NUM_THREADS=1 each, of different --arms or --seeds, get half as much again done in the same time
-experiments spin-experiments: .venv/.run
+spin-experiments: .venv/.run
 	$(BIN)/python -m benchmarks.spin_shapes
 	$(BIN)/python -m benchmarks.spin_depth controls
 

@@ -142,7 +142,7 @@ def null_table(results: Results) -> pd.DataFrame:
     return table.loc[sorted(table.index, key=lambda name: (name == "mean", name))]
 
 
-def provenance_sentence(results: Results, command: str = "make experiments") -> str:
+def provenance_sentence(results: Results, command: str = "make spin-experiments") -> str:
     """When, on what and with what the numbers were made, or how to make them."""
     made = [r["provenance"] for seeds in results.values() for r in seeds.values()]
     if not made:
