@@ -1,9 +1,10 @@
 """python book/build.py: execute the notebooks through papermill into book/executed/, then build the book, warnings being errors.
 
-A notebook is executed again only if it, the package, its parameters or the results that it reads have changed.
+A notebook is executed again only if it, a module that it imports, its parameters or the results that it reads have changed.
 """
 
 import argparse
+import ast
 import hashlib
 import json
 import subprocess
@@ -40,12 +41,40 @@ def pages(preset: str) -> dict[str, dict[str, Any]]:
     return theory | rounds | study | {"07_spin_rounds": {}, "08_rsi_rounds": {}, "13_at_scale": {}, "claims": {}} | read
 
 
+def imported(source: str) -> set[Path]:
+    """Files of the package that some Python imports, and what those import."""
+    found: set[Path] = set()
+    pending = [source]
+    while pending:
+        for node in ast.walk(ast.parse(pending.pop())):
+            if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                continue
+            for name in names:
+                parts = name.split(".")
+                if parts[0] != "selfimprove":
+                    continue
+                for depth in range(1, len(parts) + 1):  # a package's own file runs before those in it
+                    here = ROOT.joinpath(*parts[:depth])
+                    for path in (here.with_suffix(".py"), here / "__init__.py"):
+                        if path.exists() and path not in found:
+                            found.add(path)
+                            pending.append(path.read_text())
+    return found
+
+
 def fingerprint(notebook: Path, parameters: dict[str, Any]) -> str:
-    """SHA-256 of everything that the executed page depends on."""
-    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
-    exported = [p for p in sorted((ROOT / "book" / "results").rglob("*")) if p.suffix in (".json", ".parquet", ".png")]
-    sources = [notebook, *sorted((ROOT / "selfimprove").rglob("*.py")), *exported]
-    for path in [*sources, ROOT / "selfimprove" / "shapes" / "assets" / "card.json"]:
+    """SHA-256 of everything that the executed page depends on: itself, the modules it imports, its parameters, the results it reads."""
+    text = notebook.read_text()
+    code = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code")
+    sources = sorted(imported(code))
+    if "book/results" in code:
+        sources += [p for p in sorted((ROOT / "book" / "results").rglob("*")) if p.suffix in (".json", ".parquet", ".png")]
+    digest = hashlib.sha256((text + json.dumps(parameters, sort_keys=True)).encode())
+    for path in [*sources, *sorted((ROOT / "selfimprove").rglob("*.json"))]:  # the card of the shipped models, the papers' tables
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
