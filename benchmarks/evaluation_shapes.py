@@ -1,6 +1,6 @@
 """python -m benchmarks.evaluation_shapes: the base, SPIN's and RSIDiff's rounds and their baselines, judged by the papers' protocols.
 
-Models come from the run folders that `make spin-experiments` and `make rsi-rounds` leave; those not there are named and left out. 500 prompts
+Models come from the run folders of `make spin-experiments` and `make rsi-rounds`; those not there are named and left out. 500 prompts
 of scenes that were trained on and 128 of scenes that were not, five images each, all models from the same noise; guidance swept on the
 128. Per-image scores go to `book/results/evaluation_shapes/<set>/`, each model as soon as it is finished: about 2.5 min a model on two
 cores. `--size smoke` judges what is there in seconds.

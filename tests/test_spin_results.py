@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from test_evaluation_results import shapes_model
 
 from selfimprove.claims import AGREES, DIFFERS, OPEN, SPLIT
+from selfimprove.protocol import write_scores
 from selfimprove.results import Results, load_results
 from selfimprove.spin_claims import claims, over
 from selfimprove.spin_results import (
@@ -76,6 +78,20 @@ def test_claims_by_hand(root: Path) -> None:
     assert verdicts["round 2 surpasses Diffusion-DPO"] == OPEN
     assert verdicts["fine-tuning stops improving early"] == OPEN  # no difference at all
     assert verdicts["it cannot surpass the data"] in (AGREES, DIFFERS, OPEN)
+
+
+def test_other_prompts_by_hand(root: Path) -> None:
+    folder = root / "evaluation_shapes" / "held-out"
+    folder.mkdir(parents=True)
+    write_scores(folder / "base.parquet", shapes_model("base"))
+    claim = "it holds on other prompts"
+    assert claims(root).loc[claim, "verdict"] == OPEN
+    for seed in range(2):
+        write_scores(folder / f"spin-{seed}.parquet", shapes_model(f"SPIN round 3, seed {seed}", 1.0, seed + 1))
+    row = claims(root).loc[claim]
+    assert row["here"].startswith("quality +0.00")
+    assert "(2 seeds); all right +0.000 [+0.000, +0.000] (2 seeds)" in row["here"]
+    assert row["verdict"] == OPEN  # one rises, the other cannot be told from zero
 
 
 def test_two_seeds_are_needed(root: Path) -> None:
