@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from typing import Any
 
 from accelerate import PartialState
 from tqdm.auto import tqdm
@@ -11,12 +12,12 @@ from selfimprove.config import PRESETS
 from selfimprove.game import set_up
 from selfimprove.plan import plan
 from selfimprove.report import ceiling_sentence, read_training, score_table, write_summary
-from selfimprove.request import Request, RsiRequest
+from selfimprove.request import Request, RsiRequest, changed_settings
 from selfimprove.rounds import play
 
 
-def _arguments() -> tuple[Request, str]:
-    """What to play, and where the opponent's errors are kept."""
+def _arguments() -> tuple[Request, dict[str, Any], str]:
+    """What to play, the settings to change, and where the opponent's errors are kept."""
     parser = argparse.ArgumentParser(prog="python -m selfimprove", description=__doc__)
     commands = parser.add_subparsers(required=True, dest="system")
     for system, kind, what in (
@@ -38,19 +39,23 @@ def _arguments() -> tuple[Request, str]:
             command.add_argument(
                 "--opponent-cache", default="", help="folder where the opponent's errors are kept, for a sweep of beta, lr, steps"
             )
+        command.add_argument(
+            "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting to change in every round; repeatable"
+        )
         command.add_argument("--device", default="", help="cpu, cuda, ...; default: a GPU if there is one")
     given = vars(parser.parse_args())
-    cache = given.pop("opponent_cache", "")
-    return (RsiRequest if given.pop("system") == "rsi" else Request)(**given), cache
+    cache, changes = given.pop("opponent_cache", ""), changed_settings(given.pop("set"))
+    return (RsiRequest if given.pop("system") == "rsi" else Request)(**given), changes, cache
 
 
 def main() -> None:
     """Play, and say where everything is; errors of use end with one line that says what to do."""
     try:
-        request, cache = _arguments()
+        request, changes, cache = _arguments()
         prompts = request.prompts if isinstance(request, RsiRequest) else ""
         game = set_up(
-            request.chosen_preset(), request.preset, request.model, request.data, request.run, request.seed, request.device, prompts,
+            request.chosen_preset().changed(**changes),
+            request.preset, request.model, request.data, request.run, request.seed, request.device, prompts,
             opponent_cache=cache,
         )  # fmt: skip
         if PartialState().is_main_process:

@@ -13,8 +13,9 @@ from selfimprove.game import Game
 from selfimprove.models import Diffuser
 from selfimprove.scorers import Scorer
 
-PEAKS = {"an A100": 312e12, "an H100 or H200": 989e12, "an RTX 4090": 165e12}  # FLOP/s in bf16, dense, by their makers' data sheets
-REACHED = 0.3  # of the peak; trainings of this network that were published reach about as much
+# (FLOP/s in bf16, dense; GB of memory, the least if there are several), by their makers' data sheets
+PEAKS = {"an A100": (312e12, 40), "an H100 or H200": (989e12, 80), "an RTX 4090": (165e12, 24)}
+REACHED = 0.3  # of the peak; 28 % was reached in a published training of Stable Diffusion 2
 
 
 class Plan(NamedTuple):
@@ -83,7 +84,7 @@ def plan(game: Game, last: int) -> Plan:
         lines.append(f"round {index}: {counts.what}: about {duration(needed)}")
     memory = training_memory(shapes, settings, second_network(settings) and not game.opponent_cache)
     disk = float(disk_space(shapes, settings, last, examples, judged))
-    cards = [f"{duration(total / peak / REACHED / 60)} on {card}" for card, peak in PEAKS.items()]
+    cards = [f"{duration(total / peak / REACHED / 60)} on {card}" for card, (peak, _) in PEAKS.items()]
     lines += [
         f"operations: {unit(total)}FLOP; at {REACHED:.0%} of the peak of one card, {', '.join(cards)}",
         f"memory in training: {unit(float(memory.peak))}B, of it {unit(float(memory.networks))}B for networks; disk: {unit(disk)}B",

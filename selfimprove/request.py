@@ -1,10 +1,11 @@
 """What a user asks for: the parameters of a round notebook or command, checked before anything else happens."""
 
-from collections.abc import Mapping
+import ast
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
 
-from selfimprove.config import PRESETS, Preset, get_preset
+from selfimprove.config import PRESETS, Preset, Settings, get_preset
 
 _IPYTHON = {"In", "Out", "get_ipython", "exit", "quit", "open", "request", "from_namespace", "Request", "RsiRequest", "CompareRequest"}
 
@@ -17,6 +18,26 @@ def _check_whole(name: str, value: Any, least: int, meaning: str) -> None:
 def _check_text(name: str, value: Any) -> None:
     if not isinstance(value, str):
         raise ValueError(f"{name}={value!r} must be text; give a name or a path")
+
+
+def changed_settings(given: Sequence[str]) -> dict[str, Any]:
+    """Settings from "name=value" texts; values as Python writes them, anything else is text.
+
+    Raises:
+        ValueError: no "=", no setting of that name, or text for a number.
+    """
+    known, changes = {f.name: f.default for f in fields(Settings)}, {}
+    for text in given:
+        name, found, value = text.partition("=")
+        if not found or name not in known:
+            raise ValueError(f"set={text!r} changes nothing; give name=value with one of {', '.join(known)}")
+        try:
+            changes[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            changes[name] = value
+        if isinstance(known[name], (int, float)) and not isinstance(changes[name], (int, float)):
+            raise ValueError(f"{name}={value!r} must be a number, or True or False")
+    return changes
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def claims(root: str | Path) -> pd.DataFrame:
             *against(rsi, ("rsi_rounds", "sft-long"), 6, at_second=-1),
         ),
         Row("filtered prompts give better images from the same model", "figure 4, one pair of images", *_prompts(e)),
-        Row("without filtered prompts it is worse", "figure 7", *against(rsi, ("rsi_ablations", "no-prompts"), 3)),
+        Row("with templates in place of filtered prompts it is worse", "figure 7", *against(rsi, ("rsi_ablations", "no-prompts"), 3)),
         Row("without preference sampling it is worse", "figure 7", *against(rsi, ("rsi_ablations", "no-selection"), 3)),
         Row("without weights it is worse", "figure 7", *against(rsi, ("rsi_ablations", "no-weights"), 3)),
         Row("with none of the three it falls below the base", "figure 7", *_below_base(e)),

@@ -55,6 +55,7 @@ def scale_table(path: str | Path, examples: int | None = None) -> pd.DataFrame:
         cost = costs_of(name, simulated[name], examples)
         row = {"preset": name, "rounds": cost.rounds, "cards": cost.cards, "operations": f"{unit(cost.flops)}FLOP"}
         row |= {"of it sampling": f"{cost.sampling / cost.flops:.0%}"}
-        row |= {f"if {card}": duration(cost.flops / peak / REACHED / 60 / cost.cards) for card, peak in PEAKS.items()}
+        for card, (peak, gigabytes) in PEAKS.items():
+            row[f"if {card}"] = duration(cost.flops / peak / REACHED / 60 / cost.cards) if cost.memory < gigabytes * 1e9 else "does not fit"
         rows.append(row | {"memory a process": f"{unit(cost.memory)}B", "disk": f"{unit(cost.disk)}B"})
     return pd.DataFrame(rows).set_index("preset")

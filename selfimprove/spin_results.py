@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from selfimprove.claims import QUALITY, RIGHT, Experiments, difference
 from selfimprove.results import Results, over_seeds
-from selfimprove.statistics import bootstrap_interval
+from selfimprove.statistics import student_interval
 
 CONTROLS = {  # arm of spin_controls -> what was changed
     "pushing-off": "no pushing term",
@@ -140,7 +140,7 @@ class Sign(NamedTuple):
 
 
 def training_signs(root: str | Path) -> pd.DataFrame:
-    """From every exported round of self-play: the last tenth of its log, and what the round changed by the oracle.
+    """From every exported round of self-play, null rounds aside: the last tenth of its log, and what the round changed by the oracle.
 
     `real_error`: the player's squared error on real images over the opponent's, less 1. Above 0 the player denoises even the images
     that it should learn worse than before, only less so than the opponent's.
@@ -149,7 +149,7 @@ def training_signs(root: str | Path) -> pd.DataFrame:
     experiments = Experiments(Path(root))
     for name in ("spin_shapes", "spin_controls", "spin_map"):
         for arm, seeds in experiments.load(name).items():
-            for seed, result in seeds.items():
+            for seed, result in seeds.items() if not arm.startswith("null") else ():
                 logs = pd.read_parquet(Path(root) / name / f"{arm}-{seed}-training.parquet")
                 if "margin" not in logs:
                     continue
@@ -196,7 +196,7 @@ def signs_figure(signs: pd.DataFrame) -> Figure:
 
 
 def samples_figure(results: Results) -> Figure:
-    """Fig. 7's question: quality against images trained on, both sides counted; points are means, bars 95 % intervals over seeds."""
+    """Fig. 7's question: quality against images trained on, both sides counted; means, Student's 95 % intervals over seeds."""
     figure, axis = plt.subplots(figsize=(6, 3.4), constrained_layout=True)
     for color, (label, arms) in enumerate({"SPIN": ["spin"], "SFT": ["sft-steps", "sft-examples", "sft-compute"], "Diffusion-DPO": ["dpo"],
                                            "frozen opponent": ["frozen"]}.items()):  # fmt: skip
@@ -205,12 +205,12 @@ def samples_figure(results: Results) -> Figure:
             for result in results.get(arm, {}).values():
                 seen = 0
                 for index, metrics in enumerate(result["rounds"][1:], start=1):
-                    seen += _images_seen(result, index)
+                    seen += images_seen(result, index)
                     points.setdefault(seen, []).append(metrics["oracle"]["quality"]["mean"])
         if points:
             x = sorted(points)
             means = [float(np.mean(points[k])) for k in x]
-            bounds = [bootstrap_interval(np.array(points[k])) if len(points[k]) > 1 else (m, m) for k, m in zip(x, means, strict=True)]
+            bounds = [student_interval(points[k])[1:] if len(points[k]) > 1 else (m, m) for k, m in zip(x, means, strict=True)]
             error = np.array([[m - low, high - m] for m, (low, high) in zip(means, bounds, strict=True)]).T
             axis.errorbar(x, means, yerr=error, marker="o", ms=4, capsize=2, color=f"C{color}", label=label)
     axis.set(xlabel="images trained on, both sides counted", ylabel="quality (oracle)")
@@ -218,7 +218,8 @@ def samples_figure(results: Results) -> Figure:
     return figure
 
 
-def _images_seen(result: dict[str, Any], index: int) -> int:
+def images_seen(result: dict[str, Any], index: int) -> int:
+    """Images that round `index` trained on, both sides and every repetition counted."""
     s = result["identity"]
     value = {name: s.get(f"round {index} {name}", s[name]) for name in ("steps", "batch_size", "accumulation", "objective")}
     return value["steps"] * value["batch_size"] * value["accumulation"] * (2 if value["objective"] == "spin" else 1)

@@ -1,7 +1,7 @@
 import pytest
 
 from selfimprove.config import PRESETS
-from selfimprove.request import CompareRequest, Request, RsiRequest, from_namespace
+from selfimprove.request import CompareRequest, Request, RsiRequest, changed_settings, from_namespace
 
 
 @pytest.mark.parametrize("value", [0, -1, "two", 1.5, True])
@@ -55,3 +55,13 @@ def test_a_comparison_is_checked() -> None:
     for name, value in (("count", -1), ("images", 0), ("steps", 2.5), ("model_b", None)):
         with pytest.raises(ValueError, match=f"{name}={value!r}"):
             CompareRequest(**{name: value})  # type: ignore[arg-type]
+
+
+def test_changed_settings() -> None:
+    changes = changed_settings(["samples=50_000", "sampler=unipc", "lora_rank=None", "flip=True", "metrics=(('clip', 1.0),)"])
+    assert changes == {"samples": 50_000, "sampler": "unipc", "lora_rank": None, "flip": True, "metrics": (("clip", 1.0),)}
+    for wrong in ("sample=5", "samples"):
+        with pytest.raises(ValueError, match=f"set='{wrong}' changes nothing; give name=value with one of samples, validation"):
+            changed_settings([wrong])
+    with pytest.raises(ValueError, match="samples='many' must be a number"):
+        changed_settings(["samples=many"])

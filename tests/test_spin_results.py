@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from test_evaluation_results import shapes_model
 
-from selfimprove.claims import AGREES, DIFFERS, OPEN, SPLIT
+from selfimprove.claims import AGREES, OPEN, SPLIT
 from selfimprove.protocol import write_scores
 from selfimprove.results import Results, load_results
 from selfimprove.spin_claims import claims, over
@@ -76,8 +76,10 @@ def test_claims_by_hand(root: Path) -> None:
     assert table.loc["in the end it surpasses SFT at equal steps", "here"].startswith("quality +0.250 [+0.250, +0.250] (3 seeds)")
     assert verdicts["playing on against the old opponent stalls"] == AGREES
     assert verdicts["round 2 surpasses Diffusion-DPO"] == OPEN
-    assert verdicts["fine-tuning stops improving early"] == OPEN  # no difference at all
-    assert verdicts["it cannot surpass the data"] in (AGREES, DIFFERS, OPEN)
+    assert verdicts["fine-tuning has stopped improving"] == OPEN
+    assert table.loc["fine-tuning has stopped improving", "here"].endswith("but only 5,760 samples")
+    assert verdicts["it cannot surpass the data"] == OPEN  # .8 against winners of about .75
+    assert table.loc["it cannot surpass the data", "here"].startswith("quality less the winners'")
 
 
 def test_other_prompts_by_hand(root: Path) -> None:
@@ -153,4 +155,4 @@ def test_nothing_run_yet(tmp_path: Path) -> None:
 def test_what_is_exported() -> None:
     table = claims(EXPORTED)
     assert table.loc["round 1 improves on the base", "here"].count("3 seeds") == 2
-    assert len(training_signs(EXPORTED)) >= 18
+    assert len(training_signs(EXPORTED)) >= 12
