@@ -36,19 +36,27 @@ class Arm:
     start: str = ""
 
 
+# A forward with its backward, in forwards, as `selfimprove.costs` counts them on the embedded network: of all weights, of an adapter alone
+STEP, ADAPTER_STEP = 3, 1.86
+
+
 def passes(settings: Settings, examples: int) -> float:
-    """Network forwards, per latent, of one round that trains on `examples` different samples; a backward counts as two forwards."""
+    """Network forwards, per latent, of one round that trains on `examples` different samples."""
+    step = ADAPTER_STEP if settings.lora_rank else STEP
+    sampled = settings.samples * settings.rollout_steps * (1 + (settings.guidance != 1))
     trained = settings.steps_for(examples) * settings.batch_size * settings.accumulation
     if settings.objective == "spin":
-        rolled = settings.samples if settings.generated_source == "rollout" else 0
-        return 2 * 4 * trained + rolled * settings.rollout_steps * 2
-    rolled = settings.samples if settings.objective == "weighted" else 0
-    return 3 * trained + rolled * settings.rollout_steps * 2
+        return 2 * (step + 1) * trained + sampled * (settings.generated_source == "rollout")
+    return step * trained + sampled * (settings.objective == "weighted")
 
 
 def set_up_arm(arm: Arm, name: str, seed: int, runs: Path) -> Game:
     """The arm's run in `runs`/<name>-<seed>; what is equal for several arms is taken from those that made it first."""
     model = str(runs / f"{arm.start}-{seed}" / "pipeline_at_end") if arm.start else ""
+    if model and not Path(model).exists():
+        raise SystemExit(
+            f"{name}, seed {seed}, starts where {arm.start} ended, which is not in {runs}; play that first (without its exported file)"
+        )
     game = set_up(arm.preset, name, model, run=runs / f"{name}-{seed}", seed=seed, device="cpu")
     for own, shared in _shared(game, runs):
         if shared.exists() and not own.exists():
@@ -79,7 +87,8 @@ def _shared(game: Game, runs: Path) -> list[tuple[Path, Path]]:
         made = identity_hash(source)
         pairs += [(run.path / f, runs / f"shared-prompts-{made}-{f}") for f in ("prompts.parquet", "prompts.json")]
         names = ("samples", "rollout_steps", "guidance", "eta", "generated_latents", "flip")
-        rolled = identity_hash(source | {k: getattr(s, k) for k in names})
+        later = {k: getattr(s, k) for k, off in (("sampler", "ddim"), ("precision", "no")) if getattr(s, k) != off}
+        rolled = identity_hash(source | {k: getattr(s, k) for k in names} | later)
         pairs.append((run.round(1) / "rollout", runs / f"shared-rollout-{rolled}"))
     return pairs
 

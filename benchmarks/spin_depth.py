@@ -22,7 +22,7 @@ def controls(size: str) -> dict[str, Arm]:
     """One round with one thing changed; the round itself is the first of `spin` in benchmarks.spin_shapes."""
     spin = _preset(size, JUDGED)
     s = spin.settings
-    fewer = max(2, s.rollout_steps // 2)
+    fewer = max(2, s.rollout_steps - 2)  # eight of ten: with five, under guidance, the solvers overshoot
     return {
         # fig. 5: from where round 1 ended, on with its images and its opponent; beside round 2 of `spin`, which has new ones
         "continued": Arm(replace(spin, rounds=({}, {"opponent": "base"})), 2),
@@ -70,7 +70,7 @@ def the_map(size: str) -> dict[str, Arm]:
     arms = dict(moved)
     for name, preset in cells.items():
         arms[f"spin-{name}"] = Arm(preset, 1)
-        if not name.startswith(("beta", "guidance")):  # fine-tuning knows neither
+        if not name.startswith("beta"):  # fine-tuning does not know it
             arms[f"sft-{name}"] = Arm(_fine_tuning(preset), 1)
     for start in moved:
         arms[f"spin-from-{start}"] = Arm(spin, 1, start=start)
@@ -81,7 +81,8 @@ def the_map(size: str) -> dict[str, Arm]:
 def _fine_tuning(preset: Preset, rounds: int = 1) -> Preset:
     """SFT on the images of `preset` for as many passes as so many rounds of it have."""
     s = preset.settings
-    return preset.changed(objective="sft", steps=round(rounds * passes(s, s.samples) / (3 * s.batch_size)))
+    step = passes(s, s.samples) / passes(replace(s, objective="sft", steps=1), s.samples)
+    return preset.changed(objective="sft", steps=round(rounds * step))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ AGREES, DIFFERS, SPLIT, OPEN, UNTESTABLE = "agrees", "differs", "split", "not de
 
 
 class Difference(NamedTuple):
-    """A mean difference with its 95 % interval: over seeds from three on, else over the prompts of the first."""
+    """A mean difference with its 95 % interval: over seeds, or, where prompts are at hand and seeds fewer than three, over the first's."""
 
     mean: float
     low: float

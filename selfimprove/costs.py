@@ -29,7 +29,7 @@ class Flops(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Bytes of one process: `networks`, the weights of player and opponent; `peak`, the most that a training step holds at once."""
+    """Bytes of one process: `networks`, the weights of base pipeline, player and opponent; `peak`, the most that is held at once."""
 
     networks: int
     peak: int
@@ -76,7 +76,10 @@ def _like(network: Any, lora_rank: int | None = None) -> Any:
 
 @dataclass(frozen=True)
 class Shapes:
-    """What costs depend on: UNet and VAE, of which only the configurations are read; latents, images, tokens of a prompt, and device."""
+    """What costs depend on: UNet and VAE, of which only the configurations are read; latents, images, tokens of a prompt, device.
+
+    `resident`: bytes of the loaded base pipeline, which stays on the device while a round trains.
+    """
 
     unet: UNet2DConditionModel
     vae: AutoencoderKL
@@ -84,12 +87,15 @@ class Shapes:
     image: tuple[int, int]
     tokens: int
     device: str
+    resident: int
 
     @classmethod
     def of(cls, diffuser: Diffuser) -> "Shapes":
         """Those of a loaded pipeline."""
         tokens = diffuser.tokenizer.model_max_length
-        return cls(diffuser.unet, diffuser.vae, diffuser.latent_shape, diffuser.image_size, tokens, diffuser.device.type)
+        networks = (diffuser.unet, diffuser.vae, diffuser.text_encoder)
+        resident = sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
+        return cls(diffuser.unet, diffuser.vae, diffuser.latent_shape, diffuser.image_size, tokens, diffuser.device.type, resident)
 
     @property
     def parameters(self) -> int:
@@ -114,7 +120,9 @@ def stable_diffusion() -> Shapes:
             down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2,
             block_out_channels=(128, 256, 512, 512),
         )  # fmt: skip
-    return Shapes(unet, vae, (4, 64, 64), (512, 512), 77, "cuda")
+    text_encoder = 123_060_480  # weights of CLIP ViT-L/14's
+    resident = 4 * (text_encoder + sum(p.numel() for network in (unet, vae) for p in network.parameters()))
+    return Shapes(unet, vae, (4, 64, 64), (512, 512), 77, "cuda", resident)
 
 
 def count_flops(shapes: Shapes, settings: Settings) -> Flops:
@@ -135,12 +143,13 @@ def count_flops(shapes: Shapes, settings: Settings) -> Flops:
     return Flops(forward, step, decode, encode)
 
 
-def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool) -> Memory:
-    """Memory of a process that trains, from two simulated steps: weights, gradients, AdamW's moments, activations, opponent.
+def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool, processes: int = 1) -> Memory:
+    """Memory of a process that trains: the base pipeline, and from two simulated steps weights, gradients, moments, activations, opponent.
 
-    `live_opponent`: whether a second network stands by. What the device's libraries take beside (some hundreds of MB on a GPU) and
-    gaps between blocks of memory come on top.
+    `live_opponent`: whether a second network stands by. With several `processes` their buckets hold the gradients once more. What the
+    device's libraries take beside (some hundreds of MB on a GPU) and gaps between blocks of memory come on top.
     """
+    mixed = settings.precision != "no"
     held, sides = Held(), 2 if settings.objective == "spin" else 1
     with FakeTensorMode(), held:
         player = _like(shapes.unet, settings.lora_rank).train()
@@ -149,17 +158,23 @@ def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool) -> 
         if settings.gradient_checkpointing:
             player.enable_gradient_checkpointing()
         trained = [p for p in player.parameters() if p.requires_grad]
+        if mixed and shapes.device == "cuda":  # there autocast computes norms in float32, which the simulation's does not
+            for module in player.modules():
+                if isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
+                    module.register_forward_pre_hook(lambda _, given: (given[0].float(), *given[1:]))
         optimiser = torch.optim.AdamW(trained, foreach=shapes.device == "cuda")
         average = [p.clone() for p in player.parameters()] if settings.ema else []
         inputs = shapes.inputs(sides * settings.batch_size)
-        for _ in range(2):  # in the second, gradients, moments and activations are there at once
-            with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision != "no"):
-                if second is not None:
-                    with torch.no_grad():
-                        second(*inputs)
-                loss = player(*inputs).sample.float().square().mean()
-            loss.backward()
+        for _ in range(2):  # in the second the moments are there
+            for _ in range(min(settings.accumulation, 2)):  # in the second the gradients are
+                with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+                    if second is not None:
+                        with torch.no_grad():
+                            second(*inputs)
+                    loss = player(*inputs).sample.float().square().mean()
+                loss.backward()
             optimiser.step()
             optimiser.zero_grad()
+        buckets = sum(p.numel() * p.element_size() for p in trained) if processes > 1 else 0
     del average
-    return Memory(networks, held.peak)
+    return Memory(networks + shapes.resident, held.peak + shapes.resident + buckets)

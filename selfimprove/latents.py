@@ -6,6 +6,7 @@ one. Rows are read on demand from the memory-mapped files: a store may be larger
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -54,11 +55,13 @@ def build_store(
         path = folder / f"{index:05d}.safetensors"
         if index % state.num_processes == state.process_index and not path.exists():
             tensors = make(range(start, min(start + SHARD, rows)))
-            unfinished = path.with_suffix(".unfinished")
+            unfinished = path.with_suffix(f".{os.getpid()}.unfinished")  # of this process: a cache may be shared by runs side by side
             save_file({k: v.to("cpu", dtype).contiguous() for k, v in tensors.items()}, unfinished)
             unfinished.rename(path)
     state.wait_for_everyone()
     if state.is_main_process:
-        (folder / "store.json").write_text(json.dumps({"rows": rows, "shard": SHARD}) + "\n")
+        unfinished = folder / f"store.{os.getpid()}.unfinished"
+        unfinished.write_text(json.dumps({"rows": rows, "shard": SHARD}) + "\n")
+        unfinished.rename(folder / "store.json")
     state.wait_for_everyone()
     return Store(folder)

@@ -7,7 +7,7 @@ or number of steps: a sweep over these can share them, and needs no opponent in 
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -82,7 +82,7 @@ def precompute(
         folder / "opponent.json",
         {
             "opponent": model_hash,
-            "data": data.fingerprint(),
+            "data": replace(data, weights=None).fingerprint(),  # weights act after the errors
             "seed": seed,
             "round": round_index,
             "examples a step": per_step,

@@ -66,7 +66,8 @@ def plan(game: Game, last: int) -> Plan:
     shapes, examples, judged = Shapes.of(diffuser), len(game.data.train), len(game.data.evaluation)
     processes = PartialState().num_processes
     flops = count_flops(shapes, settings)
-    batch = max(1, min(16, int(1e12 / flops.forward)))  # so that timing a large network on a small machine takes no minutes
+    # on a CPU fewer, so that timing a large network takes no minutes
+    batch = max(1, min(16, int(1e12 / flops.forward))) if shapes.device == "cpu" else 16
     per_pass, per_image = seconds_per_pass(diffuser, batch), seconds_per_image(diffuser, game.scorers, batch)
     lines = [f"run folder {run.path}"]
     if game.collection:
@@ -82,7 +83,7 @@ def plan(game: Game, last: int) -> Plan:
         needed = (passes * per_pass + counts.images * per_image) / 60 / processes
         minutes, total = minutes + needed, total + operations(counts, flops)
         lines.append(f"round {index}: {counts.what}: about {duration(needed)}")
-    memory = training_memory(shapes, settings, second_network(settings) and not game.opponent_cache)
+    memory = training_memory(shapes, settings, second_network(settings) and not game.opponent_cache, processes)
     disk = float(disk_space(shapes, settings, last, examples, judged))
     cards = [f"{duration(total / peak / REACHED / 60)} on {card}" for card, (peak, _) in PEAKS.items()]
     lines += [
@@ -133,14 +134,15 @@ def disk_space(shapes: Shapes, settings: Settings, last: int, examples: int, jud
     value = 4 if s.precision == "no" else 2
     latent, text = (torch.Size(shape).numel() for shape in (shapes.latent, shapes.text))
     sides = 4 if s.flip else 2  # mean and standard deviation, of the mirrored image too
-    evaluations, moments = (last + 1) * judged * latent * 4, 3 if s.ema else 2
+    evaluations = (last + 1) * judged * latent * 4
+    checkpoint = weights if s.lora_rank else 2 * (4 if s.ema else 3) * weights  # the next one is written before the last one goes
     rolled = (sides + (s.generated_latents == "reencoded")) * latent * value
     if s.objective == "weighted":
         each = s.samples * rolled + (s.selected or s.samples) * (text + sides * latent) * value
-        return last * (weights + each) + evaluations + moments * weights
+        return last * (weights + each) + evaluations + checkpoint
     once = examples * (text + sides * latent) * value
     each = examples * rolled if s.objective == "spin" else 0
-    return last * (weights + each) + once + evaluations + moments * weights
+    return last * (weights + each) + once + evaluations + checkpoint
 
 
 def unit(value: float) -> str:

@@ -119,6 +119,7 @@ def _solve(
     world: World, denoiser: Denoiser, text: Tensor, empty: Tensor, noisy: Tensor, steps: int | None, guidance: float, sampler: Sampler
 ) -> Tensor:
     """The probability-flow equation from x_T = `noisy` by a multistep solver of diffusers, with the model's own noise schedule."""
+    world.schedule.timesteps(steps)  # refuses a number of steps that the schedule does not have
     config = dict(world.schedule.scheduler.config)
     # from the last step on: with the "leading" steps of Stable Diffusion's folders, noise would be put in where an image already is
     solver = SOLVERS[sampler].from_config(config, timestep_spacing="trailing")

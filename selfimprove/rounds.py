@@ -96,7 +96,7 @@ def _finish(state: RoundState, game: Game) -> tuple[RoundState, RoundInfo]:
 
 def _train(game: Game, settings: Settings, data: TrainingSet, start: Path, opponent_folder: Path, index: int) -> None:
     folder, work = game.run.round(index), game.run.round(index) / "training"
-    opponent_hash, errors_from = model_hash(opponent_folder), "precomputed" if game.opponent_cache else "network"
+    opponent_hash, errors_from = model_hash(opponent_folder), "precomputed" if game.opponent_cache and data.generated else "network"
     with game.run.stage(index, "training", files=("train.parquet",), opponent=opponent_hash, opponent_errors=errors_from):
         player = game.diffuser.load_unet(start).requires_grad_(True)
         rank = settings.lora_rank
@@ -108,7 +108,7 @@ def _train(game: Game, settings: Settings, data: TrainingSet, start: Path, oppon
             network = WithoutAdapter(player) if own else game.diffuser.load_unet(opponent_folder).requires_grad_(False)
             opponent = LiveOpponent(network)
             if game.opponent_cache:
-                cache = game.opponent_cache / f"round_{index}"
+                cache = game.opponent_cache / f"round_{index}-{opponent_hash[:12]}"  # from round 2 on a sweep has several
                 opponent = precompute(cache, network, opponent_hash, data, game.diffuser.schedule, settings, game.seed, index)
             del network  # once its errors are known it leaves the memory
         log = train(player, opponent, data, game.diffuser.schedule, settings, game.seed, index, work)

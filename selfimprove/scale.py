@@ -29,7 +29,8 @@ def simulate(name: str) -> dict[str, Any]:
     """What takes seconds to count, of one preset: FLOPs a latent or image, and bytes at the peak of a training step."""
     settings, shapes = PRESETS[name].settings, stable_diffusion()
     flops = count_flops(shapes, Settings(lora_rank=settings.lora_rank))
-    return {"flops": flops._asdict(), "memory": training_memory(shapes, settings, second_network(settings)).peak}
+    memory = training_memory(shapes, settings, second_network(settings), CARDS.get(name, 1)).peak
+    return {"flops": flops._asdict(), "memory": memory}
 
 
 def costs_of(name: str, simulated: dict[str, Any], examples: int | None = None, judged: int | None = None) -> Cost:

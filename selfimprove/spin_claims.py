@@ -10,7 +10,7 @@ import pandas as pd
 
 from selfimprove.claims import AGREES, DIFFERS, OPEN, QUALITY, RIGHT, Difference, Row, said, table
 from selfimprove.evaluation_results import BASE, load_evaluations, tidy
-from selfimprove.results import Results, load_results
+from selfimprove.results import Results, gain, load_results
 from selfimprove.shapes.image_sets import winners
 from selfimprove.spin_results import images_seen
 from selfimprove.statistics import student_interval
@@ -20,17 +20,14 @@ FAR = 0.05  # of quality below the data, at which no outcome could contradict th
 TRUTHS = {QUALITY: "quality", RIGHT: "all_right"}
 
 
-def gain(result: dict[str, Any], column: str, at: int) -> float:
-    """Change of a truth from the base to round `at`; -1 is the last."""
-    return float(result["rounds"][at]["oracle"][TRUTHS[column]]["delta_base"]) if at else 0.0
-
-
 def over(first: dict[int, dict[str, Any]], second: dict[int, dict[str, Any]], column: str, at: int, at_second: int) -> Difference | None:
     """Gain of one arm less that of another, over the seeds that have both; None with fewer than two seeds."""
     seeds = sorted(set(first) & set(second))
     if len(seeds) < 2:
         return None
-    return Difference(*student_interval([gain(first[s], column, at) - gain(second[s], column, at_second) for s in seeds]), len(seeds))
+    return Difference(
+        *student_interval([gain(first[s], TRUTHS[column], at) - gain(second[s], TRUTHS[column], at_second) for s in seeds]), len(seeds)
+    )
 
 
 def claims(root: str | Path) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from selfimprove.claims import QUALITY, RIGHT, Experiments, difference
-from selfimprove.results import Results, over_seeds
+from selfimprove.results import Results, gain, over_seeds
 from selfimprove.statistics import student_interval
 
 CONTROLS = {  # arm of spin_controls -> what was changed
@@ -20,9 +20,9 @@ CONTROLS = {  # arm of spin_controls -> what was changed
     "hinge": "hinge link",
     "noise-apart": "noise of the two sides apart",
     "all-apart": "noise and time step apart",
-    "ddim-few": "half the sampler's steps: DDIM",
-    "dpm++-few": "half the sampler's steps: DPM-Solver++",
-    "unipc-few": "half the sampler's steps: UniPC",
+    "ddim-few": "eight sampler steps: DDIM",
+    "dpm++-few": "eight sampler steps: DPM-Solver++",
+    "unipc-few": "eight sampler steps: UniPC",
 }
 AXES = {  # prefix of a cell of the map -> what it moves
     "default": "default",
@@ -43,16 +43,12 @@ def controls_table(results: Results, spin: Results) -> pd.DataFrame:
         row: dict[str, Any] = {"changed": label}
         seeds = sorted(set(results.get(arm, {})) & set(spin.get("spin", {})))
         for name in ("quality", "all_right"):
-            gains = {s: (_gain(results[arm][s], name, 1), _gain(spin["spin"][s], name, 1)) for s in seeds}
+            gains = {s: (gain(results[arm][s], name, 1), gain(spin["spin"][s], name, 1)) for s in seeds}
             if gains:
                 row[f"{name.replace('_', ' ')}, change in the round"] = over_seeds([own for own, _ in gains.values()])
                 row[f"{name.replace('_', ' ')}, against the round as it is"] = over_seeds([own - plain for own, plain in gains.values()])
         rows.append(row | {"seeds": len(seeds)})
     return pd.DataFrame(rows).set_index("changed").fillna("not run")
-
-
-def _gain(result: dict[str, Any], name: str, at: int) -> float:
-    return float(result["rounds"][at]["oracle"][name]["delta_base"]) if at else 0.0
 
 
 class Cell(NamedTuple):
@@ -70,8 +66,8 @@ class Cell(NamedTuple):
 
 
 def partner(cell: str) -> str:
-    """The arm of fine-tuning that belongs to a cell: beta and guidance mean nothing to it."""
-    return "sft-default" if cell.startswith(("beta", "guidance")) else f"sft-{cell}"
+    """The arm of fine-tuning that belongs to a cell: beta means nothing to it."""
+    return "sft-default" if cell.startswith("beta") else f"sft-{cell}"
 
 
 def cells(results: Results) -> list[str]:
@@ -140,7 +136,7 @@ class Sign(NamedTuple):
 
 
 def training_signs(root: str | Path) -> pd.DataFrame:
-    """From every exported round of self-play, null rounds aside: the last tenth of its log, and what the round changed by the oracle.
+    """From every exported round of self-play (null rounds and DPO aside): the last tenth of its log, and what the round changed.
 
     `real_error`: the player's squared error on real images over the opponent's, less 1. Above 0 the player denoises even the images
     that it should learn worse than before, only less so than the opponent's.
@@ -149,11 +145,13 @@ def training_signs(root: str | Path) -> pd.DataFrame:
     experiments = Experiments(Path(root))
     for name in ("spin_shapes", "spin_controls", "spin_map"):
         for arm, seeds in experiments.load(name).items():
-            for seed, result in seeds.items() if not arm.startswith("null") else ():
+            for seed, result in seeds.items() if not arm.startswith(("null", "dpo")) else ():
                 logs = pd.read_parquet(Path(root) / name / f"{arm}-{seed}-training.parquet")
                 if "margin" not in logs:
                     continue
                 for index, log in logs.groupby("round"):
+                    if (arm, index) == ("continued", 1):  # it is the first round of `spin`, again
+                        continue
                     end, truth = log.tail(max(len(log) // 10, 1)), result["rounds"][int(index)]["oracle"]
                     ratio = float(end["player_real"].mean() / end["opponent_real"].mean()) - 1
                     changes = (float(truth[k]["delta_prev"]) for k in ("all_right", "quality"))
@@ -167,7 +165,7 @@ def predictors_table(signs: pd.DataFrame) -> pd.DataFrame:
 
     A sign that warns of over-optimisation correlates with a loss of obedience in runs that did not suggest it.
     """
-    rows = {}
+    rows, codes = {}, signs.groupby(["experiment", "arm", "seed"]).ngroup().to_numpy()
     for sign in ("real_error", "implicit_accuracy", "margin"):
         row = {}
         for truth in ("all_right", "quality"):
@@ -175,8 +173,11 @@ def predictors_table(signs: pd.DataFrame) -> pd.DataFrame:
             if len(pairs) < 5:
                 row[truth.replace("_", " ")] = "too few rounds"
                 continue
-            draws = np.random.default_rng(0).integers(len(pairs), size=(2000, len(pairs)))
-            values = [spearmanr(pairs[d, 0], pairs[d, 1]).statistic for d in draws]
+            runs = [np.flatnonzero(codes == run) for run in range(codes.max() + 1)]  # rounds of a run resemble one another
+            generator, values = np.random.default_rng(0), []
+            for _ in range(2000):
+                drawn = np.concatenate([runs[i] for i in generator.integers(len(runs), size=len(runs))])
+                values.append(spearmanr(pairs[drawn, 0], pairs[drawn, 1]).statistic if len(np.unique(pairs[drawn, 0])) > 1 else np.nan)
             low, high = np.nanquantile(values, [0.025, 0.975])
             row[truth.replace("_", " ")] = f"{spearmanr(*pairs.T).statistic:+.2f} [{low:+.2f}, {high:+.2f}]"
         rows[sign.replace("_", " ")] = row

@@ -29,11 +29,14 @@ def test_flops_of_stable_diffusion() -> None:
 STEPS = Settings(samples=10, steps=2, batch_size=8, lr=1e-3)
 
 
-@pytest.mark.parametrize("changes", [{}, {"gradient_checkpointing": True}, {"lora_rank": 2}, {"ema": 0.9}, {"objective": "sft"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"accumulation": 2}, {"gradient_checkpointing": True}, {"lora_rank": 2}, {"ema": 0.9}, {"objective": "sft"}]
+)
 def test_memory_is_what_a_real_training_holds(tiny: Path, training_data: TrainingSet, tmp_path: Path, changes: dict) -> None:
     settings, diffuser = replace(STEPS, **changes), load_diffuser(tiny, torch.device("cpu"))
     live = settings.objective == "spin" and not settings.lora_rank
-    predicted = training_memory(Shapes.of(diffuser), settings, live)
+    shapes = Shapes.of(diffuser)
+    predicted = training_memory(shapes, settings, live)
     data = training_data if settings.objective == "spin" else replace(training_data, generated=None)
     with (held := Held()):
         player = diffuser.load_unet(tiny).requires_grad_(True)
@@ -42,7 +45,7 @@ def test_memory_is_what_a_real_training_holds(tiny: Path, training_data: Trainin
         network = diffuser.load_unet(tiny) if live else WithoutAdapter(player)
         opponent = LiveOpponent(network) if settings.objective == "spin" else None
         train(player, opponent, data, diffuser.schedule, settings, 0, 1, tmp_path)
-    assert predicted.peak == pytest.approx(held.peak, rel=0.1)
+    assert predicted.peak - shapes.resident == pytest.approx(held.peak, rel=0.1)
     assert predicted.networks < predicted.peak
 
 
@@ -67,7 +70,7 @@ def test_the_plan_says_what_a_run_takes(tiny: Path, images: Path, tmp_path: Path
     play(played, 2)
     sizes = {p.stat().st_ino: p.stat().st_size for p in (tmp_path / "run").rglob("*") if p.suffix == ".safetensors" and p.is_file()}
     base = sum(p.stat().st_size for part in ("vae", "text_encoder") for p in (tiny / part).glob("*.safetensors"))
-    moments = 8 * sum(p.numel() for p in played.diffuser.unet.parameters())  # the checkpoint is gone by now
+    moments = 24 * sum(p.numel() for p in played.diffuser.unet.parameters())  # two checkpoints at once; they are gone by now
     assert planned.disk == pytest.approx(sum(sizes.values()) - base + moments, rel=0.15)
 
 

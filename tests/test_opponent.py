@@ -111,5 +111,13 @@ def test_rounds_are_the_same_and_the_opponent_is_not_in_memory(
     assert not log("sweep", tmp_path / "cache", beta=20.0)["margin"].equals(cached["margin"])
     model = str(tmp_path / "cached" / "round_1" / "pipeline")
     other = set_up(preset, "test", model, str(images), tmp_path / "other", 0, "cpu", opponent_cache=tmp_path / "cache")
-    with pytest.raises(CacheError, match="opponent: "):
-        play(other, 1)
+    play(other, 1)
+    assert len(list((tmp_path / "cache").iterdir())) == 2  # another opponent's errors lie beside
+
+
+def test_a_sweep_of_several_rounds_shares_what_it_can(tiny: Path, images: Path, tmp_path: Path) -> None:
+    for beta in (2000.0, 20.0):
+        preset = PRESET.changed(beta=beta)
+        play(set_up(preset, "test", str(tiny), str(images), tmp_path / f"{beta}", 0, "cpu", opponent_cache=tmp_path / "cache"), 2)
+    found = sorted(p.name.split("-")[0] for p in (tmp_path / "cache").iterdir())
+    assert found == ["round_1", "round_2", "round_2"]  # after round 1 the opponents differ

@@ -87,10 +87,15 @@ def test_zero_terminal_snr(beta_schedule: str, diffuser: Diffuser, training_data
     alpha = zero.alphas_cumprod[last]
     assert zero.error_scale(alpha, "epsilon").tolist() == [0, 0, 0]  # eps is known there
     assert zero.error_scale(alpha, "v").tolist() == [1, 1, 1]
+    clean, noise, last = clean[:2].repeat(8, 1, 1, 1), noise[:2].repeat(8, 1, 1, 1), torch.full((16,), 999)
     for error_in in ("epsilon", "v"):
-        batch = make_batch(training_data, ROWS, replace(SETTINGS, error_in=error_in), zero, 0, 1, 0)
-        batch = replace(batch, t=torch.full_like(batch.t, 999), alpha=zero.alphas_cumprod[batch.t])
-        assert torch.isfinite(objective(batch, diffuser.unet, batch.errors(diffuser.unet).detach(), SETTINGS).loss).all()
+        batch = make_batch(training_data, ROWS, SETTINGS, zero, 0, 1, 0)
+        alpha = zero.alphas_cumprod[last]
+        batch = replace(batch, t=last, alpha=alpha, noisy=zero.add_noise(clean, noise, last), target=zero.target(clean, noise, last),
+                        scale=zero.error_scale(alpha, error_in))  # fmt: skip
+        terms = objective(batch, diffuser.unet, torch.ones(16) * (error_in == "v"), SETTINGS)
+        assert torch.isfinite(terms.loss).all()
+        assert (terms.player_real > 0).all() == (error_in == "v")  # in eps nothing is left to learn there
 
 
 @pytest.fixture

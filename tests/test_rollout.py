@@ -84,3 +84,9 @@ def test_solvers_reach_the_same_image_in_fewer_steps(sampler: str) -> None:
 def test_solvers_draw_no_noise() -> None:
     with pytest.raises(ValueError, match="eta=0.5 belongs to sampler='ddim'; 'unipc' draws no noise"):
         Settings(sampler="unipc", eta=0.5)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++"])
+def test_more_steps_than_the_schedule_has(diffuser: Diffuser, sampler: str) -> None:
+    with pytest.raises(ValueError, match="steps=1500 must lie between 1 and the schedule's 1000"):
+        sample_batches(diffuser, diffuser.unet, PROMPTS, IDS, 8, "test", **(SETTINGS | {"steps": 1500}), sampler=sampler)

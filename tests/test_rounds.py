@@ -132,6 +132,23 @@ def test_diffusion_dpo_is_self_play_against_the_losers_of_the_pairs(tmp_path: Pa
     assert torch.allclose(generated, losers, atol=1e-5)
 
 
+def test_an_opponent_that_stays_keeps_its_images(tiny: Path, images: Path, tmp_path: Path) -> None:
+    """And the one that changes draws new ones: continuing against the old images is then a control for moving on."""
+    for name, changes, same in (("stays", {"opponent": "base"}, True), ("moves", {}, False)):
+        play(game(tiny, images, tmp_path / name, PRESET.changed(**changes)), 2)
+        first, second = (Store(tmp_path / name / f"round_{k}" / "rollout").take("mean", range(12)) for k in (1, 2))
+        assert torch.equal(first, second) == same
+
+
+def test_without_the_pushing_term_only_real_images_count(tiny: Path, images: Path, tmp_path: Path) -> None:
+    played = game(tiny, images, tmp_path / "off", PRESET.changed(pushing=0.0))
+    log = play(played, 1)[1].log
+    assert log is not None
+    assert (log["player_generated"] == 0).all()
+    assert (log["opponent_generated"] == 0).all()
+    assert (log["player_real"] > 0).all()
+
+
 def test_losers_are_of_labelled_pairs_only(tiny: Path, images: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="needs labelled pairs"):
         game(tiny, images, tmp_path / "run", PRESET.changed(generated_source="loser"))

@@ -128,7 +128,7 @@ def test_map_by_hand(root: Path) -> None:
 
 def test_signs_by_hand(root: Path) -> None:
     signs = training_signs(root)
-    assert len(signs) == 3 * (3 + 2 + 1 + 5)  # rounds of every arm that has an opponent
+    assert len(signs) == 3 * (3 + 1 + 1 + 5)  # rounds of every arm that has an opponent; the first of `continued` is `spin`'s
     first = signs[(signs["arm"] == "spin-default") & (signs["seed"] == 0)].iloc[0]
     assert (first["real_error"], first["margin"], first["all_right"]) == pytest.approx((0.2, 0.2, -0.2))
     table = predictors_table(signs[signs["experiment"] == "spin_map"])

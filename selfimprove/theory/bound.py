@@ -56,7 +56,7 @@ def gaps(
     return pd.DataFrame(rows)
 
 
-def cost_table(path: str = "book/results/exact_objective.json") -> pd.DataFrame:
+def cost_table(path: str) -> pd.DataFrame:
     """What one gradient of either objective costs on the embedded UNet, as `make benchmarks` measured it."""
     measured = json.loads(Path(path).read_text())
     table = pd.DataFrame(measured["rows"]).set_index(["form", "T"]).round(1)
