@@ -13,8 +13,8 @@ from selfimprove.game import Game
 from selfimprove.models import Diffuser
 from selfimprove.scorers import Scorer
 
-# (FLOP/s in bf16, dense; GB of memory, the least if there are several), by their makers' data sheets
-PEAKS = {"an A100": (312e12, 40), "an H100 or H200": (989e12, 80), "an RTX 4090": (165e12, 24)}
+# (FLOP/s in bf16, dense; GB of memory), by their makers' data sheets
+PEAKS = {"an A100 (80 GB)": (312e12, 80), "an H100 or H200": (989e12, 80), "an RTX 4090": (165e12, 24)}
 REACHED = 0.3  # of the peak; 28 % was reached in a published training of Stable Diffusion 2
 
 
