@@ -21,7 +21,7 @@ from selfimprove.aggregate import by_prompt, summarise
 from selfimprove.collapse import CollapseError
 from selfimprove.config import Preset, Settings
 from selfimprove.game import Game, set_up
-from selfimprove.plan import plan
+from selfimprove.plan import count, plan
 from selfimprove.report import image_grid
 from selfimprove.rounds import play
 from selfimprove.runs import identity_hash, write_json
@@ -42,12 +42,8 @@ STEP, ADAPTER_STEP = 3, 1.86
 
 def passes(settings: Settings, examples: int) -> float:
     """Network forwards, per latent, of one round that trains on `examples` different samples."""
-    step = ADAPTER_STEP if settings.lora_rank else STEP
-    sampled = settings.samples * settings.rollout_steps * (1 + (settings.guidance != 1))
-    trained = settings.steps_for(examples) * settings.batch_size * settings.accumulation
-    if settings.objective == "spin":
-        return 2 * (step + 1) * trained + sampled * (settings.generated_source == "rollout")
-    return step * trained + sampled * (settings.objective == "weighted")
+    counts = count(Preset("", "", settings), 1, examples, 0)
+    return counts.forwards + counts.opponent + counts.trained * (ADAPTER_STEP if settings.lora_rank else STEP)
 
 
 def set_up_arm(arm: Arm, name: str, seed: int, runs: Path) -> Game:
