@@ -7,9 +7,10 @@ stopped. `--seeds` and `--arms` choose; `--size smoke` plays everything in a min
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.arms import Arm, passes, play_from_command_line
-from benchmarks.spin_shapes import JUDGED
+from benchmarks.arms import Arm, play_from_command_line
+from benchmarks.spin_shapes import JUDGED, fine_tuning
 from selfimprove.config import PRESETS, Preset
+from selfimprove.spin_results import partner
 
 MAPPED = 512  # prompts that a cell of the map is judged by
 
@@ -59,7 +60,7 @@ def the_map(size: str) -> dict[str, Arm]:
     }
     recursion = PRESETS["smoke-rsi" if size == "smoke" else "shapes-rsi"]
     moved = {
-        "near": Arm(_fine_tuning(spin, 3), 1),
+        "near": Arm(fine_tuning(spin, 3), 1),
         "far": Arm(
             recursion.changed(
                 samples=2 * recursion.settings.selected, strategy="random", weighting="none", prompt_source="template", lr=1e-4,
@@ -70,19 +71,11 @@ def the_map(size: str) -> dict[str, Arm]:
     arms = dict(moved)
     for name, preset in cells.items():
         arms[f"spin-{name}"] = Arm(preset, 1)
-        if not name.startswith("beta"):  # fine-tuning does not know it
-            arms[f"sft-{name}"] = Arm(_fine_tuning(preset), 1)
+        arms.setdefault(partner(name), Arm(fine_tuning(preset), 1))
     for start in moved:
         arms[f"spin-from-{start}"] = Arm(spin, 1, start=start)
-        arms[f"sft-from-{start}"] = Arm(_fine_tuning(spin), 1, start=start)
+        arms[f"sft-from-{start}"] = Arm(fine_tuning(spin), 1, start=start)
     return arms
-
-
-def _fine_tuning(preset: Preset, rounds: int = 1) -> Preset:
-    """SFT on the images of `preset` for as many passes as so many rounds of it have."""
-    s = preset.settings
-    step = passes(s, s.samples) / passes(replace(s, objective="sft", steps=1), s.samples)
-    return preset.changed(objective="sft", steps=round(rounds * step))
 
 
 if __name__ == "__main__":

@@ -4,14 +4,22 @@ Results go to `book/results/spin_shapes/`, each arm and seed as soon as it is fi
 stopped. `--seeds` and `--arms` choose; `--size smoke` plays everything in a minute or two, to see that it runs.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.arms import Arm, passes, play_from_command_line
-from selfimprove.config import PRESETS
+from selfimprove.config import PRESETS, Preset
 
 ROUNDS = 3
 ADAPTER_RATE = 3e-5  # of adapters: twenty times the rate of all weights, not tuned
 JUDGED = 2048  # prompts that every model draws once, which makes the intervals narrow enough for one round's gain
+
+
+def fine_tuning(preset: Preset, rounds: int = 1) -> Preset:
+    """SFT on the images of `preset` for as many passes as so many rounds of it have."""
+    s = preset.settings
+    step = passes(s, s.samples) / passes(replace(s, objective="sft", steps=1), s.samples)
+    return preset.changed(objective="sft", steps=round(rounds * step))
 
 
 def spin(size: str) -> dict[str, Arm]:
@@ -23,12 +31,11 @@ def spin(size: str) -> dict[str, Arm]:
     dpo = long.changed(generated_source="loser", opponent="base")
     adapter = {"lora_rank": 8, "lora_alpha": 8, "lr": ADAPTER_RATE}
     adapted = (("spin", preset, ROUNDS), ("sft", sft, 1), ("dpo", dpo, 1))
-    equal = round(ROUNDS * passes(s, s.samples) / (3 * s.batch_size))
     return {
         "spin": Arm(preset, ROUNDS),
         "sft-steps": Arm(sft, 1),
         "sft-examples": Arm(sft.changed(steps=2 * long.settings.steps), 1),  # as many images, winners alone
-        "sft-compute": Arm(sft.changed(steps=equal), 1),
+        "sft-compute": Arm(fine_tuning(preset, ROUNDS), 1),
         "dpo": Arm(dpo, 1),
         **{f"{arm}-lora": Arm(changed.changed(**adapter), rounds) for arm, changed, rounds in adapted},
         "frozen": Arm(long.changed(opponent="base"), 1),

@@ -19,7 +19,7 @@ from torch import Tensor
 from selfimprove.batches import Batch, TrainingSet, batch_rows, make_batch
 from selfimprove.config import Settings
 from selfimprove.latents import SHARD, Store, build_store
-from selfimprove.runs import write_json
+from selfimprove.runs import differences, write_json
 from selfimprove.schedule import Schedule
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -111,8 +111,7 @@ def precompute(
 
 def _check_identity(path: Path, identity: dict[str, Any]) -> None:
     if path.exists():
-        found = json.loads(path.read_text())
-        differing = [f"{k}: {found.get(k)!r} there, {v!r} here" for k, v in identity.items() if found.get(k) != v]
+        differing = differences(json.loads(path.read_text()), identity)
         if differing:
             raise CacheError(
                 f"opponent_cache={str(path.parent)!r} was computed otherwise ({'; '.join(differing)}); give another folder, or none"

@@ -100,6 +100,11 @@ def identity_hash(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
+def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """In words, the entries in which two identities differ."""
+    return [f"{k}: {there.get(k)!r} there, {here.get(k)!r} here" for k in sorted(there | here) if there.get(k) != here.get(k)]
+
+
 def open_run(path: Path, identity: dict[str, Any], about: dict[str, Any]) -> RunFolder:
     """Create a run folder, or open one of the same identity; `about` is noted in run.json for people.
 
@@ -109,10 +114,7 @@ def open_run(path: Path, identity: dict[str, Any], about: dict[str, Any]) -> Run
     identity = json.loads(json.dumps(identity, default=str))  # as it will be read back
     file = path / "run.json"
     if file.exists():
-        found = json.loads(file.read_text())["identity"]
-        differing = [
-            f"{k}: {found.get(k)!r} there, {identity.get(k)!r} here" for k in sorted(found | identity) if found.get(k) != identity.get(k)
-        ]
+        differing = differences(json.loads(file.read_text())["identity"], identity)
         if differing:
             raise RunError(f"run={str(path)!r} holds another run ({'; '.join(differing)}); give another run folder, or the same settings")
     elif path.exists() and any(path.iterdir()):

@@ -51,20 +51,6 @@ def controls_table(results: Results, spin: Results) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("changed").fillna("not run")
 
 
-class Cell(NamedTuple):
-    """A cell of the map; changes from its own base, and self-play less fine-tuning, each a mean with its interval in words."""
-
-    moved: str
-    cell: str
-    spin_quality: str
-    sft_quality: str
-    quality: str
-    spin_right: str
-    sft_right: str
-    right: str
-    ahead: str
-
-
 def partner(cell: str) -> str:
     """The arm of fine-tuning that belongs to a cell: beta means nothing to it."""
     return "sft-default" if cell.startswith("beta") else f"sft-{cell}"
@@ -93,9 +79,8 @@ def map_table(root: str | Path) -> pd.DataFrame:
         signs = {"agrees": "self-play", "differs": "fine-tuning"}
         said = ", ".join(f"{signs[v]} in {c}" for c, v in ahead.items() if v in signs) or "neither"
         axis, _, value = cell.partition("-")
-        rows.append(
-            Cell(AXES[axis], value or "as it is", changes[0], changes[1], str(beside[0]), changes[2], changes[3], str(beside[1]), said)
-        )
+        of_quality, of_right = (*changes[:2], str(beside[0])), (*changes[2:], str(beside[1]))
+        rows.append((AXES[axis], value or "as it is", *of_quality, *of_right, said))
     names = ["moved", "cell", "SPIN: quality", "SFT: quality", "SPIN - SFT: quality", "SPIN: all right", "SFT: all right",
              "SPIN - SFT: all right", "ahead"]  # fmt: skip
     return pd.DataFrame(rows, columns=names).set_index(["moved", "cell"])
