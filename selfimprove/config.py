@@ -31,84 +31,87 @@ LANGUAGE_MODEL = "meta-llama/Meta-Llama-3-8B-Instruct"  # judges prompts where n
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that changes a round's result, apart from model, data and seed."""
+    """Everything that changes a round's result, apart from model, data and seed.
+
+    Any of them is set by `--set name=value` on the command line, and by `Preset.changed(name=value)` in Python.
+    """
 
     # Examples: how many (image, caption) pairs each round trains on; fewer if the data has fewer.
     samples: int = 1024
-    validation: int = 128  # further images kept out of training, for the scores that need real images
+    validation: int = 128  #: further images kept out of training, for the scores that need real images
 
     # Rollout: how the opponent's images are sampled.
-    sampler: Sampler = "ddim"  # the papers'; "dpm++" and "unipc" reach an image in fewer steps, but are another opponent
+    sampler: Sampler = "ddim"  #: the papers'; "dpm++" and "unipc" reach an image in fewer steps, but are another opponent
     rollout_steps: int = 50
-    guidance: float = 7.5  # classifier-free guidance scale; 1 is none
-    eta: float = 0.0  # of "ddim": 0 is DDIM, 1 is DDPM
-    rollout_batch: int = 16  # prompts a batch; no effect on the result beyond rounding
-    generated_latents: GeneratedLatents = "reencoded"  # decode and encode again, as the papers do, or keep the raw latent
-    generated_source: GeneratedSource = "rollout"  # "loser" of labelled pairs: DPO; fresh real images: the null experiments
+    guidance: float = 7.5  #: classifier-free guidance scale; 1 is none
+    eta: float = 0.0  #: of "ddim": 0 is DDIM, 1 is DDPM
+    rollout_batch: int = 16  #: prompts a batch; no effect on the result beyond rounding
+    generated_latents: GeneratedLatents = "reencoded"  #: decode and encode again, as the papers do, or keep the raw latent
+    generated_source: GeneratedSource = "rollout"  #: "loser" of labelled pairs: DPO; fresh real images: the null experiments
 
     # Prompts of recursive self-improvement: collected, filtered, then a fresh slice of `samples` every round.
-    prompt_source: PromptSource = "filtered"  # "plain": not filtered; "template": "a photo of a ..."
-    judge: str = "rules"  # of clarity and specificity: a language model's id or folder, or "rules" (the shapes world's)
-    collected: int = 0  # prompts to collect where the source is endless (the shapes world)
-    clusters: int = 0  # K-means clusters for diversity; 0 leaves it out
-    kept: int = 0  # prompts to keep, the nearest to their centres; 0 keeps all
+    prompt_source: PromptSource = "filtered"  #: "plain": not filtered; "template": "a photo of a ..."
+    judge: str = "rules"  #: of clarity and specificity: a language model's id or folder, or "rules" (the shapes world's)
+    collected: int = 0  #: prompts to collect where the source is endless (the shapes world)
+    clusters: int = 0  #: K-means clusters for diversity; 0 leaves it out
+    kept: int = 0  #: prompts to keep, the nearest to their centres; 0 keeps all
 
     # Selection among the generated images.
     strategy: Strategy = "all"
-    selected: int = 0  # how many to keep; for "threshold" the most
-    threshold: float = 0.0  # for "threshold": least combined score
-    metrics: tuple[tuple[str, float], ...] = ()  # (scorer, weight)
-    combination: Combination = "rank"  # how several scorers become one number
+    selected: int = 0  #: how many to keep; for "threshold" the most
+    threshold: float = 0.0  #: for "threshold": least combined score
+    metrics: tuple[tuple[str, float], ...] = ()  #: (scorer, weight)
+    combination: Combination = "rank"  #: how several scorers become one number
 
     # Weights by distance to the base model's samples, RSIDiff eq. (5).
     weighting: Weighting = "none"
     distance: Distance = "l2"
     reference: Reference = "mean"
-    neighbours: int = 5  # for reference "nearest"
-    weight_beta: float | None = None  # distance up to which the weight is 1; None: `weight_quantile` of the reference's own
-    weight_sigma2: float | None = None  # decay beyond it; None: from there to the reference's largest distance
+    neighbours: int = 5  #: for reference "nearest"
+    weight_beta: float | None = None  #: distance up to which the weight is 1; None: `weight_quantile` of the reference's own
+    weight_sigma2: float | None = None  #: decay beyond it; None: from there to the reference's largest distance
     weight_quantile: float = 0.9
-    normalisation: Normalisation = "count"  # eq. (6) divides by |S|, so small weights also shrink the step; or by their sum
-    time_weight: TimeWeight = "snr"  # lambda_t of eq. (6): "snr" is the plain error in eps, "one" the plain error in x0
+    normalisation: Normalisation = "count"  #: eq. (6) divides by |S|, so small weights also shrink the step; or by their sum
+    time_weight: TimeWeight = "snr"  #: lambda_t of eq. (6): "snr" is the plain error in eps, "one" the plain error in x0
 
     # What else a round of recursion trains on: cures of collapse known elsewhere.
-    accumulate: bool = False  # keep training on the samples selected in earlier rounds
-    real_samples: int = 0  # real images kept beside the selected ones
+    accumulate: bool = False  #: keep training on the samples selected in earlier rounds
+    real_samples: int = 0  #: real images kept beside the selected ones
     on_collapse: OnCollapse = "warn"
 
     # Objective.
     objective: Objective = "spin"
-    opponent: Opponent = "previous"  # "base": never updated, the frozen-opponent experiment
+    opponent: Opponent = "previous"  #: "base": never updated, the frozen-opponent experiment
     link: Link = "logistic"
-    pushing: float = 1.0  # factor of the generated side's errors; 0 leaves only the real side, reweighted
+    pushing: float = 1.0  #: factor of the generated side's errors; 0 leaves only the real side, reweighted
     beta: float = 2000.0
     beta_convention: BetaConvention = "diffusion-dpo"
-    prediction_type: PredictionType = "any"  # what the model must predict; "any": what its folder says
-    error_in: ErrorIn = "epsilon"  # squared errors in eps, as the papers have them, or in v, 1 / alpha_t times as much
-    shared: Shared = "t+noise"  # what real and generated share: released code both, the formula t alone
-    caption_dropout: float = 0.0  # share of captions replaced by the empty one
-    flip: bool = False  # mirror half of the pairs, both sides alike
+    prediction_type: PredictionType = "any"  #: what the model must predict; "any": what its folder says
+    error_in: ErrorIn = "epsilon"  #: squared errors in eps, as the papers have them, or in v, 1 / alpha_t times as much
+    shared: Shared = "t+noise"  #: what real and generated share: released code both, the formula t alone
+    caption_dropout: float = 0.0  #: share of captions replaced by the empty one
+    flip: bool = False  #: mirror half of the pairs, both sides alike
 
     # Training.
-    steps: int = 60  # optimiser steps in the round
-    epochs: int = 0  # if given, passes over the selected samples, in place of `steps`
-    batch_size: int = 48  # pairs a process and micro-batch
-    accumulation: int = 1  # micro-batches a step
+    steps: int = 60  #: optimiser steps in the round
+    epochs: int = 0  #: if given, passes over the selected samples, in place of `steps`
+    batch_size: int = 48  #: pairs a process and micro-batch
+    accumulation: int = 1  #: micro-batches a step
     lr: float = 2e-5
-    warmup: int = 0  # steps of linear warm-up, counted from the round's start
-    decay: bool = True  # linear decay to zero after the warm-up
+    warmup: int = 0  #: steps of linear warm-up, counted from the round's start
+    decay: bool = True  #: linear decay to zero after the warm-up
     weight_decay: float = 0.01
-    clip: float = 1.0  # largest gradient norm
-    lora_rank: int | None = None  # train adapters of this rank in place of all weights
-    lora_alpha: int = 8  # the adapter is scaled by alpha / rank
-    ema: float = 0.0  # decay of the average of weights, which is then the player; 0 is off
+    clip: float = 1.0  #: largest gradient norm
+    lora_rank: int | None = None  #: train adapters of this rank in place of all weights
+    lora_alpha: int = 8  #: the adapter is scaled by alpha / rank
+    ema: float = 0.0  #: decay of the average of weights, which is then the player; 0 is off
     precision: Precision = "no"
     gradient_checkpointing: bool = False
-    checkpoint_every: int = 20  # steps between the points at which a killed run can continue
+    checkpoint_every: int = 20  #: steps between the points at which a killed run can continue
 
     # Evaluation.
     evaluation_prompts: int = 256
-    evaluation_images: int = 1  # of each prompt
+    evaluation_images: int = 1  #: of each prompt
     evaluation_steps: int = 50
     evaluation_guidance: float = 7.5
 

@@ -33,7 +33,7 @@ def within_prompt_diversity(features: Float[np.ndarray, "n d"], prompts: Sequenc
 
 
 def frechet_distance(first: Float[np.ndarray, "n d"], second: Float[np.ndarray, "m d"]) -> float:
-    """|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)) of the two sets' means and covariances (Heusel et al. 2017).
+    """`|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))` of the two sets' means and covariances (Heusel et al. 2017).
 
     Biased upwards, the more the fewer images: two samples of one model do not give 0. Show `frechet_floor` beside it.
 

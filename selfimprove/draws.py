@@ -31,7 +31,7 @@ def generator(*key: Key) -> torch.Generator:
 
 
 def normal(seed: int, stream: str, when: Sequence[int], ids: Sequence[str], shape: Sequence[int]) -> Float[Tensor, "b ..."]:
-    """Standard normal draws, float32, (len(ids), *shape); `when` holds the round and, where there is one, the step."""
+    """Standard normal draws, float32, `(len(ids), *shape)`; `when` holds the round and, where there is one, the step."""
     return torch.stack([torch.randn(*shape, generator=generator(seed, stream, *when, i)) for i in ids])
 
 

@@ -32,7 +32,7 @@ class Game(NamedTuple):
 
 
 def path_error(world: World, denoiser: Denoiser, path: Trajectory, index: int, text: Float[Tensor, "b l d"]) -> Float[Tensor, " b"]:
-    """|x_{t-1} - mu(x_t)|^2 of one step, eqs. (4.7) and (4.8), the mean over C*H*W."""
+    """`|x_{t-1} - mu(x_t)|^2` of one step, eqs. (4.7) and (4.8), the mean over C*H*W."""
     step, noisy = path.steps[index], path.states[index]
     mean = world.schedule.reverse(noisy, denoiser(noisy, step.t, text).sample, step).mean
     return losses.squared_error(path.states[index + 1], mean)
@@ -41,7 +41,7 @@ def path_error(world: World, denoiser: Denoiser, path: Trajectory, index: int, t
 def noise_error(
     world: World, denoiser: Denoiser, path: Trajectory, index: int, text: Float[Tensor, "b l d"], target: Float[Tensor, "b c h w"]
 ) -> Float[Tensor, " b"]:
-    """The same error in noise form, eqs. (C.3) and (C.4): h_t^2 |target - eps_theta + (sigma_t / h_t) e_hat|^2.
+    """The same error in noise form, eqs. (C.3) and (C.4): `h_t^2 |target - eps_theta + (sigma_t / h_t) e_hat|^2`.
 
     `target` is eps_t on the data's path and the opponent's eps_k(x'_t) on its own; e_hat is the path's, shared by all models.
     """
@@ -57,7 +57,7 @@ def data_noise(path: Trajectory, index: int, clean: Float[Tensor, "b c h w"]) ->
 
 
 def path_errors(game: Game) -> losses.Errors:
-    """|x_{t-1} - mu(x_t)|^2 of both models on both sides, each (T, B), means over C*H*W.
+    """`|x_{t-1} - mu(x_t)|^2` of both models on both sides, each (T, B), means over C*H*W.
 
     Those of the player carry the graph, so that memory grows with T.
     """

@@ -116,9 +116,9 @@ def weighted_denoising(
     alpha: Float[Tensor, " b"],
     time_weight: TimeWeight = "snr",
 ) -> WeightedTerms:
-    """RSIDiff eq. (6), w_s lambda_t |x0_hat - x_0|^2, from errors in eps; `alpha` is the cumulative a_t of each example.
+    """RSIDiff eq. (6), `w_s lambda_t |x0_hat - x_0|^2`, from errors in eps; `alpha` is the cumulative a_t of each example.
 
-    x0_hat - x_0 = -sqrt((1 - a) / a) (eps_hat - eps), so |x0_hat - x_0|^2 = ((1 - a) / a) |eps_hat - eps|^2. The paper leaves lambda_t
+    `x0_hat - x_0 = -sqrt((1 - a) / a) (eps_hat - eps)`, so `|x0_hat - x_0|^2 = ((1 - a) / a) |eps_hat - eps|^2`. The paper leaves lambda_t
     open: "snr", a / (1 - a), leaves the plain error in eps; "one" leaves the factor, 214 at the noisiest step of Stable Diffusion.
 
     a = .2, error in eps 3, weight .5: the error in x0 is 4 * 3, so the loss is 6; with lambda_t = SNR = 1/4 it is 1.5:
@@ -170,7 +170,7 @@ def spin(
 ) -> SpinTerms:
     """The SPIN-Diffusion objective at one time step an example: l of -beta times the bracket of four squared errors.
 
-    l( -beta [ |e - eps_theta(x_t)|^2 - |e - eps_k(x_t)|^2 - |e' - eps_theta(x'_t)|^2 + |e' - eps_k(x'_t)|^2 ] ), the errors
+    `l( -beta [ |e - eps_theta(x_t)|^2 - |e - eps_k(x_t)|^2 - |e' - eps_theta(x'_t)|^2 + |e' - eps_k(x'_t)|^2 ] )`, the errors
     given as means over C*H*W = `dimensions`; `convention` says how beta is to be read. `beta` is one number (the practical
     objective, last display of appendix C.3, beta_t h_t^2 constant) or one an example (beta_t h_t^2 of each example's t).
     The same function is eq. (4.9) when the errors are those of means mu, and eq. (C.5) when e' is eps_k(x'_t), which makes

@@ -51,7 +51,7 @@ class Step:
 
     @property
     def h(self) -> float:
-        """h_t of SPIN-Diffusion's appendix C.2: |x_{t-1} - mu_theta|^2 = h_t^2 |eps_t - eps_theta + (sigma_t/h_t) e|^2.
+        """h_t of SPIN-Diffusion's appendix C.2: `|x_{t-1} - mu_theta|^2 = h_t^2 |eps_t - eps_theta + (sigma_t/h_t) e|^2`.
 
         Never positive, and 0 only where the step removes no noise (t_next at the same alpha as t).
 
@@ -120,7 +120,7 @@ class Schedule:
         return alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
 
     def error_scale(self, alpha: Float[Tensor, " b"], error_in: ErrorIn) -> Float[Tensor, " b"]:
-        """What turns a squared error of the model's output into one in eps or in v: |eps error|^2 = alpha_t |v error|^2, given x_t."""
+        """What turns a squared error of the model's output into one in eps or in v: `|eps error|^2 = alpha_t |v error|^2`."""
         own = "v" if self.prediction_type == "v_prediction" else "epsilon"
         if own == error_in:
             return torch.ones_like(alpha)
@@ -168,12 +168,12 @@ class Schedule:
         return (noisy - (1 - alpha) ** 0.5 * output) / alpha**0.5, output
 
     def reverse(self, noisy: Float[Tensor, "b c h w"], output: Float[Tensor, "b c h w"], step: Step) -> Transition:
-        """p_theta(x_{t-1} | x_t, c) of SPIN-Diffusion eq. (3.2), from the model's output at (x_t, t)."""
+        """`p_theta(x_{t-1} | x_t, c)` of SPIN-Diffusion eq. (3.2), from the model's output at (x_t, t)."""
         clean, eps = self.clean_and_noise(noisy, output, step.alpha)
         return Transition(step.alpha_next**0.5 * clean + step.direction * eps, step.sigma)
 
     def posterior(self, noisy: Float[Tensor, "b c h w"], clean: Float[Tensor, "b c h w"], step: Step) -> Transition:
-        """q(x_{t-1} | x_t, x_0) of SPIN-Diffusion eq. (3.1)."""
+        """`q(x_{t-1} | x_t, x_0)` of SPIN-Diffusion eq. (3.1)."""
         eps = (noisy - step.alpha**0.5 * clean) / (1 - step.alpha) ** 0.5
         return Transition(step.alpha_next**0.5 * clean + step.direction * eps, step.sigma)
 

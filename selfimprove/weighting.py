@@ -61,7 +61,7 @@ def pairwise(
 ) -> Float[Tensor, "n m"]:
     """Distances of every latent of `a` to every one of `b`, float32; identical latents are exactly 0 apart.
 
-    One matrix product in float64 a block: in float32 the cancellation of |a|^2 + |b|^2 - 2ab would hide what lies near.
+    One matrix product in float64 a block: in float32 the cancellation of `|a|^2 + |b|^2 - 2ab` would hide what lies near.
 
     Raises:
         WeightingError: latents of different shapes.
