@@ -9,10 +9,14 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import papermill
+from colophon import colophon
+
+from selfimprove.runs import provenance, write_json
 
 ROOT = Path(__file__).parent.parent
 EXECUTED = ROOT / "book" / "executed"
@@ -81,15 +85,17 @@ def fingerprint(notebook: Path, parameters: dict[str, Any]) -> str:
 
 def execute(name: str, parameters: dict[str, Any]) -> None:
     """One notebook into book/executed/, unless it is there and current."""
-    source, target, stamp = ROOT / "notebooks" / f"{name}.ipynb", EXECUTED / f"{name}.ipynb", EXECUTED / f"{name}.sha256"
+    source, target, record = ROOT / "notebooks" / f"{name}.ipynb", EXECUTED / f"{name}.ipynb", EXECUTED / f"{name}.json"
     current = fingerprint(source, parameters)
-    if target.exists() and stamp.exists() and stamp.read_text() == current:
+    if target.exists() and record.exists() and json.loads(record.read_text())["fingerprint"] == current:
         print(f"{name}: unchanged, not executed again")
         return
     EXECUTED.mkdir(exist_ok=True)
     print(f"{name}: executing with {parameters}", flush=True)
+    start = time.perf_counter()
     papermill.execute_notebook(source, target, parameters, cwd=ROOT, progress_bar=False)
-    stamp.write_text(current)
+    seconds = round(time.perf_counter() - start)
+    write_json(record, {"fingerprint": current, "parameters": parameters, "seconds": seconds, "provenance": provenance()})
 
 
 def main() -> None:
@@ -98,6 +104,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for name, parameters in pages(arguments.preset).items():
         execute(name, parameters)
+    (EXECUTED / "colophon.md").write_text(colophon(EXECUTED))
     builder = [str(Path(sys.executable).parent / "jupyter-book"), "build", "-W", "--keep-going", "-q", str(ROOT / "book")]
     subprocess.run(builder, check=True)
     print(f"the book: {(ROOT / 'book' / '_build' / 'html' / 'index.html').relative_to(ROOT)}")

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "book"))
 
 from build import fingerprint, imported, pages  # type: ignore[import-not-found]  # noqa: E402
+from colophon import colophon  # type: ignore[import-not-found]  # noqa: E402
 
 
 def names(code: str) -> set[str]:
@@ -59,3 +60,26 @@ def test_results_belong_to_pages_that_read_them(tmp_path: Path, monkeypatch: pyt
 def test_every_notebook_is_a_page() -> None:
     templates = {p.stem for p in (ROOT / "notebooks").glob("*.ipynb")}
     assert set(pages("smoke")) == set(pages("shapes-spin")) == templates
+
+
+def record(folder: Path, name: str, **changes: object) -> None:
+    made = {
+        "time": "2026-01-02T03:04:05Z",
+        "machine": "a machine",
+        "threads": 2,
+        "python": "3.11",
+        "versions": {"torch": "2"},
+        "git": "0123456789",
+    }
+    (folder / f"{name}.json").write_text(json.dumps({"parameters": {}, "seconds": 7, "provenance": made | changes}))
+
+
+def test_the_colophon_names_every_page_and_tells_machines_apart(tmp_path: Path) -> None:
+    record(tmp_path, "01_a")
+    record(tmp_path, "02_b")
+    assert "| 2 pages | a machine | 2 | 3.11 | 2 | 0123456 |" in colophon(tmp_path)
+    record(tmp_path, "02_b", threads=1, git="abcdefg012-dirty")
+    text = colophon(tmp_path)
+    assert "| [](./02_b) | 2026-01-02T03:04:05Z | 7 | as published |" in text
+    assert "| 1 pages | a machine | 1 | 3.11 | 2 | abcdefg-dirty |" in text
+    assert "| 1 pages | a machine | 2 | 3.11 | 2 | 0123456 |" in text
