@@ -24,6 +24,10 @@ Places where a formula or a sentence of {cite:t}`yuan2024spin`, **as extracted f
 or tables. The extraction may be at fault in some; the original was not at hand. Each was settled by numbers that the code below
 this book computes, and only what was verified is listed. The last line of each says whether it matters to who builds on the paper.
 
+Numbers here are the paper's. In this book (C.3) and (C.4) are {prf:ref}`lem-noise-form`; (4.8) is {eq}`eq-exact`, (4.9)
+{eq}`eq-approximate`, (C.5) {eq}`eq-decoupled`, the last display of C.3 {eq}`eq-practical`; Theorem 5.2 is {prf:ref}`thm-own-path`
+and Theorem 5.3 {prf:ref}`thm-practical`.
+
 """
 TABLES_HEAD = """
 ## The printed tables

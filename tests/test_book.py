@@ -1,0 +1,65 @@
+"""References of the book's pages: every one has its target, every source is cited, every equation is labelled once."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+BOOK = ROOT / "book"
+
+
+def pages() -> dict[str, str]:
+    """Name -> Markdown of every page."""
+    written = {p.name: p.read_text() for p in [BOOK / "intro.md", *sorted((BOOK / "chapters").glob("*.md"))]}
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text())["cells"]
+        written[path.name] = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    return written
+
+
+TEXT = "\n".join(pages().values())
+
+
+def role(name: str) -> set[str]:
+    """Targets of a role, without the words shown in their place."""
+    return {re.sub(r".*<(.*)>$", r"\1", target, flags=re.DOTALL) for target in re.findall(rf"{{{name}}}`([^`]+)`", TEXT)}
+
+
+def glossary() -> set[str]:
+    block = (BOOK / "chapters" / "glossary.md").read_text().split(":sorted:\n")[1]
+    return set(re.findall(r"^(\w.*)$", block, flags=re.MULTILINE))
+
+
+def once(labels: list[str]) -> set[str]:
+    assert [label for label, count in Counter(labels).items() if count > 1] == []
+    return set(labels)
+
+
+def test_sources_are_the_ones_cited() -> None:
+    cited = {key.strip() for keys in re.findall(r"{cite:[pt]}`([^`]+)`", TEXT) for key in keys.split(",")}
+    assert once(re.findall(r"^@\w+{(.+),$", (BOOK / "references.bib").read_text(), flags=re.MULTILINE)) == cited
+
+
+def test_equations_and_statements_that_are_referred_to_exist_once() -> None:
+    assert role("eq") <= once(re.findall(r"^\$\$ \((eq-[a-z-]+)\)$", TEXT, flags=re.MULTILINE))
+    assert role("prf:ref") <= once(re.findall(r"^:label: (.+)$", TEXT, flags=re.MULTILINE))
+
+
+def test_terms_are_in_the_glossary() -> None:
+    assert role("term") <= glossary()
+
+
+def test_every_proposition_is_proved() -> None:
+    """A lemma, proposition, theorem or corollary is followed by its proof."""
+    for name, text in pages().items():
+        kinds = [k for k in re.findall(r"^:::{prf:(\w+)}", text, flags=re.MULTILINE) if k not in ("algorithm", "example", "definition")]
+        assert kinds[1::2] == ["proof"] * (len(kinds) // 2), name
+        assert "proof" not in kinds[::2], name
+        assert len(kinds) % 2 == 0, name
+
+
+def test_theory_pages_end_by_saying_what_was_learned() -> None:
+    for name, text in pages().items():
+        if re.match(r"0[1-6]", name):
+            assert text.rpartition("\n## ")[2].startswith("What do I now know that I did not?\n"), name
