@@ -7,10 +7,10 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TRANSFORMERS_VERBOSITY ?= error
 
-.PHONY: help round test lint book pretrain spin-experiments spin-map rsi-rounds rsi-collapse rsi-ablations rsi-beyond evaluation benchmarks scorer-benchmark scorer-parity study-test clean
+.PHONY: help round test lint book book-test book-serve book-print pretrain spin-experiments spin-map rsi-rounds rsi-collapse rsi-ablations rsi-beyond evaluation benchmarks scorer-benchmark scorer-parity study-test clean
 
 help:
-	@sed -n '1,2p' Makefile; echo "also: make book, make lint, make pretrain, make spin-experiments, make spin-map, make rsi-rounds, make rsi-collapse, make rsi-ablations, make rsi-beyond, make evaluation, make benchmarks, make scorer-benchmark, make scorer-parity, make study-test"
+	@sed -n '1,2p' Makefile; echo "also: make book, make book-serve, make book-test, make book-print, make lint, make pretrain, make spin-experiments, make spin-map, make rsi-rounds, make rsi-collapse, make rsi-ablations, make rsi-beyond, make evaluation, make benchmarks, make scorer-benchmark, make scorer-parity, make study-test"
 
 .venv/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
@@ -43,6 +43,20 @@ test: lint
 
 book: .venv/.check
 	$(BIN)/python book/build.py
+
+# without a built book: the smallest one
+book/_build/html/index.html: | .venv/.check
+	$(BIN)/python book/build.py --preset smoke
+
+# every page of the book in a real browser (the system's chromium)
+book-test: .venv/.check book/_build/html/index.html
+	$(PIP) --editable '.[test,book,browser]'
+	@$(BIN)/pytest tests_browser/test_book*.py; tested=$$?; echo "screenshots: runs/book-browser/"; exit $$tested
+
+PORT ?= 8000
+book-serve: book/_build/html/index.html
+	@echo "the book: http://127.0.0.1:$(PORT)/ (Ctrl+C ends it)"
+	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory book/_build/html $(PORT) >/dev/null
 
 pretrain: .venv/.run
 	$(BIN)/python -m selfimprove.shapes.pretrain
@@ -97,7 +111,7 @@ scorer-parity: .venv/.run
 # the study and the selection by hand in a real browser (the system's chromium); two minutes; screenshots: runs/study-browser/
 study-test: .venv/.run
 	$(PIP) --editable '.[test,browser]'
-	$(BIN)/pytest tests_browser
+	$(BIN)/pytest tests_browser --ignore-glob='*/test_book*'
 
 clean:
 	rm -rf .venv runs book/_build book/executed .pytest_cache .mypy_cache .ruff_cache

@@ -20,7 +20,7 @@ import pandas as pd
 import papermill
 import psutil
 import pytest
-from playwright.sync_api import Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from selfimprove.selection import KEPT_BY_HAND
 from selfimprove.study import open_study, read_answers
@@ -33,11 +33,6 @@ PICTURES = ROOT / "runs" / "study-browser"
 TOKEN = "study"
 CHOICES = ("left", "tie", "right")
 PATIENCE = 60_000  # milliseconds
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--disable-dev-shm-usage",
-]  # fmt: skip
 
 
 class Server(NamedTuple):
@@ -83,17 +78,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def page(server: Server) -> Iterator[Page]:
-    """A page of a browser that knows nothing of earlier ones."""
-    if CHROMIUM is None:
-        pytest.fail("no Chromium is installed; install the system's package chromium")
+def page(server: Server, browser: Browser) -> Iterator[Page]:
+    """A page that knows nothing of earlier ones."""
     PICTURES.mkdir(parents=True, exist_ok=True)
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1400, "height": 1150})
-        page.set_default_timeout(PATIENCE)
-        yield page
-        browser.close()
+    page = browser.new_page(viewport={"width": 1400, "height": 1150})
+    page.set_default_timeout(PATIENCE)
+    yield page
+    page.close()
 
 
 def open_notebook(page: Page, server: Server, name: str) -> Locator:

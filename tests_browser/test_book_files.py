@@ -1,0 +1,104 @@
+"""The built book as files, no browser: links and anchors, headings, words for pictures, weights, and no address but its own."""
+
+import functools
+import re
+from itertools import pairwise
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from bs4 import Tag
+from built_book import BUILT, pages, parsed
+
+PAGES = pages()
+HEAVIEST_BOOK, HEAVIEST_PAGE = 60_000_000, 3_000_000  # bytes
+FETCHED = {"object": "data"} | dict.fromkeys(["script", "img", "source", "iframe", "video", "audio", "embed"], "src")
+FETCHED_LINKS = {"stylesheet", "preload", "prefetch", "preconnect", "dns-prefetch", "modulepreload", "icon"}
+
+
+def elsewhere(address: str) -> bool:
+    """Whether an address names another host."""
+    return bool(urlsplit(address).netloc)
+
+
+def article(name: str) -> Tag:
+    found = parsed(name).select_one("article.bd-article")
+    assert found is not None, "the page has no article"
+    return found
+
+
+@functools.cache
+def anchors(name: str) -> set[str]:
+    soup = parsed(name)
+    return {tag["id"] for tag in soup.select("[id]")} | {tag["name"] for tag in soup.select("a[name]")}
+
+
+def broken(name: str, address: str) -> str | None:
+    """What is wrong with an internal link, or None."""
+    parts = urlsplit(address)
+    target = (BUILT / f"{name}.html").parent / unquote(parts.path) if parts.path else BUILT / f"{name}.html"
+    if not target.is_file():
+        return f"{address}: no such file"
+    if not parts.fragment or target.suffix != ".html":
+        return None
+    page = target.resolve().relative_to(BUILT.resolve()).with_suffix("").as_posix()
+    return None if unquote(parts.fragment) in anchors(page) else f"{address}: no such anchor"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_internal_links_lead_somewhere(name: str) -> None:
+    links = [tag["href"] for tag in parsed(name).select("a[href]")]
+    internal = [link for link in links if not elsewhere(link) and urlsplit(link).scheme in ("", "http", "https")]
+    assert len(internal) > len(PAGES), "a page links at least to every other one"
+    assert not [problem for link in sorted(set(internal)) if (problem := broken(name, link))]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_images_say_what_they_show(name: str) -> None:
+    """Sphinx writes the file's name where a notebook gives no text: that says nothing."""
+    silent = []
+    for image in parsed(name).select("img"):
+        text, file = image.get("alt", "").strip(), unquote(urlsplit(image["src"]).path)
+        if not text or Path(text).name == Path(file).name:
+            silent.append(f"{file[:60]} under “{heading_above(image)}”")
+    assert not silent
+
+
+def heading_above(tag: Tag) -> str:
+    heading = tag.find_previous(["h1", "h2", "h3", "h4"])
+    return heading.get_text().strip("\n #") if heading else ""
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_headings_make_an_outline(name: str) -> None:
+    """One title, and no level left out below it."""
+    levels = [int(tag.name[1]) for tag in article(name).find_all(re.compile("^h[1-6]$"))]
+    assert levels[:1] == [1]
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels)), levels
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_images_load_when_they_are_needed(name: str) -> None:
+    assert not [tag["src"][:60] for tag in article(name).select("img:not([src^='data:'])") if tag.get("loading") != "lazy"]
+
+
+@pytest.mark.parametrize("name", [*PAGES, "search", "genindex"])
+def test_no_page_names_another_host_to_fetch_from(name: str) -> None:
+    soup = parsed(name)
+    found = [tag[attribute] for kind, attribute in FETCHED.items() for tag in soup.select(f"{kind}[{attribute}]")]
+    found += [tag["href"] for tag in soup.select("link[href]") if FETCHED_LINKS & set(tag.get("rel", []))]
+    assert not [address for address in found if elsewhere(address)]
+    scripts = "".join(tag.get_text() for tag in soup.select("script:not([src]), style"))
+    assert not re.findall(r"https?://[^\s\"'<>]+", scripts)
+
+
+def test_no_style_names_another_host() -> None:
+    styles = [path for path in BUILT.rglob("*.css") if re.search(r"(url\(|@import)\s*['\"]?\s*(https?:)?//", path.read_text())]
+    assert not styles
+
+
+def test_weights() -> None:
+    files = {path.relative_to(BUILT).as_posix(): path.stat().st_size for path in BUILT.rglob("*") if path.is_file()}
+    assert sum(files.values()) <= HEAVIEST_BOOK
+    assert not {name: size for name, size in files.items() if name.endswith(".html") and size > HEAVIEST_PAGE}
