@@ -2,8 +2,8 @@
 
 Models come from the run folders of `make spin-experiments` and `make rsi-rounds`; those not there are named and left out. 500 prompts
 of scenes that were trained on and 128 of scenes that were not, five images each, all models from the same noise; guidance swept on the
-128. Per-image scores go to `book/results/evaluation_shapes/<set>/`, each model as soon as it is finished: about 2.5 min a model on two
-cores. `--size smoke` judges what is there in seconds.
+128. Per-image scores go to `book/results/evaluation_shapes/<set>/`, each model as soon as it is finished: about 5 min a model on two
+cores. `--models`, `--seeds` and `--sets` choose. `--size smoke` judges what is there in seconds.
 """
 
 import argparse
@@ -33,11 +33,12 @@ SETS = {  # prompts, how many of them, guidances
 }
 
 
-def players(seeds: Sequence[int], runs: Path) -> dict[str, str]:
+def players(seeds: Sequence[int], labels: Sequence[str], runs: Path) -> dict[str, str]:
     """The pipeline folders that are there, by what tables call them; the others are named."""
     found = {BASE: "shapes"}
     for seed in seeds:
-        for label, (arm, index) in MODELS.items():
+        for label in labels:
+            arm, index = MODELS[label]
             folders = [runs / where / f"{arm}-{seed}" / f"round_{index}" / "pipeline" for where in ("spin_shapes", "rsi_shapes")]
             there = [folder for folder in folders if folder.is_dir()]
             if there:
@@ -50,13 +51,14 @@ def players(seeds: Sequence[int], runs: Path) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--out", type=Path, default=Path("book/results/evaluation_shapes"))
     parser.add_argument("--size", choices=["full", "smoke"], default="full")
     arguments = parser.parse_args()
     scorers, small = load_scorers(SHAPES_SCORERS, torch.device("cpu")), arguments.size == "smoke"
-    models = players(arguments.seeds, arguments.runs)
+    models = players(arguments.seeds, arguments.models, arguments.runs)
     for name in arguments.sets:
         source, count, guidances = SETS[name]
         sampling = Sampling(images=2 if small else 5, steps=2 if small else 10, guidances=guidances, batch=128)
