@@ -89,6 +89,7 @@ def execute(name: str, parameters: dict[str, Any]) -> None:
     EXECUTED.mkdir(exist_ok=True)
     print(f"{name}: executing with {parameters}", flush=True)
     papermill.execute_notebook(source, target, parameters, cwd=ROOT, progress_bar=False)
+    target.write_text(target.read_text().replace(f"{ROOT}/", ""))  # warnings name their file: readers have it elsewhere
     stamp.write_text(current)
 
 
