@@ -53,6 +53,10 @@ book-test: .venv/.check book/_build/html/index.html
 	$(PIP) --editable '.[test,book,browser]'
 	@$(BIN)/pytest tests_browser/test_book*.py; tested=$$?; echo "screenshots: runs/book-browser/"; exit $$tested
 
+# the book as one page, book/_build/print/index.html, and as a PDF beside it
+book-print: .venv/.check book/_build/html/index.html
+	$(BIN)/python book/print_version.py
+
 PORT ?= 8000
 book-serve: book/_build/html/index.html
 	@echo "the book: http://127.0.0.1:$(PORT)/ (Ctrl+C ends it)"

@@ -95,6 +95,7 @@ def execute(name: str, parameters: dict[str, Any]) -> None:
     start = time.perf_counter()
     papermill.execute_notebook(source, target, parameters, cwd=ROOT, progress_bar=False)
     seconds = round(time.perf_counter() - start)
+    target.write_text(target.read_text().replace(f"{ROOT}/", ""))  # warnings name their file: readers have it elsewhere
     write_json(record, {"fingerprint": current, "parameters": parameters, "seconds": seconds, "provenance": provenance()})
 
 

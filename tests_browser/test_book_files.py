@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from bs4 import Tag
-from built_book import BUILT, pages, parsed
+from built_book import BUILT, ROOT, pages, parsed
 
 PAGES = pages()
 HEAVIEST_BOOK, HEAVIEST_PAGE = 60_000_000, 3_000_000  # bytes
@@ -102,3 +102,14 @@ def test_weights() -> None:
     files = {path.relative_to(BUILT).as_posix(): path.stat().st_size for path in BUILT.rglob("*") if path.is_file()}
     assert sum(files.values()) <= HEAVIEST_BOOK
     assert not {name: size for name, size in files.items() if name.endswith(".html") and size > HEAVIEST_PAGE}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_page_names_a_folder_of_this_machine(name: str) -> None:
+    assert str(ROOT) not in article(name).get_text()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_cell_of_a_table_is_cut_short(name: str) -> None:
+    """Pandas ends a text of more than 50 characters in three dots, and a table of more than 60 rows or 20 columns too."""
+    assert not [cell.get_text() for cell in parsed(name).select("td, th") if cell.get_text().endswith("...")]

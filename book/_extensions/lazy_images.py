@@ -24,5 +24,5 @@ def make_lazy(app: Sphinx, pagename: str, templatename: str, context: dict[str, 
         with Image.open(sources[unquote(found[1])]) as image:
             return f'<img loading="lazy" width="{image.width}" height="{image.height}" '
 
-    if "body" in context:
+    if "body" in context and app.builder.name == "html":  # a printer gets all of them at once
         context["body"] = PICTURE.sub(attributes, context["body"])

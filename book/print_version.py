@@ -1,0 +1,58 @@
+"""python book/print_version.py: the book as one page, book/_build/print/index.html, and as a PDF where a Chromium is installed.
+
+Built from the executed copies that are there; `python book/build.py` makes them.
+"""
+
+import html
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+BOOK = Path(__file__).parent
+BUILT, PRINT = BOOK / "_build" / "singlehtml", BOOK / "_build" / "print"
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-pdf-header-footer"]
+
+
+def titles(text: str) -> list[str]:
+    """Headings of the first and second level of a page, without markup and equations."""
+    found = re.findall(r"<h[12]>((?:(?!</h).)*?)<a class=\"headerlink\"", text, re.DOTALL)
+    return [html.unescape(re.sub(r"<span class=\"math.*?</span>|<[^>]+>", "", title)).strip() for title in found]
+
+
+def missing(single: str, pages: list[Path]) -> list[str]:
+    """Titles of the book's pages that its one page does not have."""
+    have = set(titles(single))
+    return [page.stem for page in pages if not set(titles(page.read_text())[:1]) <= have]
+
+
+def to_pdf(page: Path) -> Path | None:
+    """Print a page with the system's Chromium; None without one."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        return None
+    target = page.with_name("book.pdf")
+    with tempfile.TemporaryDirectory() as profile:
+        wait = "--virtual-time-budget=60000"  # milliseconds of the page's own clock, for its equations
+        command = [chromium, *FLAGS, f"--user-data-dir={profile}", wait, f"--print-to-pdf={target}", page.resolve().as_uri()]
+        subprocess.run(command, check=True, capture_output=True)
+    return target
+
+
+def main() -> None:
+    builder = [str(Path(sys.executable).parent / "jupyter-book"), "build", "-W", "--keep-going", "-q"]
+    subprocess.run([*builder, "--builder", "singlehtml", str(BOOK)], check=True)
+    shutil.rmtree(PRINT, ignore_errors=True)
+    BUILT.rename(PRINT)
+    (PRINT / "intro.html").replace(PRINT / "index.html")
+    pages = [*(BOOK / "_build" / "html").glob("executed/*.html"), *(BOOK / "_build" / "html").glob("chapters/*.html")]
+    if absent := missing((PRINT / "index.html").read_text(), pages):
+        sys.exit(f"the page to print lacks {absent}")
+    printed = to_pdf(PRINT / "index.html")
+    print(f"one page: {PRINT / 'index.html'}" + (f"; printed: {printed}" if printed else ""))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""What the book's own Sphinx extensions do to a page."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "book" / "_extensions"))
+
+from launch_links import no_dead_buttons, to_the_source  # type: ignore[import-not-found]  # noqa: E402
+from lazy_images import make_lazy  # type: ignore[import-not-found]  # noqa: E402
+from light_mathjax import drop_other_bundles  # type: ignore[import-not-found]  # noqa: E402
+
+
+def config(url: str) -> SimpleNamespace:
+    return SimpleNamespace(html_theme_options={"repository_url": url, "launch_buttons": {"colab_url": "https://colab.example"}})
+
+
+def test_no_address_no_buttons() -> None:
+    without, with_one = config(""), config("https://github.com/someone/selfimprove")
+    for settings in (without, with_one):
+        no_dead_buttons(None, settings)
+    assert without.html_theme_options["launch_buttons"] == {}
+    assert with_one.html_theme_options["launch_buttons"] != {}
+
+
+def test_buttons_open_the_notebook_that_is_in_the_repository() -> None:
+    launch = {"label": "launch-buttons", "buttons": [{"url": "https://colab.example/blob/main/executed/04_gradient.ipynb"}]}
+    download = {"label": "download-buttons", "buttons": [{"url": "_sources/executed/04_gradient.ipynb"}]}
+    to_the_source(None, "executed/04_gradient", "page.html", {"header_buttons": [launch, download]}, None)
+    assert launch["buttons"][0]["url"] == "https://colab.example/blob/main/notebooks/04_gradient.ipynb"
+    assert download["buttons"][0]["url"] == "_sources/executed/04_gradient.ipynb"
+
+
+def test_pictures_wait_and_hold_their_place(tmp_path: Path) -> None:
+    Image.new("RGB", (30, 20)).save(tmp_path / "source.png")
+    app = SimpleNamespace(srcdir=tmp_path, builder=SimpleNamespace(name="html", images={"source.png": "shown.png"}))
+    other = '<img alt="frame" src="data:image/png;base64,AA">'
+    context = {"body": f'<p><img alt="a plot" src="../_images/shown.png" /></p>{other}'}
+    make_lazy(app, "page", "page.html", context, None)
+    assert context["body"] == f'<p><img loading="lazy" width="30" height="20" alt="a plot" src="../_images/shown.png" /></p>{other}'
+    app.builder.name = "singlehtml"
+    plain = {"body": '<img src="_images/shown.png" />'}
+    make_lazy(app, "page", "page.html", plain, None)
+    assert plain == {"body": '<img src="_images/shown.png" />'}
+
+
+def test_one_bundle_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "_static" / "mathjax"
+    (folder / "output").mkdir(parents=True)
+    for name in ("tex-chtml.js", "tex-svg.js", "output/chtml.js"):
+        (folder / name).write_text("")
+    app = SimpleNamespace(outdir=tmp_path, config=SimpleNamespace(mathjax_path="mathjax/tex-chtml.js"))
+    drop_other_bundles(app, None)
+    assert {p.relative_to(folder).as_posix() for p in folder.rglob("*.js")} == {"tex-chtml.js", "output/chtml.js"}
