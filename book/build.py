@@ -98,6 +98,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for name, parameters in pages(arguments.preset).items():
         execute(name, parameters)
+    subprocess.run([sys.executable, "-m", "course.pages"], check=True, cwd=ROOT)
     builder = [str(Path(sys.executable).parent / "jupyter-book"), "build", "-W", "--keep-going", "-q", str(ROOT / "book")]
     subprocess.run(builder, check=True)
     print(f"the book: {(ROOT / 'book' / '_build' / 'html' / 'index.html').relative_to(ROOT)}")

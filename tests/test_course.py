@@ -5,15 +5,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
 
-from course import grade, release
+from course import grade, pages, release, slides
 from course.sessions import EXERCISE, ROOT, CourseError, exercises, grade_id, mutants, points, read, role, session_paths
 
 PATHS = session_paths()
-SLOW = 15  # seconds that the model solutions of one session may take beyond imports
 
 
 class Notebook:
@@ -21,7 +20,8 @@ class Notebook:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(ROOT)
-        mpl.use("Agg")
+        plt.switch_backend("Agg")
+        plt.close("all")
         self.space: dict[str, Any] = {"__name__": "__main__", "display": lambda *shown: None}
 
     def run(self, source: str) -> None:
@@ -100,7 +100,11 @@ def test_students_see_no_solution(path: Path) -> None:
     plain = "\n".join(c.source for c in nbformat.reads(seen, as_version=4).cells)
     assert len(solutions(source)) > 3
     kept = "\n".join(c.source for c in source.cells if not role(c, "solution"))
-    assert not [line for line in solutions(source) if line in plain and line not in kept]
+    shown = [plain, "\n".join(c.source for c in pages.page(source, path.name).cells)]
+    shown.append("\n".join(c.source for c in slides.shown_cells(source).cells))
+    for text in shown:
+        assert not [line for line in solutions(source) if line in text and line not in kept]
+        assert "BEGIN SOLUTION" not in text
     assert "SOLUTION" not in seen
 
 
@@ -170,6 +174,38 @@ def test_mutilated_and_foreign_notebooks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CourseError, match="cannot be read"):
         read(tmp_path / "absent.ipynb")
     assert grade.main([str(tmp_path / "broken.ipynb"), "--out", str(tmp_path)]) == 1
+
+
+def test_the_books_pages(tmp_path: Path) -> None:
+    written = pages.write_pages(tmp_path)
+    toc = (ROOT / "book" / "_toc.yml").read_text()
+    syllabus = (ROOT / "book" / "chapters" / "course.md").read_text()
+    for path, source in zip(written, PATHS, strict=True):
+        assert f"executed/course/{path.stem}" in toc
+        assert (tmp_path / "notebooks" / path.name).exists()
+        text = "\n".join(c.source for c in read(path).cells)
+        assert "YOUR ANSWER HERE" not in text
+        assert "`notebooks/" not in text
+        for link in re.findall(r"\[\]\(\.\./(\w+)\.ipynb\)", text):
+            assert (ROOT / "notebooks" / f"{link}.ipynb").exists(), link
+        for exercise in exercises(read(source)):
+            assert f"````{{exercise}} {exercise.number} {exercise.title}" in text
+            assert f"| {exercise.number} {exercise.title} | {exercise.kind} | {exercise.points} |" in syllabus
+    assert f"are worth {sum(e.points for p in PATHS for e in exercises(read(p)))} points" in syllabus
+
+
+def test_slides_hold_everything_they_need() -> None:
+    source = read(PATHS[3])
+    page = slides.slides_html(source)
+    body = page[page.index("<body>") :]
+    assert body.count("<section") == sum(slides.slide_type(c) == "slide" for c in source.cells)
+    assert "<h1" in body
+    assert "MathJax" in page
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page[: page.index("window.MathJax")] + body)
+    wrong = read(PATHS[3])
+    next(c for c in wrong.cells if role(c, "solution")).metadata["slideshow"] = {"slide_type": "slide"}
+    with pytest.raises(CourseError, match="must not stand on slides"):
+        slides.slides_html(wrong)
 
 
 def test_exercise_headings_are_read() -> None:

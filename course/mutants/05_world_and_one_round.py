@@ -20,7 +20,7 @@ def paired_interval(ours, theirs, seed=0):
     low, high = np.quantile(differences, [0.025, 0.975])
     return float(differences.mean()), float(low), float(high)
 
-# %% s5-interval: an interval of 90 %, five per cent at either end... of a half-size resample
+# %% s5-interval: resamples of half the size
 def paired_interval(ours, theirs, seed=0):
     differences = ours.mean(1) - theirs.mean(1)
     rows = np.random.default_rng(seed).integers(len(differences), size=(2000, len(differences) // 2))
