@@ -22,7 +22,7 @@ def directive(source: str) -> str:
     heading, _, body = source.partition("\n")
     said = EXERCISE.match(heading)
     assert said is not None
-    title = f"{said['number']} {said['title']} ({said['kind']}, {said['points']} points)"
+    title = f"{said['number']}, {said['kind']}, {said['points']} points: {said['title']}"
     return f"````{{exercise}} {title}\n:label: exercise-{said['number'].replace('.', '-')}\n:nonumber:\n\n{body.strip()}\n````"
 
 
@@ -44,7 +44,8 @@ def page(source: NotebookNode, name: str) -> NotebookNode:
         elif role(cell, "grade"):
             cell.metadata["tags"] = ["hide-input"]
         cells.append(cell)
-    offer = f"{{download}}`The notebook to work in <notebooks/{name}>`. It has these exercises with cells for your answers."
+    said = "It has these exercises with cells for your answers; tests are folded away below."
+    offer = f"{{download}}`The notebook to work in <notebooks/{name}>`. {said}"
     copy.cells = [cells[0], nbformat.v4.new_markdown_cell(offer, id="offer"), *cells[1:]]
     return copy
 

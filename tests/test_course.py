@@ -189,7 +189,7 @@ def test_the_books_pages(tmp_path: Path) -> None:
         for link in re.findall(r"\[\]\(\.\./(\w+)\.ipynb\)", text):
             assert (ROOT / "notebooks" / f"{link}.ipynb").exists(), link
         for exercise in exercises(read(source)):
-            assert f"````{{exercise}} {exercise.number} {exercise.title}" in text
+            assert f"````{{exercise}} {exercise.number}, {exercise.kind}, {exercise.points} points: {exercise.title}" in text
             assert f"| {exercise.number} {exercise.title} | {exercise.kind} | {exercise.points} |" in syllabus
     assert f"are worth {sum(e.points for p in PATHS for e in exercises(read(p)))} points" in syllabus
 
