@@ -7,10 +7,10 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TRANSFORMERS_VERBOSITY ?= error
 
-.PHONY: help round test lint book book-test book-serve book-print pretrain spin-experiments spin-map rsi-rounds rsi-collapse rsi-ablations rsi-beyond evaluation benchmarks scorer-benchmark scorer-parity study-test clean
+.PHONY: help round test lint book book-test book-serve book-print pretrain spin-experiments spin-map rsi-rounds rsi-collapse rsi-ablations rsi-beyond evaluation benchmarks scorer-benchmark scorer-parity study-test course course-bundle clean
 
 help:
-	@sed -n '1,2p' Makefile; echo "also: make book, make book-serve, make book-test, make book-print, make lint, make pretrain, make spin-experiments, make spin-map, make rsi-rounds, make rsi-collapse, make rsi-ablations, make rsi-beyond, make evaluation, make benchmarks, make scorer-benchmark, make scorer-parity, make study-test"
+	@sed -n '1,2p' Makefile; echo "also: make book, make book-serve, make book-test, make book-print, make lint, make pretrain, make spin-experiments, make spin-map, make rsi-rounds, make rsi-collapse, make rsi-ablations, make rsi-beyond, make evaluation, make benchmarks, make scorer-benchmark, make scorer-parity, make study-test, make course (students' notebooks and slides), make course-bundle RUNS=runs/..."
 
 .venv/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
@@ -23,7 +23,7 @@ help:
 	@touch $@
 
 .venv/.check: .venv/.run
-	$(PIP) --editable '.[test,book]'
+	$(PIP) --editable '.[test,book,course]'
 	@touch $@
 
 round: .venv/.run
@@ -116,6 +116,16 @@ scorer-parity: .venv/.run
 study-test: .venv/.run
 	$(PIP) --editable '.[test,browser]'
 	$(BIN)/pytest tests_browser --ignore-glob='*/test_book*'
+
+# students' notebooks and slides into runs/course/; the slides run some cells: a minute
+course: .venv/.check
+	$(BIN)/python -m course.release
+	$(BIN)/python -m course.slides
+
+# finished run folders as one file, so that no class waits for a round: make course-bundle RUNS="runs/shapes-spin-288d6239"
+course-bundle: .venv/.check
+	@test -n "$(RUNS)" || { echo 'name finished run folders: make course-bundle RUNS="runs/shapes-spin-288d6239"'; exit 1; }
+	$(BIN)/python -m course.bundle pack $(RUNS)
 
 clean:
 	rm -rf .venv runs book/_build book/executed .pytest_cache .mypy_cache .ruff_cache

@@ -106,6 +106,7 @@ def main() -> None:
     for name, parameters in pages(arguments.preset).items():
         execute(name, parameters)
     (EXECUTED / "colophon.md").write_text(colophon(EXECUTED))
+    subprocess.run([sys.executable, "-m", "course.pages"], check=True, cwd=ROOT)
     builder = [str(Path(sys.executable).parent / "jupyter-book"), "build", "-W", "--keep-going", "-q", str(ROOT / "book")]
     subprocess.run(builder, check=True)
     print(f"the book: {(ROOT / 'book' / '_build' / 'html' / 'index.html').relative_to(ROOT)}")

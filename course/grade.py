@@ -1,0 +1,187 @@
+"""python -m course.grade notebook.ipynb ...: run students' notebooks against the instructor's own tests and print the points.
+
+Locked cells (setup and tests) are put back from `course/sessions/` before anything runs, so what a student did to them counts for
+nothing; nbgrader's own `OverwriteCells` does the same from its database, which this course does without. The student's code runs with your
+rights: grade on a machine, or in a container, where that does no harm.
+"""
+
+import argparse
+import copy
+import csv
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from nbclient import NotebookClient
+from nbclient.exceptions import DeadKernelError
+from nbformat import NotebookNode
+
+from course.release import student_copy
+from course.sessions import ROOT, CourseError, exercises, grade_id, points, read, role, session_paths
+
+GRADES = ROOT / "runs" / "course" / "grades"
+TIMEOUT = 120  # seconds a cell; the slowest model solution takes a tenth of it
+
+
+@dataclass(frozen=True)
+class Grade:
+    """What one graded cell brought: points are None where a person has to read the answer."""
+
+    notebook: str
+    exercise: str
+    title: str
+    cell: str
+    points: float | None
+    possible: float
+    remark: str
+
+
+def source_of(student: NotebookNode, path: Path) -> NotebookNode:
+    """The instructor's notebook that a student's belongs to, found by the ids of its cells, whatever the file is called.
+
+    Raises:
+        CourseError: it belongs to none.
+    """
+    ids = {grade_id(cell) for cell in student.cells} - {""}
+    sources = [read(p) for p in session_paths()]
+    best = max(sources, key=lambda s: len(ids & {grade_id(c) for c in s.cells}))
+    if not ids & {grade_id(c) for c in best.cells}:
+        raise CourseError(f"{path} belongs to no session: none of its cells has an id of the course; start from a copy of course.release")
+    return best
+
+
+def restored(student: NotebookNode, source: NotebookNode, path: Path) -> NotebookNode:
+    """The student's notebook with all locked cells, and all grading metadata, put back from the source; cells added in between stay.
+
+    Raises:
+        CourseError: a cell of the source is missing, there twice, of another type, or out of order.
+    """
+    own = {grade_id(cell): cell for cell in source.cells if grade_id(cell)}
+    counts = Counter(name for cell in student.cells if (name := grade_id(cell)) in own)
+    if missing := [name for name in own if name not in counts]:
+        raise CourseError(f"{path}: cell {', '.join(missing)} is missing; take a fresh copy and paste your answers into it")
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise CourseError(f"{path}: cell {', '.join(twice)} is there more than once; delete the copies")
+    order = [name for cell in student.cells if (name := grade_id(cell)) in own]
+    if order != list(own):
+        raise CourseError(f"{path}: its cells are out of order; they should be {', '.join(own)}")
+    notebook = copy.deepcopy(student)
+    for cell in notebook.cells:
+        theirs = own.get(grade_id(cell))
+        if theirs is None:
+            cell.metadata.pop("nbgrader", None)
+            continue
+        if cell.cell_type != theirs.cell_type:
+            raise CourseError(f"{path}: cell {grade_id(cell)} should be a {theirs.cell_type} cell; change its type back")
+        cell.metadata = copy.deepcopy(theirs.metadata)
+        if not role(theirs, "solution"):
+            cell.source = theirs.source
+    return notebook
+
+
+def execute(notebook: NotebookNode, timeout: int = TIMEOUT) -> str:
+    """Run all cells in place from the repository's root, going on after errors; the return says what stopped it early, if anything did."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    client = NotebookClient(
+        notebook,
+        timeout=timeout,
+        interrupt_on_timeout=True,
+        allow_errors=True,
+        kernel_name="python3",
+        resources={"metadata": {"path": ROOT}},
+    )
+    try:
+        client.execute()
+    except DeadKernelError:
+        return "Python died before this cell was reached"
+    return ""
+
+
+def verdict(cell: NotebookNode, stopped: str) -> tuple[bool, str]:
+    """Whether an executed test cell passed, and if not, why."""
+    for output in cell.outputs:
+        if output.output_type == "error":
+            said = output.evalue.strip().splitlines()
+            return False, f"{output.ename}: {said[0]}" if said else output.ename
+    if cell.execution_count is None:
+        return False, stopped or "this cell did not run"
+    return True, "passed"
+
+
+def grade(path: Path, timeout: int = TIMEOUT) -> list[Grade]:
+    """One row a graded cell of a student's notebook.
+
+    Raises:
+        CourseError: the file is no notebook of the course, or cells of it are missing.
+    """
+    student = read(path)
+    source = source_of(student, path)
+    notebook = restored(student, source, path)
+    stopped = execute(notebook, timeout)
+    stubs = {grade_id(cell): cell.source for cell in student_copy(source).cells if role(cell, "solution")}
+    cells = {grade_id(cell): cell for cell in notebook.cells if grade_id(cell)}
+    rows = []
+    for exercise in exercises(source):
+        for name in exercise.graded:
+            cell, possible = cells[name], points(cells[name])
+            if role(cell, "solution"):  # a written answer
+                blank = cell.source.strip() == stubs[name].strip()
+                gained, remark = (0.0, "not attempted") if blank else (None, "to be read")
+            else:
+                passed, remark = verdict(cell, stopped)
+                gained = possible if passed else 0.0
+            rows.append(Grade(path.name, exercise.number, exercise.title, name, gained, possible, remark))
+    return rows
+
+
+def printed(rows: list[Grade]) -> str:
+    """The points of one notebook, for people."""
+    lines = [rows[0].notebook]
+    for row in rows:
+        gained = "  ?" if row.points is None else f"{row.points:3g}"
+        lines.append(f"  {row.exercise}  {gained} of {row.possible:g}  {row.title} ({row.cell}): {row.remark}")
+    sure, open_points = sum(r.points or 0 for r in rows), sum(r.possible for r in rows if r.points is None)
+    left = f", and up to {open_points:g} to be read" if open_points else ""
+    return "\n".join([*lines, f"  total {sure:g} of {sum(r.possible for r in rows):g}{left}"])
+
+
+def write(rows: list[Grade], folder: Path) -> tuple[Path, Path]:
+    """All rows as csv and as json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table, records = folder / "grades.csv", [asdict(row) for row in rows]
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(Grade.__dataclass_fields__))
+        writer.writeheader()
+        writer.writerows(records)
+    (folder / "grades.json").write_text(json.dumps(records, indent=1) + "\n")
+    return table, folder / "grades.json"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m course.grade", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("notebooks", nargs="+", type=Path, help="students' notebooks, of any sessions")
+    parser.add_argument("--out", type=Path, default=GRADES, help="folder of grades.csv and grades.json; default: runs/course/grades")
+    parser.add_argument("--timeout", type=int, default=TIMEOUT, help="seconds a cell may take")
+    given = parser.parse_args(arguments)
+    rows: list[Grade] = []
+    refused = 0
+    for path in given.notebooks:
+        try:
+            graded = grade(path, given.timeout)
+        except CourseError as error:
+            refused += 1
+            print(f"not graded: {error}")
+            continue
+        print(printed(graded))
+        rows += graded
+    print(*write(rows, given.out), sep="\n")
+    return 1 if refused else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

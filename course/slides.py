@@ -1,0 +1,102 @@
+"""python -m course.slides [folder]: slides of every session, one HTML file each that asks no network for anything.
+
+A cell's `slideshow` metadata say where it goes, as nbconvert's do: "slide" begins one, "fragment" goes on with it, all others are left
+out. Of code cells the pictures and printed text are shown, not the code. MathJax is copied in from the wheel sphinx-mathjax-offline, which
+the book uses too. Arrow keys, space and page keys turn slides; printing makes one page of each.
+"""
+
+import argparse
+import copy
+import html
+import importlib.util
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader
+from nbclient import NotebookClient
+from nbconvert.filters.markdown_mistune import markdown2html_mistune
+from nbformat import NotebookNode
+
+from course.sessions import ROOT, CourseError, read, role, session_paths
+
+SLIDES = ROOT / "runs" / "course" / "slides"
+SHOWN = ("slide", "fragment")
+
+
+def slide_type(cell: NotebookNode) -> str:
+    """What the metadata of a cell say of its place; empty where they say nothing."""
+    return str(cell.metadata.get("slideshow", {}).get("slide_type", ""))
+
+
+def shown_cells(source: NotebookNode) -> NotebookNode:
+    """The notebook with the cells that slides need: those shown, and the setup that their code relies on.
+
+    Raises:
+        CourseError: a solution or a test stands on a slide.
+    """
+    notebook = copy.deepcopy(source)
+    setup = [c for c in notebook.cells if role(c, "locked") and not role(c, "grade")][:1]
+    shown = [c for c in notebook.cells if slide_type(c) in SHOWN]
+    if wrong := [c.id for c in shown if role(c, "solution") or role(c, "grade")]:
+        raise CourseError(f"cells {wrong} are solutions or tests and must not stand on slides; take their slideshow metadata away")
+    notebook.cells = setup + shown
+    return notebook
+
+
+def rendered(cell: NotebookNode) -> str:
+    """HTML of a markdown cell's text, or of a code cell's outputs."""
+    if cell.cell_type == "markdown":
+        return str(markdown2html_mistune(cell.source))
+    parts = []
+    for output in cell.outputs:
+        data = output.get("data", {})
+        if "image/png" in data:
+            parts.append(f'<img alt="{html.escape(cell.source.splitlines()[0])}" src="data:image/png;base64,{data["image/png"].strip()}">')
+        elif output.output_type == "stream" and output.name == "stdout":
+            parts.append(f"<pre>{html.escape(output.text)}</pre>")
+    return "\n".join(parts)
+
+
+def mathjax() -> str:
+    """MathJax with SVG output, from the installed wheel, as one script.
+
+    Raises:
+        CourseError: the wheel is not installed.
+    """
+    found = importlib.util.find_spec("sphinx-mathjax-offline")
+    if found is None or found.origin is None:
+        raise CourseError("sphinx-mathjax-offline is not installed; pip install -e '.[book]'")
+    script = (Path(found.origin).parent / "static" / "mathjax" / "tex-svg.js").read_text()
+    return script.replace("</script", "<\\/script")
+
+
+def slides_html(source: NotebookNode) -> str:
+    """One session's slides; their code is run here."""
+    notebook = shown_cells(source)
+    if any(c.cell_type == "code" and slide_type(c) in SHOWN for c in notebook.cells):
+        NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": ROOT}}).execute()
+    slides: list[str] = []
+    for cell in notebook.cells:
+        if slide_type(cell) == "slide":
+            slides.append(rendered(cell))
+        elif slide_type(cell) == "fragment":
+            slides[-1] += rendered(cell)
+    title = notebook.cells[1].source.splitlines()[0].removeprefix("# ") if slides else ""
+    page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("slides.html")
+    return page.render(title=title, slides=slides, mathjax=mathjax())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m course.slides", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", nargs="?", type=Path, default=SLIDES, help="where to write; default: runs/course/slides")
+    folder = parser.parse_args(arguments).folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in session_paths():
+        target = folder / f"{path.stem}.html"
+        target.write_text(slides_html(read(path)))
+        print(target)
+
+
+if __name__ == "__main__":
+    main()

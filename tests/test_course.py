@@ -1,0 +1,213 @@
+"""The course: solutions pass, stubs and known wrong answers fail, students' copies hold no solution, and tampering does not help."""
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import nbformat
+import pytest
+
+from course import grade, pages, release, slides
+from course.sessions import EXERCISE, ROOT, CourseError, exercises, grade_id, mutants, points, read, role, session_paths
+
+PATHS = session_paths()
+
+
+class Notebook:
+    """Cells run one after the other in one namespace, as a kernel does, without the seconds that a kernel takes to start."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(ROOT)
+        plt.switch_backend("Agg")
+        plt.close("all")
+        self.space: dict[str, Any] = {"__name__": "__main__", "display": lambda *shown: None}
+
+    def run(self, source: str) -> None:
+        exec(compile(source, "<cell>", "exec"), self.space)
+
+    def fails(self, source: str) -> bool:
+        try:
+            self.run(source)
+        except Exception:
+            return True
+        return False
+
+
+def solutions(notebook: nbformat.NotebookNode) -> list[str]:
+    """What must not be seen: the lines inside solution regions, and the model answers' paragraphs."""
+    hidden = []
+    for cell in notebook.cells:
+        if role(cell, "solution") and cell.cell_type == "markdown":
+            hidden += [part for part in cell.source.split("\n\n") if len(part) > 30]
+        elif role(cell, "solution"):
+            for region in re.findall(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", cell.source, re.DOTALL):
+                hidden += [line.strip() for line in region.splitlines() if len(line.strip()) > 20]
+    return hidden
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
+def test_solutions_pass_and_stubs_and_mutants_fail(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test cell is tried on the stub and on every known wrong answer of the solution cell before it, then on the solution."""
+    source, notebook, wrong = read(path), Notebook(monkeypatch), mutants(path)
+    stubs = {grade_id(c): c.source for c in release.student_copy(source).cells if role(c, "solution")}
+    solution, before, tried = None, {}, []
+    for cell in source.cells:
+        if cell.cell_type != "code":
+            continue
+        if role(cell, "grade"):
+            assert solution is not None
+            solved = dict(notebook.space)
+            for bad in [stubs[grade_id(solution)], *(m.source for m in wrong if m.cell == grade_id(solution))]:
+                notebook.space = dict(before)
+                notebook.fails(bad)
+                assert notebook.fails(cell.source), f"{grade_id(cell)} passes with\n{bad}"
+            tried += [m for m in wrong if m.cell == grade_id(solution)]
+            assert [m for m in wrong if m.cell == grade_id(solution)], f"no known wrong answer of {grade_id(solution)}"
+            notebook.space = solved
+        elif role(cell, "solution"):
+            solution, before = cell, dict(notebook.space)
+        notebook.run(cell.source)
+    assert len(tried) == len(wrong), "a known wrong answer belongs to no tested cell"
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
+def test_the_notebooks_keep_the_courses_form(path: Path) -> None:
+    notebook = read(path)
+    number = int(path.stem[:2])
+    assert notebook.cells[0].source.startswith(f"# Session {number}: ")
+    found = exercises(notebook)
+    assert {"pencil", "code", "experiment"} <= {e.kind for e in found}
+    assert [e.number for e in found] == [f"{number}.{i + 1}" for i in range(len(found))]
+    worth = {grade_id(c): points(c) for c in notebook.cells if role(c, "grade")}
+    for exercise in found:
+        assert sum(worth[name] for name in exercise.graded) == exercise.points, exercise.number
+    names = [grade_id(c) for c in notebook.cells if grade_id(c)]
+    assert len(set(names)) == len(names)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert not cell.outputs
+            assert cell.execution_count is None
+        if role(cell, "solution"):
+            assert "slideshow" not in cell.metadata
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
+def test_students_see_no_solution(path: Path) -> None:
+    source = read(path)
+    seen = nbformat.writes(release.student_copy(source))
+    plain = "\n".join(c.source for c in nbformat.reads(seen, as_version=4).cells)
+    assert len(solutions(source)) > 3
+    kept = "\n".join(c.source for c in source.cells if not role(c, "solution"))
+    shown = [plain, "\n".join(c.source for c in pages.page(source, path.name).cells)]
+    shown.append("\n".join(c.source for c in slides.shown_cells(source).cells))
+    for text in shown:
+        assert not [line for line in solutions(source) if line in text and line not in kept]
+        assert "BEGIN SOLUTION" not in text
+    assert "SOLUTION" not in seen
+
+
+def answered(source: nbformat.NotebookNode, **changed: str) -> nbformat.NotebookNode:
+    """A student's copy with every model answer filled in, but for the cells given."""
+    notebook = release.student_copy(source)
+    model = {grade_id(c): c.source for c in source.cells if role(c, "solution")}
+    for cell in notebook.cells:
+        name = grade_id(cell)
+        cell.source = changed.get(name.replace("-", "_"), model.get(name, cell.source))
+    return notebook
+
+
+def test_grading_restores_the_tests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = read(PATHS[3])  # the lightest to run
+    copies = {"solved": answered(source), "blank": release.student_copy(source)}
+    copies["tampered"] = release.student_copy(source)
+    for cell in copies["tampered"].cells:
+        if role(cell, "grade") and cell.cell_type == "code":
+            cell.source, cell.metadata["nbgrader"]["points"] = "assert True", 100
+        if role(cell, "locked"):
+            cell.metadata["tags"] = ["raises-exception"]
+    helper = nbformat.v4.new_code_cell("def help_me(x):\n    return x")
+    copies["solved"].cells.insert(3, helper)  # students may add cells
+    for name, notebook in copies.items():
+        nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+    assert grade.main([*(str(tmp_path / f"{name}.ipynb") for name in copies), "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    written = sum(points(c) for c in source.cells if role(c, "grade") and c.cell_type == "markdown")
+    tested = sum(points(c) for c in source.cells if role(c, "grade") and c.cell_type == "code")
+    assert f"total {tested:g} of {tested + written:g}, and up to {written:g} to be read" in said
+    assert said.count(f"total 0 of {tested + written:g}\n") == 2
+    assert "NotImplementedError" in said or "NameError" in said
+    assert (tmp_path / "grades.csv").read_text().count("to be read") == sum(
+        c.cell_type == "markdown" for c in source.cells if role(c, "grade")
+    )
+
+
+def test_a_cell_that_never_ends_and_a_python_that_dies_are_survived(tmp_path: Path) -> None:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("while True: pass"), nbformat.v4.new_code_cell("1")])
+    assert grade.execute(notebook, timeout=2) == ""
+    assert grade.verdict(notebook.cells[0], "")[1].startswith("KeyboardInterrupt")
+    assert grade.verdict(notebook.cells[1], "") == (True, "passed")
+    dying = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import os; os._exit(1)"), nbformat.v4.new_code_cell("1")])
+    stopped = grade.execute(dying, timeout=20)
+    assert "died" in stopped
+    assert grade.verdict(dying.cells[1], stopped) == (False, stopped)
+
+
+def test_mutilated_and_foreign_notebooks_are_refused(tmp_path: Path) -> None:
+    source = read(PATHS[0])
+    whole = release.student_copy(source)
+    test = next(i for i, c in enumerate(whole.cells) if role(c, "grade") and c.cell_type == "code")
+    missing, twice, moved, typed = (copy.deepcopy(whole) for _ in range(4))
+    del missing.cells[test]
+    twice.cells.append(copy.deepcopy(twice.cells[test]))
+    moved.cells.insert(0, moved.cells.pop(test))
+    typed.cells[test].cell_type = "markdown"
+    for said, notebook in {"is missing": missing, "more than once": twice, "out of order": moved, "type back": typed}.items():
+        with pytest.raises(CourseError, match=said):
+            grade.restored(notebook, source, tmp_path / "a.ipynb")
+    with pytest.raises(CourseError, match="no session"):
+        grade.source_of(nbformat.v4.new_notebook(), tmp_path / "a.ipynb")
+    (tmp_path / "broken.ipynb").write_text("no json")
+    with pytest.raises(CourseError, match="cannot be read"):
+        read(tmp_path / "broken.ipynb")
+    with pytest.raises(CourseError, match="cannot be read"):
+        read(tmp_path / "absent.ipynb")
+    assert grade.main([str(tmp_path / "broken.ipynb"), "--out", str(tmp_path)]) == 1
+
+
+def test_the_books_pages(tmp_path: Path) -> None:
+    written = pages.write_pages(tmp_path)
+    toc = (ROOT / "book" / "_toc.yml").read_text()
+    syllabus = (ROOT / "book" / "chapters" / "course.md").read_text()
+    for path, source in zip(written, PATHS, strict=True):
+        assert f"executed/course/{path.stem}" in toc
+        assert (tmp_path / "notebooks" / path.name).exists()
+        text = "\n".join(c.source for c in read(path).cells)
+        assert "YOUR ANSWER HERE" not in text
+        assert "`notebooks/" not in text
+        for link in re.findall(r"\[\]\(\.\./(\w+)\.ipynb\)", text):
+            assert (ROOT / "notebooks" / f"{link}.ipynb").exists(), link
+        for exercise in exercises(read(source)):
+            assert f"````{{exercise}} {exercise.number}, {exercise.kind}, {exercise.points} points: {exercise.title}" in text
+            assert f"| {exercise.number} {exercise.title} | {exercise.kind} | {exercise.points} |" in syllabus
+    assert f"are worth {sum(e.points for p in PATHS for e in exercises(read(p)))} points" in syllabus
+
+
+def test_slides_hold_everything_they_need() -> None:
+    source = read(PATHS[3])
+    page = slides.slides_html(source)
+    body = page[page.index("<body>") :]
+    assert body.count("<section") == sum(slides.slide_type(c) == "slide" for c in source.cells)
+    assert "<h1" in body
+    assert "MathJax" in page
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page[: page.index("window.MathJax")] + body)
+    wrong = read(PATHS[3])
+    next(c for c in wrong.cells if role(c, "solution")).metadata["slideshow"] = {"slide_type": "slide"}
+    with pytest.raises(CourseError, match="must not stand on slides"):
+        slides.slides_html(wrong)
+
+
+def test_exercise_headings_are_read() -> None:
+    assert EXERCISE.match("### Exercise 1.2 (code, 4 points): One step").group("title") == "One step"  # type: ignore[union-attr]
+    assert not EXERCISE.match("### Exercise one")
