@@ -133,7 +133,7 @@ def grade(path: Path, timeout: int = TIMEOUT) -> list[Grade]:
             else:
                 passed, remark = verdict(cell, stopped)
                 gained = possible if passed else 0.0
-            rows.append(Grade(path.name, exercise.number, exercise.title, name, gained, possible, remark))
+            rows.append(Grade(str(path), exercise.number, exercise.title, name, gained, possible, remark))
     return rows
 
 
