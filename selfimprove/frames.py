@@ -1,40 +1,231 @@
-"""Precomputed pictures behind a slider: interactive in a notebook and in the static page alike, with no kernel and no library."""
+"""Precomputed pictures behind sliders, for a notebook and for the static page alike: no kernel, no library, no request.
+
+What is on the page is one `<figure>` with every picture in it, one of them visible. A script of its own moves the sliders; where none runs
+(none is allowed, or the notebook is not yet trusted) one picture and its labels stand there as in any other figure.
+"""
 
 import base64
+import hashlib
 import html
 import io
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 from IPython.display import HTML
 from matplotlib.figure import Figure
+from PIL import Image
+
+HEAVIEST = 1_500_000  # bytes of one set of frames as they stand in the page; a page of two should stay below 3 MB
+COLOURS = 64  # that a drawn figure keeps: lines look the same, and it weighs half
+FINE = 2  # pixels of a drawn figure for one of the page, so that text is sharp on fine screens
+
+_STYLE = """
+#ID{margin:1em 0}
+#ID [hidden]{display:none!important}
+#ID .si-axis{display:flex;flex-wrap:wrap;align-items:center;gap:.3em .8em;margin:0 0 .4em}
+#ID label{display:flex;align-items:center;gap:.8em;margin:0}
+#ID input{flex:1 1 12em;width:16em;min-width:6em;max-width:100%;height:1.8em;margin:0;accent-color:currentColor}
+#ID button{font:inherit;color:inherit;background:none;border:1px solid currentColor;border-radius:.3em;min-width:4.6em;padding:.2em .6em}
+#ID input:focus-visible,#ID button:focus-visible{outline:3px solid currentColor;outline-offset:3px}
+#ID output{font-weight:bold}
+#ID img{display:block;max-width:100%;height:auto;margin:.3em 0;padding:0;background:none;filter:none}
+#ID p,#ID figcaption{margin:.3em 0;max-width:44em;text-align:left}
+#ID figcaption{font-size:.95em}
+"""
+# A press on Play goes through the positions once, and on from the start when it is at the end; with reduced motion it goes one further.
+_SCRIPT = """
+for (const figure of document.querySelectorAll('#ID:not([data-ready])')) {
+  figure.dataset.ready = '';
+  const all = name => [...figure.querySelectorAll(name)];
+  const bars = all('input'), outputs = all('output'), buttons = all('button'), pictures = all('img');
+  const note = figure.querySelector('.si-note');
+  const labels = bars.map(bar => JSON.parse(bar.dataset.labels));
+  const calm = matchMedia('(prefers-reduced-motion: reduce)');
+  let timer = 0, playing = null;
+  const show = () => {
+    let place = 0;
+    bars.forEach((bar, i) => {
+      outputs[i].textContent = labels[i][bar.value];
+      bar.setAttribute('aria-valuetext', labels[i][bar.value]);
+      place = place * labels[i].length + Number(bar.value);
+    });
+    pictures.forEach((picture, i) => { picture.hidden = i !== place; });
+    if (note) note.textContent = pictures[place].dataset.note;
+  };
+  const stop = () => {
+    clearInterval(timer);
+    playing = null;
+    buttons.forEach(button => { button.textContent = calm.matches ? 'Next' : 'Play'; });
+  };
+  const step = bar => {
+    bar.value = bar.value === bar.max ? 0 : Number(bar.value) + 1;
+    show();
+    if (bar.value === bar.max) stop();
+  };
+  figure.querySelector('.si-still').hidden = true;
+  bars.forEach((bar, i) => {
+    bar.hidden = buttons[i].hidden = bar.max === '0';
+    bar.addEventListener('input', () => { stop(); show(); });
+    buttons[i].addEventListener('click', () => {
+      const pause = playing === bar;
+      stop();
+      if (pause) return;
+      if (!calm.matches) {
+        playing = bar;
+        buttons[i].textContent = 'Pause';
+        timer = setInterval(step, PACE, bar);
+      }
+      step(bar);
+    });
+  });
+  calm.addEventListener('change', stop);
+  stop();
+  show();
+}
+"""
 
 
-def slider(figures: Sequence[Figure], labels: Sequence[str], name: str, start: int = 0, dpi: int = 80) -> HTML:
-    """Show one of the figures at a time, chosen by a slider; `name` says what the slider moves, a label each position.
+class Film(NamedTuple):
+    """What `sliders` takes, in its order: pictures of all positions, the last axis fastest, with words for each of them.
+
+    axes: what each slider moves -> the label of each of its positions; descriptions: what a reader who does not see the picture should
+    know of it; notes: a line under the picture, such as what was measured there; none, or one a picture.
+    """
+
+    frames: Sequence[Figure | Image.Image]
+    axes: Mapping[str, Sequence[str]]
+    descriptions: Sequence[str]
+    notes: Sequence[str] = ()
+
+
+def slider(
+    frames: Sequence[Figure | Image.Image],
+    labels: Sequence[str],
+    name: str,
+    descriptions: Sequence[str],
+    notes: Sequence[str] = (),
+    *,
+    start: int = 0,
+    caption: str = "",
+    pace: float = 0.8,
+) -> HTML:
+    """One of the pictures at a time, chosen by a slider; `name` says what it moves, a label each position. See `sliders`."""
+    return sliders(frames, {name: labels}, descriptions, notes, start=start, caption=caption, pace=pace)
+
+
+def sliders(
+    frames: Sequence[Figure | Image.Image],
+    axes: Mapping[str, Sequence[str]],
+    descriptions: Sequence[str],
+    notes: Sequence[str] = (),
+    *,
+    start: int = 0,
+    caption: str = "",
+    pace: float = 0.8,
+) -> HTML:
+    """One of the pictures at a time, chosen by a slider an axis; for the other arguments see `Film`.
+
+    Figures are drawn twice as fine as they are shown, and closed; pictures are shown pixel by pixel, slightly compressed. The same
+    arguments give the same bytes.
+
+    Args:
+        start: the position, counted through all frames, that shows first, and alone where no script runs.
+        caption: what to look for, plain text.
+        pace: seconds between two positions when it plays.
 
     Raises:
-        ValueError: no figures, or not one label a figure.
+        ValueError: no frames; labels, descriptions or notes that are not one a frame; an empty description; frames of different sizes, or
+            too heavy for a page; a start or a pace that cannot be.
     """
-    if not figures or len(figures) != len(labels):
-        raise ValueError(f"figures has {len(figures)} entries and labels {len(labels)}; give one label a figure, at least one")
-    images = []
-    for figure in figures:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=dpi)
-        plt.close(figure)
-        images.append(base64.b64encode(buffer.getvalue()).decode())
-    texts = [html.escape(f"{name}: {label}") for label in labels]
+    _check(len(frames), axes, descriptions, notes, start, pace)
+    drawn = [_encoded(frame) for frame in frames]
+    sizes = [size for _, size in drawn]
+    if len(set(sizes)) > 1:
+        other = next(i for i, size in enumerate(sizes) if size != sizes[0])
+        raise ValueError(f"frame {other} is {sizes[other]} pixels, frame 0 {sizes[0]}; draw all frames with one size")
+    weight = sum(len(data) for data, _ in drawn)
+    if weight > HEAVIEST:
+        raise ValueError(f"the frames weigh {weight / 1e6:.1f} MB, more than {HEAVIEST / 1e6} MB; show fewer or smaller ones")
+    places = _places(start, [len(labels) for labels in axes.values()])
+    rows = "".join(_axis(name, labels, place) for (name, labels), place in zip(axes.items(), places, strict=True))
     pictures = "".join(
-        f'<img alt="{text}" src="data:image/png;base64,{image}" style="max-width:100%;display:{"block" if i == start else "none"}">'
-        for i, (text, image) in enumerate(zip(texts, images, strict=True))
+        _picture(data, sizes[0], description, note, hidden=i != start)
+        for i, ((data, _), description, note) in enumerate(zip(drawn, descriptions, notes or [""] * len(frames), strict=True))
     )
-    show = (
-        "const d=this.parentElement.parentElement;d.querySelectorAll('img').forEach((m,i)=>{"
-        "m.style.display=(i==this.value)?'block':'none';if(i==this.value)d.querySelector('output').textContent=m.alt;});"
+    body = rows + pictures + (f'<p class="si-note">{html.escape(notes[start])}</p>' if notes else "")
+    # no <noscript>: in a notebook that is not trusted scripts are on, and this one is taken out
+    body += f'<p class="si-still">Position {start + 1} of {len(frames)}. The others need JavaScript; in Jupyter, a trusted notebook.</p>'
+    body += f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    name = "frames-" + hashlib.sha256(body.encode()).hexdigest()[:12]
+    style, script = _STYLE.replace("ID", name), _SCRIPT.replace("ID", name).replace("PACE", f"{1000 * pace:.0f}")
+    title = html.escape(" and ".join(axes))
+    return HTML(  # Jupyter's own keys (cut a cell, run it) must not answer while a slider has the focus: data-lm-suppress-shortcuts
+        f'<figure id="{name}" role="group" aria-label="Pictures by {title}" data-lm-suppress-shortcuts="true">'
+        f"<style>{style}</style>{body}<script>{script}</script></figure>"
     )
-    return HTML(
-        f'<div><label style="display:flex;gap:1em;align-items:center">'
-        f'<input type="range" min="0" max="{len(images) - 1}" value="{start}" aria-label="{html.escape(name)}" '
-        f'style="width:20em" oninput="{show}"><output>{texts[start]}</output></label>{pictures}</div>'
+
+
+def _check(
+    count: int, axes: Mapping[str, Sequence[str]], descriptions: Sequence[str], notes: Sequence[str], start: int, pace: float
+) -> None:
+    if not count:
+        raise ValueError("frames is empty; give at least one picture")
+    if not axes or not all(axes.values()) or not all(name.strip() for name in axes):
+        raise ValueError(f"axes={dict(axes)!r} must name what each slider moves, and label at least one position of each")
+    positions = math.prod(len(labels) for labels in axes.values())
+    for name, given in (("labels", positions), ("descriptions", len(descriptions)), ("notes", len(notes) if notes else count)):
+        if given != count:
+            raise ValueError(f"frames has {count} entries, {name} make {given}; give one a frame")
+    for index, description in enumerate(descriptions):
+        if not description.strip():
+            raise ValueError(f"descriptions[{index}] is empty; say what the picture shows to a reader who does not see it")
+    if not 0 <= start < count:
+        raise ValueError(f"start={start} is no position; give 0 to {count - 1}")
+    if not pace > 0.34:
+        raise ValueError(f"pace={pace} seconds: pictures that change more than three times a second can harm; give more than 0.34")
+
+
+def _places(start: int, counts: Sequence[int]) -> list[int]:
+    """The position on each axis of frame `start`, the last axis fastest."""
+    places = []
+    for count in reversed(counts):
+        start, place = divmod(start, count)
+        places.append(place)
+    return places[::-1]
+
+
+def _encoded(frame: Figure | Image.Image) -> tuple[str, tuple[int, int]]:
+    """WebP in base64, and the size in the page's pixels: drawn figures in few colours, pictures in all."""
+    buffer = io.BytesIO()
+    if isinstance(frame, Figure):
+        drawing = io.BytesIO()
+        frame.savefig(drawing, format="png", dpi=72 * FINE, facecolor="white")
+        plt.close(frame)
+        image = Image.open(drawing).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).convert("RGB")
+        image.save(buffer, "WEBP", lossless=True)
+        size = (image.width // FINE, image.height // FINE)
+    else:
+        frame.convert("RGB").save(buffer, "WEBP", quality=90)
+        size = frame.size
+    return base64.b64encode(buffer.getvalue()).decode(), size
+
+
+def _axis(name: str, labels: Sequence[str], place: int) -> str:
+    """A slider with its label, its value in words and its button; both wait for the script."""
+    words, value = html.escape(name), html.escape(labels[place])
+    return (
+        f'<div class="si-axis"><label><span>{words}</span><input type="range" min="0" max="{len(labels) - 1}" step="1" value="{place}" '
+        f'autocomplete="off" aria-valuetext="{value}" data-labels="{html.escape(json.dumps(list(labels)))}" hidden></label>'
+        f'<output aria-live="off">{value}</output><button type="button" title="Play {words}" hidden>Play</button></div>'
+    )
+
+
+def _picture(data: str, size: tuple[int, int], description: str, note: str, hidden: bool) -> str:
+    said = f' data-note="{html.escape(note)}"' if note else ""
+    return (
+        f'<img src="data:image/webp;base64,{data}" width="{size[0]}" height="{size[1]}" alt="{html.escape(description)}"{said}'
+        f"{' hidden' if hidden else ''}>"
     )

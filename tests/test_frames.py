@@ -1,19 +1,120 @@
-import matplotlib.pyplot as plt
-import pytest
+from html.parser import HTMLParser
 
-from selfimprove.frames import slider
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from PIL import Image
+
+from selfimprove.frames import Film, slider, sliders
+
+VOID = {"img", "input"}
+
+
+class Page(HTMLParser):
+    """The elements of a page as (name, attributes), checked to be closed in the right order."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: dict[str, str] = {}
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text[self.open[-1]] = self.text.get(self.open[-1], "") + data
+
+    def all(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.elements if tag == name]
+
+
+def pictures(count: int, size: tuple[int, int] = (6, 4)) -> list[Image.Image]:
+    return [Image.new("RGB", size, (40 * i, 0, 0)) for i in range(count)]
+
+
+def words(count: int) -> list[str]:
+    return [f"picture {i}" for i in range(count)]
 
 
 def test_one_picture_shows_and_all_have_words() -> None:
-    figures = [plt.figure(figsize=(1, 1)) for _ in range(3)]
-    page = slider(figures, ["a < b", "two", "three"], "round", start=1).data
-    assert page.count("<img") == 3
-    assert page.count("display:block") == 1
-    assert 'alt="round: a &lt; b"' in page
-    assert 'max="2" value="1"' in page
-    assert "http" not in page  # nothing is fetched
+    figures = [plt.figure(figsize=(2, 1)) for _ in range(3)]
+    before = len(plt.get_fignums())
+    page = Page(slider(figures, ["a < b", "two", "three"], "round", ['the "first"', "2", "3"], start=1, caption="look & see").data)
+    assert len(plt.get_fignums()) == before - 3  # or the notebook would show them once more
+    shown = page.all("img")
+    assert [i["alt"] for i in shown] == ['the "first"', "2", "3"]
+    assert ["hidden" in i for i in shown] == [True, False, True]
+    assert {(i["width"], i["height"]) for i in shown} == {("144", "72")}
+    (bar,) = page.all("input")
+    assert (bar["type"], bar["min"], bar["max"], bar["value"], bar["aria-valuetext"]) == ("range", "0", "2", "1", "two")
+    assert (page.text["span"], page.text["output"], page.text["figcaption"]) == ("round", "two", "look & see")
 
 
-def test_labels_must_fit() -> None:
-    with pytest.raises(ValueError, match="figures has 0 entries and labels 1"):
-        slider([], ["one"], "round")
+def test_without_a_script_a_figure_with_its_labels_is_left() -> None:
+    page = Page(slider(pictures(2), ["a", "b"], "round", words(2)).data)
+    assert all("hidden" in control for control in page.all("input") + page.all("button"))  # the script shows them
+    assert page.text["output"] == "a"
+    assert page.text["p"].startswith("Position 1 of 2. The others need JavaScript")
+    assert "hidden" not in page.all("p")[0]
+
+
+def test_nothing_is_fetched_and_everything_is_scoped() -> None:
+    text = slider(pictures(2), ["a", "b"], "round", words(2)).data
+    page = Page(text)
+    assert "http" not in text
+    assert all(str(i["src"]).startswith("data:image/webp;base64,") for i in page.all("img"))
+    (figure,) = page.all("figure")
+    rules = [rule for rule in page.text["style"].strip().splitlines() if rule]
+    assert all(rule.startswith(f"#{figure['id']} ") or rule.startswith(f"#{figure['id']}{{") for rule in rules)
+    assert f"#{figure['id']}:not" in page.text["script"]
+
+
+def test_the_same_page_has_the_same_bytes() -> None:
+    first = slider(pictures(2), ["a", "b"], "round", words(2)).data
+    assert slider(pictures(2), ["a", "b"], "round", words(2)).data == first
+    other = Page(slider(pictures(2), ["a", "c"], "round", words(2)).data).all("figure")[0]["id"]
+    assert other != Page(first).all("figure")[0]["id"]  # two on a page do not move each other
+
+
+def test_two_sliders_go_through_a_grid() -> None:
+    film = Film(pictures(6), {"seed": ["0", "1"], "round": ["base", "1", "2"]}, words(6), [f"note {i}" for i in range(6)])
+    page = Page(sliders(*film, start=4).data)
+    assert [bar["value"] for bar in page.all("input")] == ["1", "1"]
+    assert [i["alt"] for i in page.all("img") if "hidden" not in i] == ["picture 4"]
+    assert page.text["p"].startswith("note 4")
+    assert [i["data-note"] for i in page.all("img")][5] == "note 5"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"frames": []}, "frames is empty"),
+        ({"axes": {}}, "axes={} must name what each slider moves"),
+        ({"axes": {"round": ["a"]}}, "frames has 2 entries, labels make 1"),
+        ({"descriptions": ["one"]}, "frames has 2 entries, descriptions make 1"),
+        ({"descriptions": ["one", " "]}, r"descriptions\[1\] is empty"),
+        ({"notes": ["one"]}, "frames has 2 entries, notes make 1"),
+        ({"frames": pictures(1) + pictures(1, (4, 4))}, r"frame 1 is \(4, 4\) pixels, frame 0 \(6, 4\)"),
+        ({"start": 2}, "start=2 is no position; give 0 to 1"),
+        ({"pace": 0.1}, "more than three times a second"),
+    ],
+)
+def test_errors_say_what_is_wrong(changed: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sliders(**({"frames": pictures(2), "axes": {"round": ["a", "b"]}, "descriptions": words(2)} | changed))
+
+
+def test_a_page_must_not_become_heavy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selfimprove.frames.HEAVIEST", 1000)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    with pytest.raises(ValueError, match="MB, more than 0.001 MB; show fewer or smaller ones"):
+        slider([noise], ["a"], "round", ["noise"])
