@@ -188,7 +188,7 @@ def claims(
     at_zero, at_one = decoupled.iloc[0], decoupled.iloc[-1]
     return [
         Claim("p_k exp(f / lambda) is the opponent's best reply (4.3)", "smallest advantage over 500 rivals", advantage, ">=", 0),
-        Claim("log p(x_{1:T}) is the sum of its steps (4.7)", "largest difference", chain["largest difference"].max(), "<=", 1e-8),
+        Claim("log p(x_1..x_T) is the sum of its steps (4.7)", "largest difference", chain["largest difference"].max(), "<=", 1e-8),
         Claim("(C.3) and (C.4) hold with h_t from (C.2)", "largest relative difference", forms["derived"].max(), "<=", 1e-8),
         Claim("and not with h_t as extracted", "smallest of six largest differences", forms["as extracted"].min(), ">=", 0.01),
         Claim("(C.5) equals (4.9) at sigma = 0", "largest difference of an example", at_zero["largest"], "<=", 1e-10),
