@@ -51,7 +51,7 @@ book/_build/html/index.html: | .venv/.check
 # every page of the book in a real browser (the system's chromium)
 book-test: .venv/.check book/_build/html/index.html
 	$(PIP) --editable '.[test,book,browser]'
-	@$(BIN)/pytest tests_browser/test_book*.py; tested=$$?; echo "screenshots: runs/book-browser/"; exit $$tested
+	@$(BIN)/pytest tests_browser/test_book*.py tests_browser/test_interactive.py; tested=$$?; echo "screenshots: runs/book-browser/"; exit $$tested
 
 # the book as one page, book/_build/print/index.html, and as a PDF beside it
 book-print: .venv/.check book/_build/html/index.html
@@ -115,7 +115,7 @@ scorer-parity: .venv/.run
 # the study and the selection by hand in a real browser (the system's chromium); two minutes; screenshots: runs/study-browser/
 study-test: .venv/.run
 	$(PIP) --editable '.[test,browser]'
-	$(BIN)/pytest tests_browser --ignore-glob='*/test_book*'
+	$(BIN)/pytest tests_browser/test_study_browser.py
 
 # students' notebooks and slides into runs/course/; the slides run some cells: a minute
 course: .venv/.check
