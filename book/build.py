@@ -105,7 +105,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for name, parameters in pages(arguments.preset).items():
         execute(name, parameters)
-    (EXECUTED / "colophon.md").write_text(colophon(EXECUTED))
+    (EXECUTED / "colophon.md").write_text(colophon(EXECUTED, (ROOT / "book" / "_toc.yml").read_text()))
     subprocess.run([sys.executable, "-m", "course.pages"], check=True, cwd=ROOT)
     builder = [str(Path(sys.executable).parent / "jupyter-book"), "build", "-W", "--keep-going", "-q", str(ROOT / "book")]
     subprocess.run(builder, check=True)

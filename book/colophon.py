@@ -12,13 +12,17 @@ their pages name, and carry a record of their own.
 """
 
 
-def colophon(executed: Path) -> str:
-    """Markdown of a table of the pages in `executed`, one `<page>.json` each; what all have in common is said once."""
+def colophon(executed: Path, contents: str) -> str:
+    """Markdown of a table of what was executed, from one `<page>.json` each; what all have in common is said once.
+
+    `contents`: the table of contents, `_toc.yml`; what is not in it is named without a link.
+    """
     records = {path.stem: json.loads(path.read_text()) for path in sorted(executed.glob("*.json"))}
     pages = ["| page | executed | seconds | parameters |", "|---|---|---|---|"]
     for name, record in records.items():
         chosen = ", ".join(f"`{k}={v}`" for k, v in record["parameters"].items()) or "as published"
-        pages.append(f"| [](./{name}) | {record['provenance']['time']} | {record['seconds']} | {chosen} |")
+        page = f"[](./{name})" if f"executed/{name}\n" in contents else name
+        pages.append(f"| {page} | {record['provenance']['time']} | {record['seconds']} | {chosen} |")
     made = [_setting(record["provenance"]) for record in records.values()]
     settings = ["| " + " | ".join(("made with", *made[0])) + " |", "|---" * (len(made[0]) + 1) + "|"] if made else []
     for setting in sorted({tuple(m.values()) for m in made}):

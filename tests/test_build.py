@@ -62,6 +62,9 @@ def test_every_notebook_is_a_page() -> None:
     assert set(pages("smoke")) == set(pages("shapes-spin")) == templates
 
 
+TOC = "- file: executed/01_a\n- file: executed/02_b\n"
+
+
 def record(folder: Path, name: str, **changes: object) -> None:
     made = {
         "time": "2026-01-02T03:04:05Z",
@@ -77,9 +80,10 @@ def record(folder: Path, name: str, **changes: object) -> None:
 def test_the_colophon_names_every_page_and_tells_machines_apart(tmp_path: Path) -> None:
     record(tmp_path, "01_a")
     record(tmp_path, "02_b")
-    assert "| 2 pages | a machine | 2 | 3.11 | 2 | 0123456 |" in colophon(tmp_path)
+    assert "| 2 pages | a machine | 2 | 3.11 | 2 | 0123456 |" in colophon(tmp_path, TOC)
     record(tmp_path, "02_b", threads=1, git="abcdefg012-dirty")
-    text = colophon(tmp_path)
+    text = colophon(tmp_path, TOC)
     assert "| [](./02_b) | 2026-01-02T03:04:05Z | 7 | as published |" in text
     assert "| 1 pages | a machine | 1 | 3.11 | 2 | abcdefg-dirty |" in text
+    assert "| 01_a | 2026" in colophon(tmp_path, "")
     assert "| 1 pages | a machine | 2 | 3.11 | 2 | 0123456 |" in text
