@@ -1,7 +1,7 @@
 """Precomputed pictures behind sliders, for a notebook and for the static page alike: no kernel, no library, no request.
 
-What is on the page is one `<figure>` with every picture in it, one of them visible. A script of its own moves the sliders; where none runs
-(none is allowed, or the notebook is not yet trusted) one picture and its labels stand there as in any other figure.
+What is on the page is one `<figure>`: a picture, sliders that are switched off, the other pictures as data, and a script that brings them
+together. Where no script runs (none is allowed, or the notebook is not yet trusted) the one picture stands there as any other figure does.
 """
 
 import base64
@@ -22,25 +22,33 @@ HEAVIEST = 1_500_000  # bytes of one set of frames as they stand in the page; a 
 COLOURS = 64  # that a drawn figure keeps: lines look the same, and it weighs half
 FINE = 2  # pixels of a drawn figure for one of the page, so that text is sharp on fine screens
 
+_KEYS = "data-lm-suppress-shortcuts"
 _STYLE = """
 #ID{margin:1em 0}
 #ID [hidden]{display:none!important}
 #ID .si-axis{display:flex;flex-wrap:wrap;align-items:center;gap:.3em .8em;margin:0 0 .4em}
 #ID label{display:flex;align-items:center;gap:.8em;margin:0}
-#ID input{flex:1 1 12em;width:16em;min-width:6em;max-width:100%;height:1.8em;margin:0;accent-color:currentColor}
+#ID input{flex:1 1 12em;width:16em;min-width:6em;max-width:100%;height:1.8em;margin:0;accent-color:#0072B2}
 #ID button{font:inherit;color:inherit;background:none;border:1px solid currentColor;border-radius:.3em;min-width:4.6em;padding:.2em .6em}
 #ID input:focus-visible,#ID button:focus-visible{outline:3px solid currentColor;outline-offset:3px}
 #ID output{font-weight:bold}
 #ID img{display:block;max-width:100%;height:auto;margin:.3em 0;padding:0;background:none;filter:none}
 #ID p,#ID figcaption{margin:.3em 0;max-width:44em;text-align:left}
-#ID figcaption{font-size:.95em}
+#ID figcaption{font-size:.95em;font-weight:inherit;color:inherit}
 """
 # A press on Play goes through the positions once, and on from the start when it is at the end; with reduced motion it goes one further.
 _SCRIPT = """
 for (const figure of document.querySelectorAll('#ID:not([data-ready])')) {
   figure.dataset.ready = '';
   const all = name => [...figure.querySelectorAll(name)];
-  const bars = all('input'), outputs = all('output'), buttons = all('button'), pictures = all('img');
+  const bars = all('input'), outputs = all('output'), buttons = all('button'), first = figure.querySelector('img');
+  const frames = JSON.parse(figure.querySelector('script[type="application/json"]').textContent);
+  const pictures = frames.map(([data, words]) => {
+    const picture = data ? first.cloneNode() : first;
+    if (data) Object.assign(picture, {src: 'data:image/webp;base64,' + data, alt: words, hidden: true});
+    return picture;
+  });
+  first.replaceWith(...pictures);
   const note = figure.querySelector('.si-note');
   const labels = bars.map(bar => JSON.parse(bar.dataset.labels));
   const calm = matchMedia('(prefers-reduced-motion: reduce)');
@@ -53,7 +61,7 @@ for (const figure of document.querySelectorAll('#ID:not([data-ready])')) {
       place = place * labels[i].length + Number(bar.value);
     });
     pictures.forEach((picture, i) => { picture.hidden = i !== place; });
-    if (note) note.textContent = pictures[place].dataset.note;
+    if (note) note.textContent = frames[place][2];
   };
   const stop = () => {
     clearInterval(timer);
@@ -67,7 +75,7 @@ for (const figure of document.querySelectorAll('#ID:not([data-ready])')) {
   };
   figure.querySelector('.si-still').hidden = true;
   bars.forEach((bar, i) => {
-    bar.hidden = buttons[i].hidden = bar.max === '0';
+    bar.hidden = buttons[i].hidden = bar.disabled = buttons[i].disabled = bar.max === '0';
     bar.addEventListener('input', () => { stop(); show(); });
     buttons[i].addEventListener('click', () => {
       const pause = playing === bar;
@@ -151,20 +159,19 @@ def sliders(
         raise ValueError(f"the frames weigh {weight / 1e6:.1f} MB, more than {HEAVIEST / 1e6} MB; show fewer or smaller ones")
     places = _places(start, [len(labels) for labels in axes.values()])
     rows = "".join(_axis(name, labels, place) for (name, labels), place in zip(axes.items(), places, strict=True))
-    pictures = "".join(
-        _picture(data, sizes[0], description, note, hidden=i != start)
-        for i, ((data, _), description, note) in enumerate(zip(drawn, descriptions, notes or [""] * len(frames), strict=True))
-    )
-    body = rows + pictures + (f'<p class="si-note">{html.escape(notes[start])}</p>' if notes else "")
-    # no <noscript>: in a notebook that is not trusted scripts are on, and this one is taken out
+    data = ["" if i == start else data for i, (data, _) in enumerate(drawn)]  # that one stands on the page as it is
+    others = json.dumps(list(zip(data, descriptions, notes or [""] * len(frames), strict=True))).replace("<", "\\u003c")
+    body = rows + _picture(drawn[start][0], sizes[0], descriptions[start])
+    body += f'<p class="si-note">{html.escape(notes[start])}</p>' if notes else ""
+    # no <noscript>: in a notebook that is not trusted scripts are allowed, and this one is taken out
     body += f'<p class="si-still">Position {start + 1} of {len(frames)}. The others need JavaScript; in Jupyter, a trusted notebook.</p>'
     body += f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    body += f'<script type="application/json">{others}</script>'
     name = "frames-" + hashlib.sha256(body.encode()).hexdigest()[:12]
     style, script = _STYLE.replace("ID", name), _SCRIPT.replace("ID", name).replace("PACE", f"{1000 * pace:.0f}")
     title = html.escape(" and ".join(axes))
-    return HTML(  # Jupyter's own keys (cut a cell, run it) must not answer while a slider has the focus: data-lm-suppress-shortcuts
-        f'<figure id="{name}" role="group" aria-label="Pictures by {title}" data-lm-suppress-shortcuts="true">'
-        f"<style>{style}</style>{body}<script>{script}</script></figure>"
+    return HTML(
+        f'<figure id="{name}" role="group" aria-label="Pictures by {title}"><style>{style}</style>{body}<script>{script}</script></figure>'
     )
 
 
@@ -214,18 +221,18 @@ def _encoded(frame: Figure | Image.Image) -> tuple[str, tuple[int, int]]:
 
 
 def _axis(name: str, labels: Sequence[str], place: int) -> str:
-    """A slider with its label, its value in words and its button; both wait for the script."""
-    words, value = html.escape(name), html.escape(labels[place])
+    """A slider with its label, its value in words and its button, switched off until the script runs.
+
+    While one of them has the focus, JupyterLab's own keys (x cuts a cell, arrows leave it) must not answer: `_KEYS`, which acts on the
+    element that has the focus and not on what is inside of it.
+    """
+    words, value, every = html.escape(name), html.escape(labels[place]), html.escape(json.dumps(list(labels)))
     return (
         f'<div class="si-axis"><label><span>{words}</span><input type="range" min="0" max="{len(labels) - 1}" step="1" value="{place}" '
-        f'autocomplete="off" aria-valuetext="{value}" data-labels="{html.escape(json.dumps(list(labels)))}" hidden></label>'
-        f'<output aria-live="off">{value}</output><button type="button" title="Play {words}" hidden>Play</button></div>'
+        f'autocomplete="off" aria-valuetext="{value}" data-labels="{every}" {_KEYS} disabled hidden></label>'
+        f'<output aria-live="off">{value}</output><button type="button" title="Play {words}" {_KEYS} disabled hidden>Play</button></div>'
     )
 
 
-def _picture(data: str, size: tuple[int, int], description: str, note: str, hidden: bool) -> str:
-    said = f' data-note="{html.escape(note)}"' if note else ""
-    return (
-        f'<img src="data:image/webp;base64,{data}" width="{size[0]}" height="{size[1]}" alt="{html.escape(description)}"{said}'
-        f"{' hidden' if hidden else ''}>"
-    )
+def _picture(data: str, size: tuple[int, int], description: str) -> str:
+    return f'<img src="data:image/webp;base64,{data}" width="{size[0]}" height="{size[1]}" alt="{html.escape(description)}">'

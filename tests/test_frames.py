@@ -1,3 +1,4 @@
+import json
 from html.parser import HTMLParser
 
 import matplotlib.pyplot as plt
@@ -18,6 +19,7 @@ class Page(HTMLParser):
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.text: dict[str, str] = {}
         self.open: list[str] = []
+        self.kind = ""  # of the last element opened: a script is told apart by its type
         self.feed(page)
         self.close()
         assert not self.open, f"never closed: {self.open}"
@@ -26,12 +28,20 @@ class Page(HTMLParser):
         self.elements.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
+        self.kind = dict(attrs).get("type") or tag
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text[self.open[-1]] = self.text.get(self.open[-1], "") + data
+        name = self.kind if self.open[-1] == "script" else self.open[-1]
+        self.text[name] = self.text.get(name, "") + data
+
+    def frames(self) -> list[list[str]]:
+        """Data, description and note of every picture, from the element that holds them."""
+        text = self.text["application/json"]
+        assert "<" not in text
+        return json.loads(text)
 
     def all(self, name: str) -> list[dict[str, str | None]]:
         return [attributes for tag, attributes in self.elements if tag == name]
@@ -48,12 +58,12 @@ def words(count: int) -> list[str]:
 def test_one_picture_shows_and_all_have_words() -> None:
     figures = [plt.figure(figsize=(2, 1)) for _ in range(3)]
     before = len(plt.get_fignums())
-    page = Page(slider(figures, ["a < b", "two", "three"], "round", ['the "first"', "2", "3"], start=1, caption="look & see").data)
+    page = Page(slider(figures, ["a < b", "two", "three"], "round", ['</script> "1"', "2", "3"], start=1, caption="look & see").data)
     assert len(plt.get_fignums()) == before - 3  # or the notebook would show them once more
-    shown = page.all("img")
-    assert [i["alt"] for i in shown] == ['the "first"', "2", "3"]
-    assert ["hidden" in i for i in shown] == [True, False, True]
-    assert {(i["width"], i["height"]) for i in shown} == {("144", "72")}
+    (shown,) = page.all("img")
+    assert (shown["alt"], shown["width"], shown["height"]) == ("2", "144", "72")
+    assert [words for _, words, _ in page.frames()] == ['</script> "1"', "2", "3"]
+    assert [bool(data) for data, _, _ in page.frames()] == [True, False, True]  # the one that shows is not there twice
     (bar,) = page.all("input")
     assert (bar["type"], bar["min"], bar["max"], bar["value"], bar["aria-valuetext"]) == ("range", "0", "2", "1", "two")
     assert (page.text["span"], page.text["output"], page.text["figcaption"]) == ("round", "two", "look & see")
@@ -61,7 +71,15 @@ def test_one_picture_shows_and_all_have_words() -> None:
 
 def test_without_a_script_a_figure_with_its_labels_is_left() -> None:
     page = Page(slider(pictures(2), ["a", "b"], "round", words(2)).data)
-    assert all("hidden" in control for control in page.all("input") + page.all("button"))  # the script shows them
+    controls = page.all("input") + page.all("button")
+    assert all("hidden" in control and "disabled" in control for control in controls)  # the script switches them on
+    assert len(page.all("img")) == 1
+
+
+def test_jupyter_does_not_answer_keys_pressed_on_a_slider() -> None:
+    """Or x would cut the cell. JupyterLab looks at the element that has the focus, and at none around it."""
+    page = Page(slider(pictures(2), ["a", "b"], "round", words(2)).data)
+    assert all("data-lm-suppress-shortcuts" in control for control in page.all("input") + page.all("button"))
     assert page.text["output"] == "a"
     assert page.text["p"].startswith("Position 1 of 2. The others need JavaScript")
     assert "hidden" not in page.all("p")[0]
@@ -89,9 +107,9 @@ def test_two_sliders_go_through_a_grid() -> None:
     film = Film(pictures(6), {"seed": ["0", "1"], "round": ["base", "1", "2"]}, words(6), [f"note {i}" for i in range(6)])
     page = Page(sliders(*film, start=4).data)
     assert [bar["value"] for bar in page.all("input")] == ["1", "1"]
-    assert [i["alt"] for i in page.all("img") if "hidden" not in i] == ["picture 4"]
+    assert page.all("img")[0]["alt"] == "picture 4"
     assert page.text["p"].startswith("note 4")
-    assert [i["data-note"] for i in page.all("img")][5] == "note 5"
+    assert page.frames()[5][1:] == ["picture 5", "note 5"]
 
 
 @pytest.mark.parametrize(
