@@ -90,6 +90,10 @@ def map_figure(root: str | Path) -> Figure:
     """Each cell's self-play less its fine-tuning in both truths, with 95 % intervals; right of zero self-play is ahead."""
     experiments = Experiments(Path(root))
     played = cells(experiments.load("spin_map"))
+    if not played:
+        figure = plt.figure(figsize=(9, 0.6))
+        figure.text(0.5, 0.5, "no cell has been played yet: make spin-map", ha="center", va="center")
+        return figure
     figure, axes = plt.subplots(1, 2, figsize=(9, 1 + 0.28 * max(len(played), 1)), sharey=True, constrained_layout=True)
     for axis, column, label in zip(axes, (QUALITY, RIGHT), ("quality (oracle)", "all attributes right"), strict=True):
         for row, cell in enumerate(played):
