@@ -4,7 +4,8 @@ Everything comes from a loaded model or from files of finished experiments (`boo
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from transformers.utils import logging as transformers_logging
 
 from selfimprove import draws
 from selfimprove.data import EVALUATION_SEED
@@ -130,6 +132,18 @@ def _fits(rows: Cells, names: Sequence[str], what: str) -> None:
         raise ValueError(f"{what} shows {len(rows)} rounds, not {len(names)} ({', '.join(names)}); export it again, or name its rounds")
 
 
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without transformers' progress bars; afterwards as before."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
 @torch.no_grad()
 def denoising_film(model: str | Path, prompts: Sequence[str], steps: int = 10, guidance: float = 3.0, width: int = 114) -> Film:
     """A model's way from noise to image by DDIM, from the noise of every evaluation: above x_t, decoded; below the image it points to.
@@ -138,7 +152,9 @@ def denoising_film(model: str | Path, prompts: Sequence[str], steps: int = 10, g
     (SPIN-Diffusion, eq. 3.2). On the CPU. `model`: as `resolve_model` has it; `width`: of one picture, in pixels. At the last position
     both rows are the finished images.
     """
-    diffuser, ids = load_diffuser(resolve_model(model), torch.device("cpu")), [draws.example_id(prompt, 0) for prompt in prompts]
+    with _no_bars():  # a bar that has run out is a widget, and no picture
+        diffuser = load_diffuser(resolve_model(model), torch.device("cpu"))
+    ids = [draws.example_id(prompt, 0) for prompt in prompts]
     text, empty = diffuser.embed(list(prompts)), diffuser.embed([""])
     path = trajectory(diffuser, diffuser.unet, text, empty, ids, EVALUATION_SEED, "evaluation", 0, steps, guidance)
     frames, labels, descriptions, notes = [], [], [], []
