@@ -71,7 +71,7 @@ class Settings:
     weight_beta: float | None = None  #: distance up to which the weight is 1; None: `weight_quantile` of the reference's own
     weight_sigma2: float | None = None  #: decay beyond it; None: from there to the reference's largest distance
     weight_quantile: float = 0.9
-    normalisation: Normalisation = "count"  #: eq. (6) divides by the number of samples, so small weights shrink the step too; or by their sum
+    normalisation: Normalisation = "count"  #: eq. (6) divides by the number of samples, so small weights shrink the step; or by their sum
     time_weight: TimeWeight = "snr"  #: lambda_t of eq. (6): "snr" is the plain error in eps, "one" the plain error in x0
 
     # What else a round of recursion trains on: cures of collapse known elsewhere.
