@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from selfimprove.draws import example_id, key_hash
 from selfimprove.pairs import DataError, Shards
 from selfimprove.scorers import SHAPES_SCORERS
+from selfimprove.scorers.images import to_rgb
 from selfimprove.shapes.captions import Caption, caption
 from selfimprove.shapes.image_sets import HELD_IN_SCENES, base_set, losers, winners
 from selfimprove.shapes.render import Drawing, render
@@ -187,11 +188,13 @@ def open_image(path: Path, size: tuple[int, int]) -> Float[Tensor, "3 h w"]:
 
 
 def fitted(image: Image.Image, size: tuple[int, int]) -> Float[Tensor, "3 h w"]:
-    """An image of any size and mode as RGB in [0, 1]: shorter side resized to fit, centre cropped, alpha laid on white."""
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: PIL would clip them at 255
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if values.max() > 255 else 255.0
-        image = Image.fromarray((values.clip(0, top) / top * 255).round().astype(np.uint8))
+    """An image of any size and mode as RGB in [0, 1]: shorter side resized to fit, centre cropped, alpha laid on white.
+
+    Raises:
+        ScorerError: mode F, whose range is unknown.
+    """
+    if image.mode.startswith(("I", "F")):  # 16 bits and more: PIL would clip them at 255
+        image = to_rgb(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

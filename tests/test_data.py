@@ -7,7 +7,7 @@ import torch
 from conftest import write_images
 from PIL import Image
 
-from selfimprove.data import DataError, load_data, open_image
+from selfimprove.data import DataError, fitted, load_data, open_image
 from selfimprove.shapes.captions import HELD_OUT, SCENES
 
 SIZE = (16, 16)
@@ -120,6 +120,9 @@ def test_every_mode_becomes_rgb_of_the_right_brightness(tmp_path: Path) -> None:
     clear = Image.fromarray(np.zeros((8, 8, 4), dtype=np.uint8))
     clear.save(tmp_path / "clear.png")
     assert torch.equal(open_image(tmp_path / "clear.png", (4, 4)), torch.ones(3, 4, 4))  # transparent means white
+    assert fitted(Image.new("I;16", (4, 4), 255), (4, 4)).max() < 0.01  # a dark image of 16 bits, not a white one of 8
+    with pytest.raises(ValueError, match="mode F"):
+        fitted(Image.new("F", (4, 4)), (4, 4))
 
 
 def test_centre_crop_keeps_the_proportions(tmp_path: Path) -> None:
