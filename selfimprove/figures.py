@@ -15,6 +15,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 _PALETTE = [to_hex(c) for c in sns.color_palette("colorblind", 10)]
 METHODS = {  # first word of a model's name -> colour; a name without a method takes one of those left
@@ -88,8 +89,12 @@ def radar(table: pd.DataFrame, spread: Mapping[str, float]) -> Figure:
         axis.fill_between(closed, low, high, color=colour, alpha=0.2, lw=0)
     axis.plot(np.linspace(0, 2 * np.pi, 200), np.zeros(200), color="0.3", lw=0.8, ls="--", label=str(table["model"].iloc[0]))
     axis.set_xticks(angles, [s.replace("_", " ") for s in scores])
-    axis.set_title("difference, in standard\ndeviations of the baseline", fontsize=8, loc="left")
-    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.1, 1))
+    axis.tick_params("x", pad=10)
+    axis.tick_params("y", labelsize=7)
+    axis.set_rticks(MaxNLocator(4).tick_values(*axis.get_ylim())[1:-1])
+    axis.set_rlabel_position(180 / len(scores))  # between two spokes, where no line runs
+    axis.set_title("difference, in standard\ndeviations of the baseline", fontsize=8, loc="left", pad=18)
+    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.15, 1))
     return figure
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from selfimprove.config import Settings
@@ -71,17 +72,27 @@ def read_training(log: pd.DataFrame, settings: Settings) -> str:
     return " ".join(sentences)
 
 
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    """So many axes, at most three in a row, so that their labels can be read at the width of a page."""
+    columns = 2 if count == 4 else min(count, 3)
+    rows = -(-count // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(3.2 * columns, 2.6 * rows), constrained_layout=True, squeeze=False)
+    for axis in grid.flat[count:]:
+        axis.remove()
+    return figure, list(grid.flat[:count])
+
+
 def training_figure(log: pd.DataFrame) -> Figure:
     """Loss, margin, accuracy, errors relative to the opponent, gradient norm, by step."""
     spin = "margin" in log
     panels = ["loss", "margin", "implicit_accuracy", "errors", "gradient_norm"] if spin else ["loss", "gradient_norm"]
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 2.6), constrained_layout=True)
-    for axis, name in zip(np.atleast_1d(axes), panels, strict=True):
+    figure, axes = _panels(len(panels))
+    for axis, name in zip(axes, panels, strict=True):
         if name == "errors":
             for side in ("real", "generated"):
                 axis.plot(log["step"], log[f"player_{side}"] / log[f"opponent_{side}"], label=side)
             axis.axhline(1, color="0.6", lw=0.8)
-            axis.set_ylabel("player / opponent squared error")
+            axis.set_ylabel("squared error,\nplayer / opponent")
             axis.legend(frameon=False)
         else:
             axis.plot(log["step"], log[name])
@@ -102,17 +113,17 @@ def selection_figure(folder: Path) -> Figure:
     pool = pd.read_parquet(folder / "selection.parquet")
     metrics = [name.rpartition("_")[0] for name in pool if name.endswith(("_rank", "_zscore"))]
     edges = json.loads((folder / "edges.json").read_text()) if (folder / "edges.json").exists() else None
-    panels = len(metrics) + bool(edges)
-    figure, axes = plt.subplots(1, max(panels, 1), figsize=(3 * max(panels, 1), 2.6), constrained_layout=True, squeeze=False)
-    for axis, name in zip(axes[0], metrics, strict=False):
-        bins = np.histogram_bin_edges(pool[name], bins=30)
+    figure, axes = _panels(max(len(metrics) + bool(edges), 1))
+    for axis, name in zip(axes, metrics, strict=False):
+        bins = np.histogram_bin_edges(pool[name], bins=30).tolist()
         axis.hist(pool[name], bins, density=True, color="0.75", label="pool")
         axis.hist(pool[name][pool["kept"]], bins, density=True, histtype="step", color="C0", label="kept")
         axis.set(xlabel=f"{name} (scorer's units)", ylabel="density")
-    axes[0, 0].legend(frameon=False)
+    if metrics:
+        axes[0].legend(frameon=False)
     if edges:
         weights = pd.read_parquet(folder / "weights.parquet")
-        axis = axes[0, -1]
+        axis = axes[-1]
         axis.scatter(weights["distance"], weights["weight"], s=8, alpha=0.6)
         axis.axvline(edges["beta"], color="0.6", lw=0.8, ls="--")
         axis.set(xlabel=f"distance to the base's samples ({edges['distance']}, {edges['reference']})", ylabel="weight")
