@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import papermill
 from colophon import colophon
 
@@ -20,6 +21,7 @@ from selfimprove.runs import provenance, write_json
 
 ROOT = Path(__file__).parent.parent
 EXECUTED = ROOT / "book" / "executed"
+SMALL = "This page was made with small settings, to be quick. What it computes live says little; `make book` makes the page as published."
 
 
 def pages(preset: str) -> dict[str, dict[str, Any]]:
@@ -83,8 +85,16 @@ def fingerprint(notebook: Path, parameters: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def execute(name: str, parameters: dict[str, Any]) -> None:
-    """One notebook into book/executed/, unless it is there and current."""
+def _prepend(notebook: Path, words: str) -> None:
+    """A note under a page's title."""
+    page = nbformat.read(notebook, as_version=4)
+    title, _, rest = page.cells[0].source.partition("\n")
+    page.cells[0].source = f"{title}\n\n:::{{warning}}\n{words}\n:::\n{rest}"
+    nbformat.write(page, notebook)
+
+
+def execute(name: str, parameters: dict[str, Any], banner: str = "") -> None:
+    """One notebook into book/executed/, unless it is there and current; `banner` is put under its title."""
     source, target, record = ROOT / "notebooks" / f"{name}.ipynb", EXECUTED / f"{name}.ipynb", EXECUTED / f"{name}.json"
     current = fingerprint(source, parameters)
     if target.exists() and record.exists() and json.loads(record.read_text())["fingerprint"] == current:
@@ -94,6 +104,8 @@ def execute(name: str, parameters: dict[str, Any]) -> None:
     print(f"{name}: executing with {parameters}", flush=True)
     start = time.perf_counter()
     papermill.execute_notebook(source, target, parameters, cwd=ROOT, progress_bar=False)
+    if banner:
+        _prepend(target, banner)
     seconds = round(time.perf_counter() - start)
     target.write_text(target.read_text().replace(f"{ROOT}/", ""))  # warnings name their file: readers have it elsewhere
     write_json(record, {"fingerprint": current, "parameters": parameters, "seconds": seconds, "provenance": provenance()})
@@ -103,8 +115,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python book/build.py", description=__doc__)
     parser.add_argument("--preset", default="shapes-spin", help="of the executed round; 'smoke' takes seconds and shows nothing")
     arguments = parser.parse_args()
+    published = pages("shapes-spin")
     for name, parameters in pages(arguments.preset).items():
-        execute(name, parameters)
+        execute(name, parameters, "" if parameters == published[name] else SMALL)
     (EXECUTED / "colophon.md").write_text(colophon(EXECUTED, (ROOT / "book" / "_toc.yml").read_text()))
     subprocess.run([sys.executable, "-m", "course.pages"], check=True, cwd=ROOT)
     builder = [str(Path(sys.executable).parent / "jupyter-book"), "build", "-W", "--keep-going", "-q", str(ROOT / "book")]

@@ -85,13 +85,24 @@ NAMES = {QUALITY: "quality", RIGHT: "all right", "alignment": "unseen scorer 'al
 
 
 def said(found: dict[str, Difference | None]) -> tuple[str, str]:
-    """The differences in words, and one verdict: agrees if all are positive, split if one is and another is negative."""
+    """The differences in words, and one verdict: agrees if all are positive, differs if all are negative, split if they lie on both sides.
+
+    Where an interval holds zero nothing is decided; a verdict of fewer than three seeds says how few.
+    """
     known = {name: d for name, d in found.items() if d is not None}
     if len(known) < len(found):
         return "not run yet", OPEN
     verdicts = {d.verdict() for d in known.values()}
-    verdict = SPLIT if {AGREES, DIFFERS} <= verdicts else AGREES if verdicts == {AGREES} else DIFFERS if DIFFERS in verdicts else OPEN
-    return "; ".join(f"{NAMES.get(name, name)} {d}" for name, d in known.items()), verdict
+    verdict = OPEN if OPEN in verdicts else verdicts.pop() if len(verdicts) == 1 else SPLIT
+    words = "; ".join(f"{NAMES.get(name, name)} {d}" for name, d in known.items())
+    return words, qualified(verdict, min(d.seeds for d in known.values()))
+
+
+def qualified(verdict: str, seeds: int) -> str:
+    """A verdict with the number of training seeds behind it, where these are fewer than three."""
+    if seeds >= 3 or verdict in (OPEN, UNTESTABLE):
+        return verdict
+    return f"{verdict}, {'one seed' if seeds == 1 else f'{seeds} seeds'}"
 
 
 def table(rows: Sequence[Row]) -> pd.DataFrame:

@@ -28,6 +28,7 @@ METHODS = {  # first word of a model's name -> colour; a name without a method t
 }
 _SPARE = [_PALETTE[i] for i in (6, 8, 9, 3, 7)]
 MARKERS = "osD^vP*Xhd"
+FEW, FEW_TICKS, LONG = 3, 8, 16  # lines whose bands can be told apart; values of x that are all named; letters of a long name
 
 
 def colours(models: Sequence[str]) -> dict[str, str]:
@@ -89,6 +90,8 @@ def radar(table: pd.DataFrame, spread: Mapping[str, float]) -> Figure:
         axis.fill_between(closed, low, high, color=colour, alpha=0.2, lw=0)
     axis.plot(np.linspace(0, 2 * np.pi, 200), np.zeros(200), color="0.3", lw=0.8, ls="--", label=str(table["model"].iloc[0]))
     axis.set_xticks(angles, [s.replace("_", " ") for s in scores])
+    for label, angle in zip(axis.get_xticklabels(), angles, strict=True):
+        label.set_horizontalalignment("left" if np.cos(angle) > 0.3 else "right" if np.cos(angle) < -0.3 else "center")
     axis.tick_params("x", pad=10)
     axis.tick_params("y", labelsize=7)
     axis.set_rticks(MaxNLocator(4).tick_values(*axis.get_ylim())[1:-1])
@@ -124,18 +127,27 @@ def _cross(axis: Axes, models: Sequence[str], across: pd.DataFrame, up: pd.DataF
 
 
 def lines(frame: pd.DataFrame, x: str, ylabel: str, xlabel: str) -> Figure:
-    """Scores against rounds, or against the number of training samples: one line a model, intervals as bands.
+    """Scores against rounds, or against the number of training samples: one line a model, the oracle's readings black and dashed.
+
+    Intervals are bands, or bars where lines are many.
 
     `frame`: columns model, `x`, mean, low, high.
     """
-    figure, axis = plt.subplots(figsize=(5.5, 3.2), constrained_layout=True)
+    figure, axis = plt.subplots(figsize=(6, 3.9), constrained_layout=True)
     models = list(pd.unique(frame["model"]))
-    for (model, colour), marker in zip(colours(models).items(), MARKERS, strict=False):
+    for (model, colour), marker in zip(colours(models).items(), MARKERS * (1 + len(models) // len(MARKERS)), strict=False):
         rows = frame[frame["model"] == model].sort_values(x)
-        axis.plot(rows[x], rows["mean"], color=colour, marker=marker, ms=4, lw=1.2, label=model)
-        axis.fill_between(rows[x], rows["low"], rows["high"], color=colour, alpha=0.2, lw=0)
+        known = str(model).startswith("oracle")  # the truth, among scorers
+        style = {"color": "black", "ls": "--"} if known else {"color": colour}
+        axis.plot(rows[x], rows["mean"], marker=marker, ms=4, lw=1.2, label=str(model).replace("_", " "), **style)
+        if len(rows) > 1 and (known or len(models) <= FEW):
+            axis.fill_between(rows[x], rows["low"], rows["high"], color=style["color"], alpha=0.2, lw=0)
+        else:  # bands of many lines would hide each other, and one point has no band
+            axis.errorbar(rows[x], rows["mean"], yerr=_errors(rows, "mean", "low", "high"), fmt="none", ecolor=colour, capsize=2, lw=0.8)
+    if frame[x].nunique() <= FEW_TICKS:
+        axis.set_xticks(sorted(frame[x].unique()))
     axis.set(xlabel=xlabel, ylabel=ylabel)
-    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    figure.legend(loc="outside lower center", ncols=2 if max(map(len, map(str, models)), default=0) > LONG else 3, frameon=False)
     sns.despine(figure)
     return figure
 
@@ -166,9 +178,13 @@ def correlation_map(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def change_map(table: pd.DataFrame) -> Figure:
-    """`sensitivity`'s table as a map, a row a change and a column a scorer, cells whose interval holds 0 in brackets."""
-    rows, columns = list(pd.unique(table["change"])), list(pd.unique(table["scorer"]))
+def change_map(table: pd.DataFrame, shares: Sequence[str] = ("all_right",)) -> Figure:
+    """`sensitivity`'s table as a map, a row a change and a column a scorer, cells whose interval holds 0 in brackets.
+
+    `shares`: columns that change in their own unit, a share of images; they stand apart and are not coloured.
+    """
+    rows = list(pd.unique(table["change"]))
+    columns = sorted(pd.unique(table["scorer"]), key=lambda name: name in shares)
     means = table.pivot(index="change", columns="scorer", values="mean").loc[rows, columns]
     sure = (
         table.assign(sure=(table["low"] > 0) | (table["high"] < 0))
@@ -177,9 +193,14 @@ def change_map(table: pd.DataFrame) -> Figure:
     )
     text = means.map("{:+.1f}".format).where(sure, means.map("({:+.1f})".format))
     figure, axis = plt.subplots(figsize=(1.1 * len(columns) + 2, 0.5 * len(rows) + 1.2), constrained_layout=True)
+    apart = [name in shares for name in columns]
     sns.heatmap(
         means, annot=text, fmt="", cmap="vlag", center=0, robust=True, ax=axis, cbar_kws={"label": "change (standard deviations)"},
-        xticklabels=[c.replace("_", " ") for c in columns],
+        mask=np.broadcast_to(apart, means.shape), xticklabels=[c.replace("_", " ") + "\n(share)" * (c in shares) for c in columns],
     )  # fmt: skip
+    for column in np.flatnonzero(apart):
+        for row, words in enumerate(text.iloc[:, column]):
+            axis.text(column + 0.5, row + 0.5, words, ha="center", va="center")
+        axis.axvline(int(column), color="black", lw=1)
     axis.set(xlabel="", ylabel="")
     return figure

@@ -86,6 +86,9 @@ def plan(game: Game, last: int) -> Plan:
     memory = training_memory(shapes, settings, second_network(settings) and not game.opponent_cache, processes)
     disk = float(disk_space(shapes, settings, last, examples, judged))
     cards = [f"{duration(total / peak / REACHED / 60)} on {card}" for card, (peak, _) in PEAKS.items()]
+    if minutes == 0:
+        lines.append("nothing is left to compute")
+        return Plan(lines, 0.0, 0.0, 0.0, 0)
     lines += [
         f"operations: {unit(total)}FLOP; at {REACHED:.0%} of the peak of one card, {', '.join(cards)}",
         f"memory in training: {unit(float(memory.peak))}B, of it {unit(float(memory.networks))}B for networks; disk: {unit(disk)}B",

@@ -51,7 +51,8 @@ def ceiling_sentence(info: RoundInfo) -> str:
 
 def read_training(log: pd.DataFrame, settings: Settings) -> str:
     """The training log of a round with these settings in plain words: what is normal, and what is not."""
-    first, last = log.head(5).mean(), log.tail(5).mean()
+    few = max(1, min(5, len(log) // 2))  # steps at either end
+    first, last = log.head(few).mean(), log.tail(few).mean()
     if "weight" in log:
         return (
             f"Weighted denoising on the model's own images: the error went from {first['player_real']:.4f} to {last['player_real']:.4f}; "

@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
+import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from selfimprove.collapse import LIMITS
+from selfimprove.figures import MARKERS, colours
 from selfimprove.results import TRUTHS, Results, over_seeds, signed
 from selfimprove.statistics import bootstrap_interval, student_interval
 
@@ -29,7 +32,11 @@ LABELS = {
 }  # fmt: skip
 COMPARED = ("oracle: quality", "oracle: all_right", "clip", "shading", "alignment")  # as many as a page is wide
 SIGNS = tuple(LIMITS)
+SHARES = ("recall", "precision")  # signs that lie between 0 and 1
+GREYS = ("0.15", "0.45", "0.65")  # of seeds
+ERROR_LIMIT = 0.05  # by which the error on real images may rise; chosen after the runs had been seen
 CURES = ("prompts", "selection", "weights", "weights-nearest", "weights-two-sided", "real", "accumulate", "gentle")
+ORDER = ("careless", *CURES, "rsi")
 
 
 def label(arm: str) -> str:
@@ -61,24 +68,33 @@ def strips(folder: str | Path, arms: Sequence[str], seed: int = 0) -> dict[str, 
 
 
 def rounds_figure(results: Results, arm: str, beside: Sequence[str] = (), scores: Sequence[str] = ()) -> Figure:
-    """Change from the base by round, one line a seed with 95 % intervals over prompts; dashed: where other arms end, mean over seeds."""
+    """Change from the base by round, one line a seed with 95 % intervals over prompts.
+
+    Level lines are the ends of the arms `beside`, means over seeds.
+    """
     scores = scores or scores_of(results, arm)
-    columns = min(4, len(scores))
+    columns = min(3, len(scores))
     rows = -(-len(scores) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(3 * columns, 2.5 * rows), constrained_layout=True, squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.2 * columns, 2.6 * rows), constrained_layout=True, squeeze=False)
+    others = [other for other in beside if other in results]
+    shades = colours([label(other) for other in others])
     for axis in axes.flat[len(scores) :]:
-        axis.set_visible(False)
-    for axis, score in zip(axes.flat, scores, strict=False):
+        axis.remove()
+    for panel, (axis, score) in enumerate(zip(axes.flat, scores, strict=False)):
         for offset, (seed, result) in enumerate(results[arm].items()):
             means, bounds = np.array(track(result, score)), np.array(track(result, score, "delta_base_ci95"))
             x = np.arange(1, len(means) + 1) + 0.08 * (offset - 1)
-            axis.errorbar(x, means, yerr=np.abs(bounds.T - means), marker="o", ms=3, capsize=2, lw=1, label=f"seed {seed}")
-        for i, other in enumerate(o for o in beside if o in results):
+            axis.errorbar(
+                x, means, yerr=np.abs(bounds.T - means), marker=MARKERS[offset], color=GREYS[offset % len(GREYS)], ms=3.5, capsize=2, lw=1,
+                label=f"seed {seed}",
+            )  # fmt: skip
+        for other, style in zip(others, cycle(("--", ":", "-."))):
             end = np.mean([track(r, score)[-1] for r in results[other].values()])
-            axis.axhline(end, color=f"C{4 + i}", lw=1, ls="--", label=label(other))
+            axis.axhline(end, color=shades[label(other)], lw=1.5, ls=style, label=label(other))
         axis.axhline(0, color="0.6", lw=0.8)
         role = "selects" if score in SELECTING else "unseen" if score in UNSEEN else "truth"
-        axis.set(xlabel="round", ylabel="change from the base", title=f"{score.replace('_', ' ')} ({role})")
+        axis.set(xlabel="round", ylabel="" if panel % columns else "change from the base", title=f"{score.replace('_', ' ')} ({role})")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles, names = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
     return figure
@@ -138,22 +154,25 @@ def _one_seed(end: Mapping[str, Any]) -> str:
 
 
 def drift_figure(results: Results, arms: Sequence[str], signs: Sequence[str] = SIGNS) -> Figure:
-    """Signs of collapse by round, ratios to the base; grey: the range in which no warning is given. Seed 0."""
-    figure, axes = plt.subplots(2, 4, figsize=(12, 5), constrained_layout=True)
+    """Signs of collapse by round, ratios to the base; grey: the range in which no warning is given. The first seed; weights dashed."""
+    figure, axes = plt.subplots(-(-len(signs) // 3), 3, figsize=(9.6, 2.5 * -(-len(signs) // 3)), constrained_layout=True, squeeze=False)
     for axis in axes.flat[len(signs) :]:
-        axis.set_visible(False)
-    for axis, sign in zip(axes.flat, signs, strict=False):
-        axis.axhspan(LIMITS[sign].low, LIMITS[sign].high, color="0.93")
-        for arm in (a for a in arms if a in results):
-            _line(axis, [m["drift"][sign] for m in next(iter(results[arm].values()))["rounds"][1:]], label(arm))
-        axis.set(xlabel="round", ylabel="ratio to the base", title=sign.replace("_", " "))
+        axis.remove()
+    for panel, (axis, sign) in enumerate(zip(axes.flat, signs, strict=False)):
+        axis.axhspan(max(LIMITS[sign].low, 1e-3), LIMITS[sign].high, color="0.93")
+        for arm, marker, colour in zip((a for a in arms if a in results), MARKERS, sns.color_palette("colorblind"), strict=False):
+            values = [m["drift"][sign] for m in next(iter(results[arm].values()))["rounds"][1:]]
+            style = "--" if arm.startswith("weights") else "-"
+            axis.plot(range(1, len(values) + 1), values, style, marker=marker, color=colour, ms=4, lw=1, label=label(arm))
+        if sign not in SHARES:  # a collapse that explodes would hide its beginning on a linear scale
+            axis.set_yscale("log")
+            axis.yaxis.set_major_formatter(ScalarFormatter())
+            axis.yaxis.set_minor_formatter(ScalarFormatter())
+            axis.tick_params(axis="y", which="both", labelsize=7)
+        axis.set(xlabel="round", ylabel="" if panel % 3 else "ratio to the base", title=sign.replace("_", " "))
     handles, names = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
     return figure
-
-
-def _line(axis: Axes, values: Sequence[float], name: str) -> None:
-    axis.plot(range(1, len(values) + 1), values, marker="o", ms=3, lw=1, label=name)
 
 
 def first_round(values: Sequence[bool]) -> int | None:
@@ -167,15 +186,19 @@ def visible(result: Mapping[str, Any], share: float = 0.10) -> int | None:
 
 
 def warnings_table(results: Results) -> pd.DataFrame:
-    """One row an arm and seed: the first round at which each sign leaves its range, and the first at which the damage is plain."""
+    """One row an arm and seed: the first round at which the damage is plain, and that at which each sign leaves its range.
+
+    The last column is no sign on latents: the denoising error on held-out real images, up by more than `ERROR_LIMIT`.
+    """
     rows = []
-    for arm, seeds in results.items():
-        for seed, result in seeds.items():
+    for arm in sorted(results, key=[*ORDER, *sorted(results)].index):
+        for seed, result in results[arm].items():
             drifts = [m["drift"] for m in result["rounds"][1:]]
-            row: dict[str, Any] = {"arm": label(arm), "seed": seed}
+            row: dict[str, Any] = {"arm": label(arm), "seed": seed, "damage is plain": visible(result)}
             for sign, limits in LIMITS.items():
                 row[sign.replace("_", " ")] = first_round([not limits.low <= d[sign] <= limits.high for d in drifts])
-            rows.append(row | {"damage is plain": visible(result)})
+            error = [entry(m, "held_out_error")["mean"] for m in result["rounds"]]
+            rows.append(row | {"error on real images": first_round([e > (1 + ERROR_LIMIT) * error[0] for e in error[1:]])})
     return pd.DataFrame(rows).set_index(["arm", "seed"]).astype("Int64").astype(object).fillna("-")
 
 
@@ -224,9 +247,9 @@ def by_samples(results: Results, arms: Sequence[str], score: str) -> pd.DataFram
             ends = [entry(r["rounds"][index], score) for r in seeds]
             means = [e["delta_base"] for e in ends]
             mean, low, high = student_interval(means) if len(means) > 1 else (means[0], *ends[0]["delta_base_ci95"])
-            rows.append(
-                {"model": label(arm), "samples": sum(seeds[0]["samples_trained_on"][:index]), "mean": mean, "low": low, "high": high}
-            )
+            used = seeds[0]["samples_trained_on"]
+            again = used[0] if seeds[0]["identity"]["objective"] == "spin" else 0  # the real images, beside each round's drawn ones
+            rows.append({"model": label(arm), "samples": again + sum(used[:index]), "mean": mean, "low": low, "high": high})
     return pd.DataFrame(rows)
 
 

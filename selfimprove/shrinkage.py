@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import get_args
+from typing import Any, get_args
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -56,11 +56,16 @@ def blindness(count: int, scales: Sequence[float] = SCALES) -> pd.DataFrame:
 def blindness_figure(table: pd.DataFrame) -> Figure:
     """Distance and weight against the scale of the latents."""
     figure, axes = plt.subplots(1, 2, figsize=(8, 3), constrained_layout=True)
+    styles: dict[str, dict[str, Any]] = {
+        "mean": {"lw": 4, "alpha": 0.4},
+        "nearest": {"marker": "s", "ms": 4},
+        "two-sided": {"ls": "--", "color": "black"},
+    }
     for reference, rows in table.groupby("reference", sort=False):
         for axis, column in zip(axes, ("distance", "weight"), strict=True):
-            axis.plot(rows["scale"], rows[column], marker="o", ms=3, label=reference)
+            axis.plot(rows["scale"], rows[column], label=reference, **styles[str(reference)])
     axes[0].set(xlabel="scale of the latents (1: as drawn)", ylabel="distance to the base's images (l2)")
-    axes[1].set(xlabel="scale of the latents (1: as drawn)", ylabel="mean weight, eq. (5)", ylim=(-0.03, 1.05))
+    axes[1].set(xlabel="scale of the latents (1: as drawn)", ylabel="mean weight", ylim=(-0.03, 1.05))
     axes[0].legend(frameon=False)
     return figure
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from selfimprove.claims import AGREES, DIFFERS, OPEN, QUALITY, RIGHT, Difference, Row, said, table
+from selfimprove.claims import AGREES, DIFFERS, OPEN, QUALITY, RIGHT, Difference, Row, qualified, said, table
 from selfimprove.evaluation_results import BASE, load_evaluations, tidy
 from selfimprove.results import Results, gain, load_results
 from selfimprove.shapes.image_sets import winners
@@ -68,11 +68,17 @@ def _elsewhere(folder: Path) -> tuple[str, str]:
 
 def _stalls(core: Results) -> tuple[str, str]:
     """Whether more fine-tuning than at equal steps brings nothing more."""
-    words, verdict = said({QUALITY: over(core.get("sft-compute", {}), core.get("sft-steps", {}), QUALITY, -1, -1)})
+    found = over(core.get("sft-compute", {}), core.get("sft-steps", {}), QUALITY, -1, -1)
+    words, _ = said({QUALITY: found})
     seen = max((images_seen(r, 1) for r in core.get("sft-compute", {}).values()), default=0)
     if 0 < seen < STALL:
         return f"{words}, but only {seen:,} samples", OPEN
-    return words, {AGREES: DIFFERS, DIFFERS: AGREES}.get(verdict, verdict)
+    return words, opposite(found) if found else OPEN
+
+
+def opposite(found: Difference) -> str:
+    """The verdict on a claim that the difference is negative."""
+    return qualified({AGREES: DIFFERS, DIFFERS: AGREES}.get(found.verdict(), OPEN), found.seeds)
 
 
 def _below_data(core: Results) -> tuple[str, str]:
@@ -87,4 +93,4 @@ def _below_data(core: Results) -> tuple[str, str]:
     found = Difference(*student_interval(above), len(runs))
     if found.high < -FAR:
         return f"quality less the winners' {found}: too far below to test it", OPEN
-    return f"quality less the winners' {found}", {AGREES: DIFFERS, DIFFERS: AGREES}.get(found.verdict(), OPEN)
+    return f"quality less the winners' {found}", opposite(found)

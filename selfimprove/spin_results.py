@@ -7,9 +7,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy.stats import spearmanr
 
 from selfimprove.claims import QUALITY, RIGHT, Experiments, difference
+from selfimprove.figures import MARKERS, colours
 from selfimprove.results import Results, gain, over_seeds
 from selfimprove.statistics import student_interval
 
@@ -34,6 +36,9 @@ AXES = {  # prefix of a cell of the map -> what it moves
     "guidance": "guidance of the rollout",
     "rank": "capacity: rank of an adapter",
 }
+
+
+EXPERIMENTS = {"spin_shapes": "rounds, and the frozen opponent", "spin_controls": "controls", "spin_map": "cells of the map"}
 
 
 def controls_table(results: Results, spin: Results) -> pd.DataFrame:
@@ -177,10 +182,11 @@ def signs_figure(signs: pd.DataFrame) -> Figure:
     """Change of obedience in a round against the player's error on real images, relative to the opponent's, at its end."""
     figure, axis = plt.subplots(figsize=(5.5, 3.2), constrained_layout=True)
     for marker, (name, part) in zip("os^", signs.groupby("experiment"), strict=False):
-        axis.scatter(part["real_error"], part["all_right"], s=14, marker=marker, alpha=0.7, label=name)
+        axis.scatter(100 * part["real_error"], part["all_right"], s=14, marker=marker, alpha=0.7, label=EXPERIMENTS[str(name)])
     axis.axhline(0, color="0.7", lw=1)
     axis.axvline(0, color="0.7", lw=1)
-    axis.set(xlabel="error on real images, player over opponent, less 1", ylabel="all right, change in the round")
+    axis.xaxis.set_major_locator(MaxNLocator(6))
+    axis.set(xlabel="error on real images, player over opponent, change (%)", ylabel="all right, change in the round")
     axis.legend(frameon=False)
     return figure
 
@@ -188,8 +194,11 @@ def signs_figure(signs: pd.DataFrame) -> Figure:
 def samples_figure(results: Results) -> Figure:
     """Fig. 7's question: quality against images trained on, both sides counted; means, Student's 95 % intervals over seeds."""
     figure, axis = plt.subplots(figsize=(6, 3.4), constrained_layout=True)
-    for color, (label, arms) in enumerate({"SPIN": ["spin"], "SFT": ["sft-steps", "sft-examples", "sft-compute"], "Diffusion-DPO": ["dpo"],
-                                           "frozen opponent": ["frozen"]}.items()):  # fmt: skip
+    lines = {
+        "SPIN": ["spin"], "SFT": ["sft-steps", "sft-examples", "sft-compute"], "DPO": ["dpo"], "frozen opponent": ["frozen"],
+    }  # fmt: skip
+    shades = colours(list(lines))
+    for marker, (label, arms) in zip(MARKERS, lines.items(), strict=False):
         points: dict[int, list[float]] = {}
         for arm in arms:
             for result in results.get(arm, {}).values():
@@ -202,7 +211,9 @@ def samples_figure(results: Results) -> Figure:
             means = [float(np.mean(points[k])) for k in x]
             bounds = [student_interval(points[k])[1:] if len(points[k]) > 1 else (m, m) for k, m in zip(x, means, strict=True)]
             error = np.array([[m - low, high - m] for m, (low, high) in zip(means, bounds, strict=True)]).T
-            axis.errorbar(x, means, yerr=error, marker="o", ms=4, capsize=2, color=f"C{color}", label=label)
+            axis.errorbar(x, means, yerr=error, marker=marker, ms=4, capsize=2, color=shades[label], label=label)
+    if spin := next(iter(results.get("spin", {}).values()), None):
+        axis.axhline(spin["rounds"][0]["oracle"]["quality"]["mean"], color="0.6", lw=0.8, ls="--", label="base model")
     axis.set(xlabel="images trained on, both sides counted", ylabel="quality (oracle)")
     axis.legend(frameon=False)
     return figure

@@ -46,11 +46,22 @@ def export(root: Path, experiment: str, arm: str, seed: int, gains: list[float])
             entry |= {"delta_base": float((values - base).mean()), "delta_base_ci95": [gain - 0.01, gain + 0.01]}
         drift = {sign: 1.0 if k < 2 else 0.1 for sign in LIMITS}
         scores = dict.fromkeys(("clip", "aesthetic", "shading", "saturation", "alignment"), entry)
-        rounds.append({"round": k, "n_prompts": len(PROMPTS), "scores": scores, "oracle": dict.fromkeys(TRUTHS, entry), "drift": drift})
+        error = {"held_out_error": {"mean": 0.02 * (1 + 0.03 * k)}}
+        truths = dict.fromkeys(TRUTHS, entry)
+        rounds.append({"round": k, "n_prompts": len(PROMPTS), "scores": scores | error, "oracle": truths, "drift": drift})
         columns = [*scores, *(f"oracle_{t}" for t in TRUTHS)]
         frames.append(pd.DataFrame({c: values for c in columns}, index=pd.Index(PROMPTS, name="prompt")).assign(round=k))
     (folder / f"{arm}-{seed}.json").write_text(
-        json.dumps({"arm": arm, "seed": seed, "rounds": rounds, "samples_trained_on": [7] * (len(gains) - 1), "provenance": {}})
+        json.dumps(
+            {
+                "arm": arm,
+                "seed": seed,
+                "rounds": rounds,
+                "samples_trained_on": [7] * (len(gains) - 1),
+                "provenance": {},
+                "identity": {"objective": "spin" if arm == "spin" else "weighted"},
+            }
+        )
     )
     pd.concat(frames).to_parquet(folder / f"{arm}-{seed}-prompts.parquet")
 
@@ -87,13 +98,26 @@ def test_gains_against_the_number_of_different_images(root: Path) -> None:
     assert sixth["mean"] == pytest.approx(0.6, abs=0.01)
     assert sixth["low"] < 0.6 < sixth["high"] < 0.65
     alone = by_samples(load_results(root / "rsi_ablations"), ["none"], "oracle: quality")
+    export(root, "beyond", "spin", 0, [0, 0.1, 0.2, 0.3])
+    spin = by_samples(load_results(root / "rsi_beyond"), ["spin"], "oracle: quality")
+    assert spin["samples"].tolist() == [14, 21, 28]  # its real images, the same in every round, and the drawn ones
     assert alone["low"].tolist() == pytest.approx([-0.13, -0.21, -0.31])  # one seed: its interval over prompts
 
 
 def test_one_verdict_of_several_differences() -> None:
     up, down, unsure = Difference(0.1, 0.05, 0.15, 3), Difference(-0.1, -0.15, -0.05, 3), Difference(0.0, -0.1, 0.1, 3)
-    for found, verdict in (((up, up), AGREES), ((up, down), SPLIT), ((down, unsure), DIFFERS), ((up, unsure), OPEN), ((up, None), OPEN)):
+    for found, verdict in (
+        ((up, up), AGREES),
+        ((up, down), SPLIT),
+        ((down, down), DIFFERS),
+        ((down, unsure), OPEN),
+        ((up, unsure), OPEN),
+        ((up, None), OPEN),
+    ):
         assert said({str(i): d for i, d in enumerate(found)})[1] == verdict
+    alone = Difference(0.1, 0.05, 0.15, 1)
+    assert said({"0": up, "1": alone})[1] == "agrees, one seed"
+    assert said({"0": alone, "1": unsure})[1] == OPEN
 
 
 def test_verdicts_follow_from_the_intervals(root: Path) -> None:
@@ -101,9 +125,9 @@ def test_verdicts_follow_from_the_intervals(root: Path) -> None:
     verdicts = table["verdict"]
     assert verdicts["recursion with selection and weights improves on the base"] == AGREES
     assert verdicts["the best round is in the middle, then it declines"] == AGREES
-    assert verdicts["better than SFT on all samples, trained for long"] == AGREES
-    assert verdicts["without preference sampling it is worse"] == DIFFERS
-    assert verdicts["with none of the three it falls below the base"] == AGREES
+    assert verdicts["better than SFT on all samples, trained twice as long"] == AGREES
+    assert verdicts["without preference sampling it is worse"] == f"{DIFFERS}, one seed"
+    assert verdicts["with none of the three it falls below the base"] == f"{AGREES}, one seed"
     assert verdicts["without weights it is worse"] == OPEN  # not run
     assert table["here"]["without weights it is worse"] == "not run yet"
     assert (verdicts == UNTESTABLE).sum() == 2
@@ -124,6 +148,7 @@ def test_tables_by_hand(root: Path) -> None:
     warned = warnings_table({"none": runs["none"]})
     assert (warned["modes"] == 2).all()
     assert (warned["damage is plain"] == 1).all()
+    assert (warned["error on real images"] == 2).all()
     gaps = gap_table(runs, {"none": "clip"})
     spread = 1 / (2 * 1.96) * 50**0.5
     assert gaps.loc[("clip", 0), "that scorer"] == pytest.approx(track(runs["none"][0], "clip")[-1] / spread, abs=0.01)
@@ -131,7 +156,7 @@ def test_tables_by_hand(root: Path) -> None:
     assert first_round([False, False]) is None
     assert visible(runs["rsi"][0]) is None
     for figure in (rounds_figure(runs, "rsi", ("sft-long",)), drift_figure(runs, ["rsi", "none"])):
-        assert len(figure.axes) == 8
+        assert len(figure.axes) == 7
         plt.close(figure)
 
 

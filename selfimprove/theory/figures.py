@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # told apart by colour-blind readers too
 
@@ -34,12 +35,12 @@ def sampling_error(table: pd.DataFrame) -> Figure:
 
 
 def two_forms(table: pd.DataFrame, title: str) -> Figure:
-    """(C.5) against (4.9), one mark an example and step, coloured by t."""
+    """(C.5) against (4.9), one mark an example and step, coloured by t; marks beyond 3 nats are left out."""
     figure, axis = plt.subplots(figsize=(4.6, 3.6), constrained_layout=True)
-    marks = axis.scatter(table["(4.9)"], table["(C.5)"], c=table["t"], s=6, cmap="viridis")
+    marks = axis.scatter(table["(4.9)"], table["(C.5)"], c=table["t"] + 1, s=6, cmap="viridis")
     axis.plot([0, 3], [0, 3], color="0.6", lw=0.8)
     axis.set(xlim=(0, 3), ylim=(0, 3), xlabel="loss of (4.9) (nats)", ylabel="loss of (C.5) (nats)", title=title)
-    figure.colorbar(marks, label="t (0 is the image)")
+    figure.colorbar(marks, label="t (1 is the least noise)", ticks=MaxNLocator(integer=True))
     return figure
 
 
@@ -65,7 +66,7 @@ def gap(table: pd.DataFrame) -> Figure:
         axis.scatter(shown["variance over t"], shown["gap"], s=14, color=colour, label=str(link))
     x = np.geomspace(1e-4, 10, 20)
     axis.plot(x, x / 8, color="0.5", lw=1, label="variance / 8")
-    axis.set(xscale="log", yscale="log", xlabel="variance over t of beta_t * bracket_t", ylabel="(4.9) less (4.8)")
+    axis.set(xscale="log", yscale="log", xlabel="variance over t of beta_t * bracket_t", ylabel="(4.9) less (4.8) (nats)")
     axis.legend(frameon=False)
     return figure
 
@@ -74,29 +75,37 @@ def factors_over_t(table: pd.DataFrame) -> Figure:
     """Matching, pushing, their difference, and the reweighting, over t."""
     figure, axes = plt.subplots(1, 2, figsize=(8, 2.8), constrained_layout=True)
     for colour, name in zip(COLOURS, ("matching", "pushing", "difference"), strict=False):
-        axes[0].plot(table["t"], table[name], color=colour, marker="o", ms=3, label=name)
-    axes[0].set(xlabel="t (0 is the image)", ylabel="norm of the gradient / beta")
+        axes[0].plot(table["t"] + 1, table[name], color=colour, marker="o", ms=3, label=name)
+    axes[0].set(xlabel="t (1 is the least noise)", ylabel="norm of the gradient / beta")
     axes[0].legend(frameon=False)
-    axes[1].plot(table["t"], table["reweighting"], color=COLOURS[3], marker="o", ms=3)
-    axes[1].set(xlabel="t (0 is the image)", ylabel="reweighting, -l'", ylim=(0, None))
+    axes[1].plot(table["t"] + 1, table["reweighting"], color=COLOURS[3], marker="o", ms=3)
+    axes[1].set(xlabel="t (1 is the least noise)", ylabel="reweighting over beta, -l'", ylim=(0, None))
     return figure
 
 
-def factors_over_training(runs: dict[str, pd.DataFrame]) -> Figure:
-    """The factors along training, one line a run."""
+def factors_over_training(runs: dict[str, pd.DataFrame], among: dict[str, pd.DataFrame] | None = None) -> Figure:
+    """The factors along training, one line a run; the axes have room for all runs `among` which these are shown, by default themselves."""
     labels = {
-        "margin": "margin", "reweighting": "reweighting, -l'", "told_apart": "weight of examples told apart\nover the others'",
+        "margin": "margin", "reweighting": "reweighting over beta, -l'", "told_apart": "weight of examples told apart\nover the others'",
         "cancelling": "|matching - pushing| /\n(|matching| + |pushing|)",
     }  # fmt: skip
     figure, axes = plt.subplots(2, 2, figsize=(8, 5), constrained_layout=True)
-    for colour, (name, run) in zip(COLOURS, runs.items(), strict=False):
-        run = run.assign(cancelling=run["difference"] / (run["matching"] + run["pushing"]))
-        for axis, (column, label) in zip(axes.flat, labels.items(), strict=True):
+    for colour, (name, run) in zip(COLOURS, _with_cancelling(runs).items(), strict=False):
+        for axis, column in zip(axes.flat, labels, strict=True):
             axis.plot(run["step"], run[column], color=colour, label=name)
-            axis.set(xlabel="training step", ylabel=label)
-    axes[0, 0].set_yscale("symlog")
+    everything = pd.concat(_with_cancelling(among or runs).values())
+    for axis, (column, label) in zip(axes.flat, labels.items(), strict=True):
+        low, high = everything[column].min(), everything[column].max()
+        room = 0.05 * (high - low)
+        axis.set(xlabel="training step", ylabel=label, ylim=(low - room, high + room))
+    axes[0, 0].set_yscale("symlog", linthresh=0.1)
+    axes[0, 0].axhline(0, color="0.6", lw=0.8)
     axes[0, 0].legend(frameon=False)
     return figure
+
+
+def _with_cancelling(runs: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    return {name: run.assign(cancelling=run["difference"] / (run["matching"] + run["pushing"])) for name, run in runs.items()}
 
 
 def counterexample(table: pd.DataFrame, best: float, opponent: float) -> Figure:
@@ -108,8 +117,9 @@ def counterexample(table: pd.DataFrame, best: float, opponent: float) -> Figure:
         axis.axhline(0, color="0.6", lw=0.8)
         for x, label in ((best, "eps*"), (opponent, "eps_k")):
             axis.axvline(x, color="0.6", lw=0.8, ls=":")
-            axis.annotate(label, (x, -0.085), fontsize=9)
-        axis.set(title=str(form), xlabel="player's slope", ylim=(-0.1, 0.5))
+            axis.annotate(label, (x, 1.01), xycoords=("data", "axes fraction"), ha="center", fontsize=9)
+        axis.set_title(str(form), pad=18)
+        axis.set(xlabel="player's slope", ylim=(-0.1, 0.5))
     axes[0].set_ylabel("objective less l(0) (nats)")
     axes[0].legend(frameon=False, loc="upper center")
     return figure
@@ -126,7 +136,7 @@ def gradient_left(table: pd.DataFrame) -> Figure:
     axis.set_xticks(finite["n"], [f"{n:g}" for n in finite["n"]])
     axis.minorticks_off()
     axis.set(xlabel="sampler steps n", ylabel="squared norm of the gradient\nat eps_k = eps*")
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, loc="center right")
     return figure
 
 
@@ -139,6 +149,7 @@ def by_round(table: pd.DataFrame, group: str, columns: dict[str, str], logarithm
             bars = [seeds["mean"] - seeds["min"], seeds["max"] - seeds["mean"]]
             axis.errorbar(seeds.index, seeds["mean"], bars, marker="o", ms=3, capsize=2, color=colour, label=str(name))
         axis.set(xlabel="round", ylabel=label, yscale="log" if logarithmic else "linear")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles = axes[0][0].get_legend_handles_labels()
     figure.legend(*handles, frameon=False, loc="outside lower center", ncols=3)
     return figure

@@ -201,6 +201,6 @@ def claims(
               consistent["total"] - 5 * consistent["total error"], ">=", 0),
         Claim("and there the law of x'_t changes nothing that can be seen", "|law part| less 5 s.e.",
               abs(consistent["law"]) - 5 * consistent["law error"], "<=", 0),
-        Claim("eps_k not its samples' score: at a small beta Jensen's part turns negative", "target part plus 5 s.e.",
+        Claim("eps_k not best on its samples: at a small beta Jensen's part turns negative", "target part plus 5 s.e.",
               scaled["target"] + 5 * scaled["target error"], "<=", 0),
     ]  # fmt: skip

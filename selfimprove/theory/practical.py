@@ -16,7 +16,7 @@ from selfimprove.theory.worlds import data_mixture, empty_text, ids, point_world
 
 
 class Scaled(nn.Module):
-    """A denoiser times a factor: no longer the score of its own samples, as a model with a guidance of its own is not."""
+    """A denoiser times a factor: no longer the best denoiser of its own samples, as a model with a guidance of its own is not."""
 
     def __init__(self, denoiser: Denoiser, factor: float) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Case:
     name: str
     steps: int = 100  # of the opponent's sampler
     last_alpha: float = 1e-4  # alpha_T: how far q(x_T) is from the N(0, I) that sampling starts from
-    factor: float = 1.0  # the opponent's denoiser times this: not the score of its own samples
+    factor: float = 1.0  # the opponent's denoiser times this: not the best on its own samples
     guidance: float = 1.0
     beta: float = 3.0
 
@@ -43,7 +43,7 @@ CASES = (
     Case("consistent opponent, 100 steps"),
     Case("5 sampler steps", steps=5),
     Case("x_T not quite noise", last_alpha=0.3),
-    Case("eps_k not its samples' score", factor=0.7),
+    Case("eps_k not best on its samples", factor=0.7),
     Case("the same, beta 0.5", factor=0.7, beta=0.5),
     Case("guidance 3", guidance=3.0),
 )

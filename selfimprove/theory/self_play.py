@@ -88,7 +88,7 @@ def distances(world: PointWorld, model: Denoiser, guidance: float, samples: int)
     batch = Batch.make(world, data.sample(text, generator), exact, text, generator)
     best, ours = (m(batch.noisy, batch.t, text).sample for m in (data, model))
     excess = float(terms.mean() - kl_terms(exact[:, :, 0, 0], data, text).mean())
-    return {"samples": excess, "scores": float(losses.squared_error(ours, best).mean()), "terms": terms}
+    return {"samples": excess, "denoiser": float(losses.squared_error(ours, best).mean()), "terms": terms}
 
 
 def exact_level(samples: int) -> float:
