@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from selfimprove.collapse import LIMITS
 from selfimprove.figures import MARKERS, colours
@@ -166,9 +166,9 @@ def drift_figure(results: Results, arms: Sequence[str], signs: Sequence[str] = S
             axis.plot(range(1, len(values) + 1), values, style, marker=marker, color=colour, ms=4, lw=1, label=label(arm))
         if sign not in SHARES:  # a collapse that explodes would hide its beginning on a linear scale
             axis.set_yscale("log")
-            axis.yaxis.set_major_formatter(ScalarFormatter())
-            axis.yaxis.set_minor_formatter(ScalarFormatter())
-            axis.tick_params(axis="y", which="both", labelsize=7)
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_formatter(NullFormatter())
         axis.set(xlabel="round", ylabel="" if panel % 3 else "ratio to the base", title=sign.replace("_", " "))
     handles, names = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
