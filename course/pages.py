@@ -1,7 +1,7 @@
 """python -m course.pages: the book's session pages, made from the students' copies, into book/executed/course/ (not in git).
 
 Exercises become directives of sphinx-exercise on the page alone, so that a notebook reads well in Jupyter; tests are folded away; paths
-of notebooks and chapters become links. A page offers the student's notebook itself for download.
+of notebooks and chapters become links; the pictures of the lecture are drawn. A page offers the student's notebook itself for download.
 """
 
 import re
@@ -12,6 +12,7 @@ from nbformat import NotebookNode
 
 from course.release import release, student_copy
 from course.sessions import EXERCISE, ROOT, read, role, session_paths
+from course.slides import SHOWN, executed, slide_type
 
 PAGES = ROOT / "book" / "executed" / "course"
 LINKS = ((re.compile(r"`notebooks/([\w.]+\.ipynb)`"), r"[](../\1)"), (re.compile(r"`book/chapters/(\w+\.md)`"), r"[](../../chapters/\1)"))
@@ -34,8 +35,9 @@ def linked(source: str) -> str:
 
 
 def page(source: NotebookNode, name: str) -> NotebookNode:
-    """A page of the book: what a student sees, without the cells that wait for an answer in words."""
+    """A page of the book: what a student sees and what the lecture's slides show, without the cells that wait for an answer in words."""
     copy, cells = student_copy(source), []
+    lecture = {cell.id: cell.outputs for cell in executed(source).cells if cell.cell_type == "code" and slide_type(cell) in SHOWN}
     for cell in copy.cells:
         if cell.cell_type == "markdown" and role(cell, "solution"):
             continue
@@ -43,6 +45,8 @@ def page(source: NotebookNode, name: str) -> NotebookNode:
             cell.source = linked(directive(cell.source) if EXERCISE.match(cell.source) else cell.source)
         elif role(cell, "grade"):
             cell.metadata["tags"] = ["hide-input"]
+        elif cell.id in lecture:
+            cell.outputs = lecture[cell.id]
         cells.append(cell)
     said = "It has these exercises with cells for your answers; tests are folded away below."
     offer = f"{{download}}`The notebook to work in <notebooks/{name}>`. {said}"

@@ -50,7 +50,8 @@ def rendered(cell: NotebookNode) -> str:
     for output in cell.outputs:
         data = output.get("data", {})
         if "image/png" in data:
-            parts.append(f'<img alt="{html.escape(cell.source.splitlines()[0])}" src="data:image/png;base64,{data["image/png"].strip()}">')
+            words = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+            parts.append(f'<img alt="{html.escape(words)}" src="data:image/png;base64,{data["image/png"].strip()}">')
         elif output.output_type == "stream" and output.name == "stdout":
             parts.append(f"<pre>{html.escape(output.text)}</pre>")
     return "\n".join(parts)
@@ -69,11 +70,17 @@ def mathjax() -> str:
     return script.replace("</script", "<\\/script")
 
 
-def slides_html(source: NotebookNode) -> str:
-    """One session's slides; their code is run here."""
+def executed(source: NotebookNode) -> NotebookNode:
+    """The cells that slides need, with their outputs; nothing is run where no code is shown."""
     notebook = shown_cells(source)
     if any(c.cell_type == "code" and slide_type(c) in SHOWN for c in notebook.cells):
         NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": ROOT}}).execute()
+    return notebook
+
+
+def slides_html(source: NotebookNode) -> str:
+    """One session's slides; their code is run here."""
+    notebook = executed(source)
     slides: list[str] = []
     for cell in notebook.cells:
         if slide_type(cell) == "slide":

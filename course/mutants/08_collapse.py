@@ -1,4 +1,4 @@
-"""Known wrong answers: Session 8: Collapse, and what each part does. Each must fail its test."""
+"""Known wrong answers: Session 8: Collapse, and the signs of it. Each must fail its test."""
 
 # %% s8-drift: accumulates the last two rounds only
 def drift(way, rounds, n, chains, seed=0):
@@ -51,37 +51,21 @@ def drift(way, rounds, n, chains, seed=0):
         variances.append(model.var())
     return np.array(variances)
 
-# %% s8-weights: distance to the mean of the references
+# %% s8-distance: distance to the mean of the references
 def mean_distance(samples, references):
     return (samples - references.mean(0)).norm(dim=1)
 
-
-def weight(distance, beta, sigma2):
-    return torch.exp(-(distance - beta).clamp_min(0) / sigma2)
-
-# %% s8-weights: what lies near weighs more than one
-def mean_distance(samples, references):
-    return torch.cdist(samples, references).mean(1)
-
-
-def weight(distance, beta, sigma2):
-    return torch.exp(-(distance - beta) / sigma2)
-
-# %% s8-weights: a Gaussian's square in the exponent
-def mean_distance(samples, references):
-    return torch.cdist(samples, references).mean(1)
-
-
-def weight(distance, beta, sigma2):
-    return torch.exp(-((distance - beta).clamp_min(0) ** 2) / sigma2)
-
-# %% s8-weights: squared distances
+# %% s8-distance: squared distances
 def mean_distance(samples, references):
     return (torch.cdist(samples, references) ** 2).mean(1)
 
-
+# %% s8-weight: what lies near weighs more than one
 def weight(distance, beta, sigma2):
-    return torch.exp(-(distance - beta).clamp_min(0) / sigma2)
+    return torch.exp(-(distance - beta) / sigma2)
+
+# %% s8-weight: a Gaussian's square in the exponent
+def weight(distance, beta, sigma2):
+    return torch.exp(-((distance - beta).clamp_min(0) ** 2) / sigma2)
 
 # %% s8-lead: watches for shrinking alone
 def lead(variance, right, low, high):
