@@ -175,3 +175,41 @@ def guidance_frame(evaluations: Evaluations) -> pd.DataFrame:
             low, high = crossed_interval(matrix)
             rows.append({"model": model, "guidance": guidance, "score": score, "mean": matrix.mean(), "low": low, "high": high})
     return pd.DataFrame(rows)
+
+
+def guidance_table(evaluations: Evaluations, usual: float, scores: Sequence[str] = TRUTHS) -> pd.DataFrame:
+    """Every model at every guidance less the base, paired by prompt: at the same guidance, and at the usual one.
+
+    One row a model and guidance, "difference [low, high]", intervals over seeds and prompts. The second asks what tuning buys beyond a
+    change of the base's guidance; the base's own rows say what that change buys.
+
+    Raises:
+        ProtocolError: the base was not judged at the usual guidance, or models not on the same prompts.
+    """
+    if not evaluations:
+        return pd.DataFrame()
+    found: dict[tuple[str, float], list[pd.DataFrame]] = {}
+    for name, seeds in evaluations.items():
+        guidance = next(iter(seeds.values())).protocol.guidance
+        found[without_guidance(name), float(guidance)] = [MEAN.apply(s.table) for s in seeds.values()]
+    if (BASE, usual) not in found:
+        raise ProtocolError(f"the base was not judged at guidance {usual:g}; judge it there")
+    rows: dict[tuple[str, float], dict[str, str]] = {}
+    for (name, guidance), tables in found.items():
+        row = {}
+        for score in scores:
+            said = score.removeprefix("oracle_").replace("_", " ")
+            for where, at in (("there", guidance), (f"at {usual:g}", usual)):
+                reference = found.get((BASE, at))
+                if reference is None or (name, guidance) == (BASE, at):
+                    continue
+                base = reference[0]
+                if any(not t.index.equals(base.index) for t in tables):
+                    raise ProtocolError(f"{name!r} was not judged on the prompts of {BASE!r}; judge it again")
+                matrix = np.stack([(t[score] - base[score]).to_numpy(dtype=np.float64) for t in tables])
+                low, high = crossed_interval(matrix)
+                row[f"{said}, over the base {where}"] = f"{matrix.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+        if row:
+            rows[name, guidance] = row
+    shown = pd.DataFrame(rows).T.rename_axis(["model", "guidance"]).fillna("")
+    return shown[sorted(shown, key=lambda column: (column.split(",")[0] != "quality", " at " in column))]

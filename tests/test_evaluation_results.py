@@ -6,7 +6,7 @@ import pytest
 from test_aggregate import model
 
 from selfimprove.aggregate import RAW, Rule, comparison
-from selfimprove.evaluation_results import best_of_curve, interval_widths, load_evaluations, medians, table, tidy
+from selfimprove.evaluation_results import best_of_curve, guidance_table, interval_widths, load_evaluations, medians, table, tidy
 from selfimprove.protocol import ProtocolError, Scored, write_scores
 from selfimprove.published.own import own_beside
 from selfimprove.scorers import SHAPES_SCORERS
@@ -75,6 +75,28 @@ def test_best_of_n_inflates_what_it_selects_by_most() -> None:
     assert curve.loc[(1, "clip")] == pytest.approx(0, abs=1e-6)
     assert curve.loc[(4, "clip")] > curve.loc[(2, "clip")] > 0.1
     assert curve.loc[(4, "oracle_quality")] > 0.1
+
+
+def test_guidance_is_set_beside_the_base_at_the_same_and_at_the_usual_one(tmp_path: Path) -> None:
+    for name, shift in (("base", 0.0), ("SPIN round 1, seed 0", 0.5)):
+        for guidance in (1.5, 3.0):
+            made = shapes_model(f"{name} at guidance {guidance:g}", shift + (guidance == 3.0), 0)
+            scored = Scored(made.table, replace(made.protocol, guidance=guidance))
+            write_scores(tmp_path / f"{name[:4]}-{guidance:g}.parquet", scored)
+    found = load_evaluations(tmp_path)
+    shown = guidance_table(found, 3.0, ("shading",))
+    assert list(shown.index) == [("base", 1.5), ("SPIN round 1", 1.5), ("SPIN round 1", 3.0)]
+
+    def number(model: str, guidance: float, column: str) -> float:
+        return float(shown.loc[(model, guidance), column].split(" ")[0])
+
+    assert number("base", 1.5, "shading, over the base at 3") == pytest.approx(-1, abs=0.01)
+    assert shown.loc[("base", 1.5), "shading, over the base there"] == ""
+    assert number("SPIN round 1", 1.5, "shading, over the base there") == pytest.approx(0.5, abs=0.01)
+    assert number("SPIN round 1", 1.5, "shading, over the base at 3") == pytest.approx(-0.5, abs=0.01)
+    assert number("SPIN round 1", 3.0, "shading, over the base at 3") == pytest.approx(0.5, abs=0.01)
+    with pytest.raises(ProtocolError, match="guidance 6"):
+        guidance_table(found, 6.0)
 
 
 def test_paired_intervals_shrink_with_the_root_of_the_number() -> None:
