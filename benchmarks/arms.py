@@ -77,11 +77,15 @@ def _shared(game: Game, runs: Path) -> list[tuple[Path, Path]]:
     model = run.identity["model"]
     judged = identity_hash({"model": model} | {k: v for k, v in vars(s).items() if k.startswith("evaluation_")})
     pairs = [(run.round(0) / "evaluation", runs / f"shared-evaluation-{judged}")]
+    source: dict[str, Any] = {"seed": game.seed, "model": model}
     if game.collection:
         names = ("prompt_source", "judge", "collected", "clusters", "kept")
-        source: dict[str, Any] = {k: getattr(s, k) for k in names} | {"seed": game.seed, "prompts": run.identity["prompts"], "model": model}
+        source |= {k: getattr(s, k) for k in names} | {"prompts": run.identity["prompts"]}
         made = identity_hash(source)
         pairs += [(run.path / f, runs / f"shared-prompts-{made}-{f}") for f in ("prompts.parquet", "prompts.json")]
+    else:
+        source["data"] = run.identity["data"]
+    if game.collection or (s.objective == "spin" and s.generated_source == "rollout"):
         names = ("samples", "rollout_steps", "guidance", "eta", "generated_latents", "flip")
         later = {k: getattr(s, k) for k, off in (("sampler", "ddim"), ("precision", "no")) if getattr(s, k) != off}
         rolled = identity_hash(source | {k: getattr(s, k) for k in names} | later)
