@@ -96,7 +96,8 @@ def summarise(scores: pd.DataFrame, previous: pd.DataFrame | None = None, base: 
             difference = values - by_prompt(other).loc[now.index, name].to_numpy(dtype=np.float64)
             row[f"delta_{label}"] = float(difference.mean())
             row[f"delta_{label}_ci95"] = list(bootstrap_interval(difference))
-            row[f"win_rate_{label}"] = win_rate(difference)[0]
+            rate, low, high, _ = win_rate(difference)
+            row |= {f"win_rate_{label}": rate, f"win_rate_{label}_ci95": [low, high]}
         summary[name] = row
     return summary
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,11 +28,17 @@ def score_table(infos: list[RoundInfo]) -> pd.DataFrame:
             row = {"score": name, "round": info.metrics["round"], "mean": score["mean"], "95 % interval": _interval(score["ci95"])}
             if "delta_prev" in score:
                 row["change from round before"] = f"{score['delta_prev']:+.3f} {_interval(score['delta_prev_ci95'])}"
-                row["wins over round before"] = f"{100 * score['win_rate_prev']:.0f} %"
-                row["wins over base"] = f"{100 * score['win_rate_base']:.0f} %"
+                row["wins over round before (%)"] = _wins(score, "prev")
+                row["wins over base (%)"] = _wins(score, "base")
             rows.append(row)
     table = pd.DataFrame(rows).sort_values(["score", "round"], kind="stable").set_index(["score", "round"])
     return table.fillna("")
+
+
+def _wins(score: dict[str, Any], over: str) -> str:
+    """Per cent of prompts won with Wilson's interval, which runs of earlier versions have not kept."""
+    shown = [f"{100 * v:.0f}" for v in (score[f"win_rate_{over}"], *score.get(f"win_rate_{over}_ci95", ()))]
+    return shown[0] + (f" [{shown[1]}, {shown[2]}]" if shown[1:] else "")
 
 
 def _interval(bounds: list[float]) -> str:

@@ -35,6 +35,8 @@ def test_means_differences_and_wins_by_hand() -> None:
     assert row["median"] == 3.5
     assert row["delta_prev"] == 1.0  # (1 + 0 - 1 + 4) / 4
     assert row["win_rate_prev"] == 0.625  # two wins, one tie
+    low, high = row["win_rate_prev_ci95"]
+    assert low < 0.625 < high
     assert row["win_rate_base"] == 1.0
 
 
