@@ -88,7 +88,8 @@ rsi-ablations: .venv/.run
 rsi-beyond: .venv/.run
 	$(BIN)/python -m benchmarks.rsi_shapes beyond
 
-# every model of the experiments above by the papers' protocols; about 2.5 minutes a model on two cores
+# every model of the experiments above by the papers' protocols: about four hours of one core; two processes with OMP_NUM_THREADS=1 each,
+# of different --seeds or --sets, share them
 evaluation: .venv/.run
 	$(BIN)/python -m benchmarks.evaluation_shapes
 

@@ -2,8 +2,8 @@
 
 Models come from the run folders of `make spin-experiments` and `make rsi-rounds`; those not there are named and left out. 500 prompts
 of scenes that were trained on and 128 of scenes that were not, five images each, all models from the same noise; guidance swept on the
-128. Per-image scores go to `book/results/evaluation_shapes/<set>/`, each model as soon as it is finished: about 5 min a model on two
-cores. `--models`, `--seeds` and `--sets` choose. `--size smoke` judges what is there in seconds.
+128. Per-image scores go to `book/results/evaluation_shapes/<set>/`, each model as soon as it is finished: on one core about 5 min a
+model for the 500 prompts, 1.3 for 128. `--models`, `--seeds` and `--sets` choose. `--size smoke` judges what is there in seconds.
 """
 
 import argparse
