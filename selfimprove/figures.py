@@ -102,8 +102,11 @@ def radar(table: pd.DataFrame, spread: Mapping[str, float]) -> Figure:
 
 
 def proxy_against_truth(table: pd.DataFrame, proxy: str, truths: Sequence[str]) -> Figure:
-    """Change of a learned score against the change of what is true, model by model: to the right and down is over-optimisation."""
-    models = [m for m in pd.unique(table["model"]) if m != table["model"].iloc[0]]
+    """Change of a learned score against the change of what is true, model by model: to the right and down is over-optimisation.
+
+    Shown are the models that have a difference, which a baseline has not.
+    """
+    models = list(pd.unique(table["model"][table["difference"].notna()]))
     figure, axes = plt.subplots(1, len(truths), figsize=(4 * len(truths), 3.2), constrained_layout=True, squeeze=False)
     by_score = {s: rows.set_index("model").loc[models] for s, rows in table.groupby("score") if s in (proxy, *truths)}
     for axis, truth in zip(axes[0], truths, strict=True):
@@ -135,10 +138,13 @@ def lines(frame: pd.DataFrame, x: str, ylabel: str, xlabel: str) -> Figure:
     """
     figure, axis = plt.subplots(figsize=(6, 3.9), constrained_layout=True)
     models = list(pd.unique(frame["model"]))
+    drawn: list[str] = []
     for (model, colour), marker in zip(colours(models).items(), MARKERS * (1 + len(models) // len(MARKERS)), strict=False):
         rows = frame[frame["model"] == model].sort_values(x)
         known = str(model).startswith("oracle")  # the truth, among scorers
-        style = {"color": "black", "ls": "--"} if known else {"color": colour}
+        alike = ("-", ":", "-.")[drawn.count(colour) % 3]  # models of one method and colour
+        drawn.append(colour)
+        style = {"color": "black", "ls": "--"} if known else {"color": colour, "ls": alike}
         axis.plot(rows[x], rows["mean"], marker=marker, ms=4, lw=1.2, label=str(model).replace("_", " "), **style)
         if len(rows) > 1 and (known or len(models) <= FEW):
             axis.fill_between(rows[x], rows["low"], rows["high"], color=style["color"], alpha=0.2, lw=0)

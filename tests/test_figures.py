@@ -38,6 +38,9 @@ def test_every_figure_names_its_axes_and_models(table: pd.DataFrame) -> None:
         assert axis.get_xlabel()
         assert axis.get_ylabel()
         assert axis.get_legend() or figure.legends
+    for shown in (table, table[table["difference"].notna()]):  # with its baseline, and without
+        crosses = proxy_against_truth(shown, "wide", ["narrow"]).axes[0].get_legend_handles_labels()[1]
+        assert crosses == ["SPIN round 1", "mine"]
     spokes = radar(table, {"wide": 2.0, "narrow": 0.01}).axes[0]
     assert [t.get_text() for t in spokes.get_xticklabels()] == ["wide", "narrow"]
     plt.close("all")
