@@ -44,6 +44,22 @@ def colours(models: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def panels(count: int) -> tuple[Figure, list[Axes]]:
+    """So many axes, at most three in a row, so that their labels can be read at the width of a page."""
+    columns = 2 if count == 4 else min(count, 3)
+    rows = -(-count // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(3.2 * columns, 2.6 * rows), constrained_layout=True, squeeze=False)
+    for axis in grid.flat[count:]:
+        axis.remove()
+    return figure, list(grid.flat[:count])
+
+
+def first_column(axis: Axes) -> bool:
+    """Whether an axis of `panels` stands at the left, where a label speaks for its row."""
+    place = axis.get_subplotspec()
+    return place is not None and place.is_first_col()
+
+
 def _errors(rows: pd.DataFrame, value: str, low: str, high: str) -> np.ndarray:
     return np.abs(rows[[low, high]].to_numpy(dtype=np.float64).T - rows[value].to_numpy(dtype=np.float64))
 

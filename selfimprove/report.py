@@ -7,10 +7,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from selfimprove.config import Settings
+from selfimprove.figures import panels
 from selfimprove.game import Game
 from selfimprove.prompts import read_reports
 from selfimprove.rounds import RoundInfo
@@ -80,22 +80,12 @@ def read_training(log: pd.DataFrame, settings: Settings) -> str:
     return " ".join(sentences)
 
 
-def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    """So many axes, at most three in a row, so that their labels can be read at the width of a page."""
-    columns = 2 if count == 4 else min(count, 3)
-    rows = -(-count // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(3.2 * columns, 2.6 * rows), constrained_layout=True, squeeze=False)
-    for axis in grid.flat[count:]:
-        axis.remove()
-    return figure, list(grid.flat[:count])
-
-
 def training_figure(log: pd.DataFrame) -> Figure:
     """Loss, margin, accuracy, errors relative to the opponent, gradient norm, by step."""
     spin = "margin" in log
-    panels = ["loss", "margin", "implicit_accuracy", "errors", "gradient_norm"] if spin else ["loss", "gradient_norm"]
-    figure, axes = _panels(len(panels))
-    for axis, name in zip(axes, panels, strict=True):
+    shown = ["loss", "margin", "implicit_accuracy", "errors", "gradient_norm"] if spin else ["loss", "gradient_norm"]
+    figure, axes = panels(len(shown))
+    for axis, name in zip(axes, shown, strict=True):
         if name == "errors":
             for side in ("real", "generated"):
                 axis.plot(log["step"], log[f"player_{side}"] / log[f"opponent_{side}"], label=side)
@@ -121,7 +111,7 @@ def selection_figure(folder: Path) -> Figure:
     pool = pd.read_parquet(folder / "selection.parquet")
     metrics = [name.rpartition("_")[0] for name in pool if name.endswith(("_rank", "_zscore"))]
     edges = json.loads((folder / "edges.json").read_text()) if (folder / "edges.json").exists() else None
-    figure, axes = _panels(max(len(metrics) + bool(edges), 1))
+    figure, axes = panels(max(len(metrics) + bool(edges), 1))
     for axis, name in zip(axes, metrics, strict=False):
         bins = np.histogram_bin_edges(pool[name], bins=30).tolist()
         axis.hist(pool[name], bins, density=True, color="0.75", label="pool")

@@ -6,7 +6,6 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from selfimprove.collapse import LIMITS
-from selfimprove.figures import MARKERS, colours
+from selfimprove.figures import MARKERS, colours, first_column, panels
 from selfimprove.results import TRUTHS, Results, over_seeds, signed
 from selfimprove.statistics import bootstrap_interval, student_interval
 
@@ -73,14 +72,10 @@ def rounds_figure(results: Results, arm: str, beside: Sequence[str] = (), scores
     Level lines are the ends of the arms `beside`, means over seeds.
     """
     scores = scores or scores_of(results, arm)
-    columns = min(3, len(scores))
-    rows = -(-len(scores) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(3.2 * columns, 2.6 * rows), constrained_layout=True, squeeze=False)
+    figure, axes = panels(len(scores))
     others = [other for other in beside if other in results]
     shades = colours([label(other) for other in others])
-    for axis in axes.flat[len(scores) :]:
-        axis.remove()
-    for panel, (axis, score) in enumerate(zip(axes.flat, scores, strict=False)):
+    for axis, score in zip(axes, scores, strict=True):
         for offset, (seed, result) in enumerate(results[arm].items()):
             means, bounds = np.array(track(result, score)), np.array(track(result, score, "delta_base_ci95"))
             x = np.arange(1, len(means) + 1) + 0.08 * (offset - 1)
@@ -93,9 +88,9 @@ def rounds_figure(results: Results, arm: str, beside: Sequence[str] = (), scores
             axis.axhline(end, color=shades[label(other)], lw=1.5, ls=style, label=label(other))
         axis.axhline(0, color="0.6", lw=0.8)
         role = "selects" if score in SELECTING else "unseen" if score in UNSEEN else "truth"
-        axis.set(xlabel="round", ylabel="" if panel % columns else "change from the base", title=f"{score.replace('_', ' ')} ({role})")
+        axis.set(xlabel="round", ylabel="change from the base" if first_column(axis) else "", title=f"{score.replace('_', ' ')} ({role})")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    handles, names = axes.flat[0].get_legend_handles_labels()
+    handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
@@ -155,10 +150,8 @@ def _one_seed(end: Mapping[str, Any]) -> str:
 
 def drift_figure(results: Results, arms: Sequence[str], signs: Sequence[str] = SIGNS) -> Figure:
     """Signs of collapse by round, ratios to the base; grey: the range in which no warning is given. The first seed; weights dashed."""
-    figure, axes = plt.subplots(-(-len(signs) // 3), 3, figsize=(9.6, 2.5 * -(-len(signs) // 3)), constrained_layout=True, squeeze=False)
-    for axis in axes.flat[len(signs) :]:
-        axis.remove()
-    for panel, (axis, sign) in enumerate(zip(axes.flat, signs, strict=False)):
+    figure, axes = panels(len(signs))
+    for axis, sign in zip(axes, signs, strict=True):
         axis.axhspan(max(LIMITS[sign].low, 1e-3), LIMITS[sign].high, color="0.93")
         for arm, marker, colour in zip((a for a in arms if a in results), MARKERS, sns.color_palette("colorblind"), strict=False):
             values = [m["drift"][sign] for m in next(iter(results[arm].values()))["rounds"][1:]]
@@ -169,8 +162,8 @@ def drift_figure(results: Results, arms: Sequence[str], signs: Sequence[str] = S
             axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.yaxis.set_major_formatter("{x:g}")
             axis.yaxis.set_minor_formatter(NullFormatter())
-        axis.set(xlabel="round", ylabel="" if panel % 3 else "ratio to the base", title=sign.replace("_", " "))
-    handles, names = axes.flat[0].get_legend_handles_labels()
+        axis.set(xlabel="round", ylabel="ratio to the base" if first_column(axis) else "", title=sign.replace("_", " "))
+    handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
