@@ -5,6 +5,7 @@ Models that were trained with several seeds are judged on the same prompts; inte
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pandas as pd
 from selfimprove.aggregate import MEAN, RAW, STANDARDISED, Rule, Scale, best_of, by_prompt, with_averages
 from selfimprove.compare import without_guidance
 from selfimprove.protocol import ProtocolError, Scored, check_comparable, read_scores
+from selfimprove.results import signed
 from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove.statistics import bootstrap_interval, crossed_interval
 
@@ -194,22 +196,18 @@ def guidance_table(evaluations: Evaluations, usual: float, scores: Sequence[str]
         found[without_guidance(name), float(guidance)] = [MEAN.apply(s.table) for s in seeds.values()]
     if (BASE, usual) not in found:
         raise ProtocolError(f"the base was not judged at guidance {usual:g}; judge it there")
+    prompts = found[BASE, usual][0].index
+    columns = [f"{s.removeprefix('oracle_').replace('_', ' ')}, over the base {w}" for s in scores for w in ("there", f"at {usual:g}")]
     rows: dict[tuple[str, float], dict[str, str]] = {}
     for (name, guidance), tables in found.items():
+        if any(not t.index.equals(prompts) for t in tables):
+            raise ProtocolError(f"{name!r} was not judged on the prompts of {BASE!r}; judge it again")
         row = {}
-        for score in scores:
-            said = score.removeprefix("oracle_").replace("_", " ")
-            for where, at in (("there", guidance), (f"at {usual:g}", usual)):
-                reference = found.get((BASE, at))
-                if reference is None or (name, guidance) == (BASE, at):
-                    continue
-                base = reference[0]
-                if any(not t.index.equals(base.index) for t in tables):
-                    raise ProtocolError(f"{name!r} was not judged on the prompts of {BASE!r}; judge it again")
+        for column, (score, at) in zip(columns, product(scores, (guidance, usual)), strict=True):
+            if (BASE, at) in found and (name, guidance) != (BASE, at):
+                base = found[BASE, at][0]
                 matrix = np.stack([(t[score] - base[score]).to_numpy(dtype=np.float64) for t in tables])
-                low, high = crossed_interval(matrix)
-                row[f"{said}, over the base {where}"] = f"{matrix.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+                row[column] = signed(float(matrix.mean()), list(crossed_interval(matrix)))
         if row:
             rows[name, guidance] = row
-    shown = pd.DataFrame(rows).T.rename_axis(["model", "guidance"]).fillna("")
-    return shown[sorted(shown, key=lambda column: (column.split(",")[0] != "quality", " at " in column))]
+    return pd.DataFrame(rows).T.reindex(columns=columns).rename_axis(["model", "guidance"]).fillna("")
