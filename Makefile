@@ -37,8 +37,9 @@ lint: .venv/.check
 	$(BIN)/mypy
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
 
+# side by side, each in one thread: small models gain nothing from a second
 test: lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 	$(BIN)/python book/build.py --preset smoke
 
 book: .venv/.check

@@ -47,7 +47,8 @@ def main() -> None:
     shutil.rmtree(PRINT, ignore_errors=True)
     BUILT.rename(PRINT)
     (PRINT / "intro.html").replace(PRINT / "index.html")
-    pages = [*(BOOK / "_build" / "html").glob("executed/*.html"), *(BOOK / "_build" / "html").glob("chapters/*.html")]
+    built = BOOK / "_build" / "html"
+    pages = [*built.glob("executed/*.html"), *built.glob("chapters/**/*.html")]
     if absent := missing((PRINT / "index.html").read_text(), pages):
         sys.exit(f"the page to print lacks {absent}")
     printed = to_pdf(PRINT / "index.html")
