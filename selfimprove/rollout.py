@@ -44,7 +44,7 @@ class Trajectory:
 
     states[i] is where steps[i] starts and states[i + 1] where it ends; noise[i] is the unit noise e_hat of that step (drawn
     also where sigma is 0, as C.3 and C.4 of SPIN-Diffusion share it between player and opponent); log_prob[i] is
-    log p(x_{t-1} | x_t) under the distribution sampled from, nan where sigma is 0 and there is no density.
+    `log p(x_{t-1} | x_t)` under the distribution sampled from, nan where sigma is 0 and there is no density.
     """
 
     steps: tuple[Step, ...]
@@ -189,7 +189,7 @@ def trajectory(
 def noising_trajectory(
     world: World, clean: Float[Tensor, "b c h w"], ids: Sequence[str], seed: int, stream: str, round_index: int, steps: Sequence[Step]
 ) -> Trajectory:
-    """The data's path of SPIN-Diffusion eq. (3.1): x_T ~ q(x_T | x_0), then x_{t-1} ~ q(x_{t-1} | x_t, x_0), down to x_0.
+    """The data's path of SPIN-Diffusion eq. (3.1): `x_T ~ q(x_T | x_0)`, then `x_{t-1} ~ q(x_{t-1} | x_t, x_0)`, down to `x_0`.
 
     Where the schedule's last alpha is 1 the path ends in `clean` itself.
     """

@@ -17,7 +17,7 @@ from selfimprove.config import ErrorIn
 
 
 class Transition(NamedTuple):
-    """Mean (B, C, H, W) and standard deviation (a number) of a Gaussian over x_{t-1}."""
+    """Mean (B, C, H, W) and standard deviation (a number) of a Gaussian over `x_{t-1}`."""
 
     mean: Float[Tensor, "b c h w"]
     std: float
@@ -46,7 +46,7 @@ class Step:
 
     @property
     def direction(self) -> float:
-        """sqrt(1 - alpha_{t-1} - sigma_t^2), what multiplies the noise direction in eqs. (3.1) and (3.2)."""
+        """`sqrt(1 - alpha_{t-1} - sigma_t^2)`, what multiplies the noise direction in eqs. (3.1) and (3.2)."""
         return math.sqrt(max(1 - self.alpha_next - self.sigma**2, 0.0))
 
     @property

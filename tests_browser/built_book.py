@@ -12,7 +12,7 @@ from bs4 import BeautifulSoup
 ROOT = Path(__file__).parent.parent
 BUILT = ROOT / "book" / "_build" / "html"
 PICTURES = ROOT / "runs" / "book-browser"
-NO_CHAPTERS = {"index", "genindex", "search", "py-modindex"}  # made by Sphinx: a redirection, an empty index, the search
+NO_CHAPTERS = {"index", "genindex", "search"}  # made by Sphinx: a redirection, an empty index, the search
 
 
 def pages() -> list[str]:
