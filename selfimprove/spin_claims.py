@@ -4,39 +4,27 @@ Changes from the base are paired by prompt within a seed; arms are compared seed
 """
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from selfimprove.claims import AGREES, DIFFERS, OPEN, QUALITY, RIGHT, Difference, Row, qualified, said, table
+from selfimprove.claims import AGREES, DIFFERS, OPEN, QUALITY, RIGHT, Difference, Experiments, Row, difference, qualified, said, table
 from selfimprove.evaluation_results import BASE, load_evaluations, tidy
-from selfimprove.results import Results, gain, load_results
+from selfimprove.results import Results
 from selfimprove.shapes.image_sets import winners
 from selfimprove.spin_results import images_seen
 from selfimprove.statistics import student_interval
 
 STALL = 50_000  # samples after which fine-tuning is said to have stopped
 FAR = 0.05  # of quality below the data, at which no outcome could contradict the claim
-TRUTHS = {QUALITY: "quality", RIGHT: "all_right"}
-
-
-def over(first: dict[int, dict[str, Any]], second: dict[int, dict[str, Any]], column: str, at: int, at_second: int) -> Difference | None:
-    """Gain of one arm less that of another, over the seeds that have both; None with fewer than two seeds."""
-    seeds = sorted(set(first) & set(second))
-    if len(seeds) < 2:
-        return None
-    return Difference(
-        *student_interval([gain(first[s], TRUTHS[column], at) - gain(second[s], TRUTHS[column], at_second) for s in seeds]), len(seeds)
-    )
 
 
 def claims(root: str | Path) -> pd.DataFrame:
     """The table of claims, computed from whatever has been exported under `root`."""
-    core, controls = (load_results(Path(root) / name) for name in ("spin_shapes", "spin_controls"))
+    experiments = Experiments(Path(root))
+    core = experiments.load("spin_shapes")
 
-    def against(first: str, second: str, at: int, at_second: int, other: Results = core) -> tuple[str, str]:
-        found = {c: over(core.get(first, {}), other.get(second, {}), c, at, at_second) for c in (QUALITY, RIGHT)}
-        return said(found)
+    def against(first: str, second: str, at: int, at_second: int, other: str = "spin_shapes") -> tuple[str, str]:
+        return said({c: difference(experiments, ("spin_shapes", first), (other, second), c, at, at_second) for c in (QUALITY, RIGHT)})
 
     rows = [
         Row("round 1 improves on the base", "average 7.013 to 7.268", *against("spin", "spin", 1, 0)),
@@ -46,8 +34,8 @@ def claims(root: str | Path) -> pd.DataFrame:
         Row("in the end it surpasses SFT at equal steps", "7.413 against 7.195", *against("spin", "sft-steps", 3, -1)),
         Row("... and SFT at equal compute", "not compared", *against("spin", "sft-compute", 3, -1)),
         Row("round 2 surpasses Diffusion-DPO", "7.395 against 7.276; not in HPS", *against("spin", "dpo", 2, -1)),
-        Row("fine-tuning has stopped improving", "figure 7: after 50,000 samples", *_stalls(core)),
-        Row("playing on against the old opponent stalls", "figure 5, two iterations", *against("spin", "continued", 2, 2, controls)),
+        Row("fine-tuning has stopped improving", "figure 7: after 50,000 samples", *_stalls(experiments)),
+        Row("playing on against the old opponent stalls", "figure 5, two iterations", *against("spin", "continued", 2, 2, "spin_controls")),
         Row("SFT of adapters stays below full SFT", "7.171 against 7.195", *against("sft-steps", "sft-lora", -1, -1)),
         Row("it cannot surpass the data", "in principle (limitations)", *_below_data(core)),
         Row("it holds on other prompts", "PartiPrompts, HPSv2", *_elsewhere(Path(root) / "evaluation_shapes" / "held-out")),
@@ -66,11 +54,11 @@ def _elsewhere(folder: Path) -> tuple[str, str]:
     return said({c: Difference(float(r["mean"]), float(r["low"]), float(r["high"]), int(r["seeds"])) for c, r in found.items()})
 
 
-def _stalls(core: Results) -> tuple[str, str]:
+def _stalls(experiments: Experiments) -> tuple[str, str]:
     """Whether more fine-tuning than at equal steps brings nothing more."""
-    found = over(core.get("sft-compute", {}), core.get("sft-steps", {}), QUALITY, -1, -1)
+    found = difference(experiments, ("spin_shapes", "sft-compute"), ("spin_shapes", "sft-steps"), QUALITY, -1)
     words, _ = said({QUALITY: found})
-    seen = max((images_seen(r, 1) for r in core.get("sft-compute", {}).values()), default=0)
+    seen = max((images_seen(r, 1) for r in experiments.load("spin_shapes").get("sft-compute", {}).values()), default=0)
     if 0 < seen < STALL:
         return f"{words}, but only {seen:,} samples", OPEN
     return words, opposite(found) if found else OPEN

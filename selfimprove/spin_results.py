@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 
 from selfimprove.claims import QUALITY, RIGHT, Experiments, difference
 from selfimprove.figures import MARKERS, colours
-from selfimprove.results import Results, gain, over_seeds
+from selfimprove.results import Results
 from selfimprove.statistics import student_interval
 
 CONTROLS = {  # arm of spin_controls -> what was changed
@@ -41,19 +41,37 @@ AXES = {  # prefix of a cell of the map -> what it moves
 EXPERIMENTS = {"spin_shapes": "rounds, and the frozen opponent", "spin_controls": "controls", "spin_map": "cells of the map"}
 
 
-def controls_table(results: Results, spin: Results) -> pd.DataFrame:
-    """One round with one thing changed: change from the base, less that of the unchanged round of the same seed."""
-    rows = []
-    for arm, label in CONTROLS.items():
-        row: dict[str, Any] = {"changed": label}
-        seeds = sorted(set(results.get(arm, {})) & set(spin.get("spin", {})))
-        for name in ("quality", "all_right"):
-            gains = {s: (gain(results[arm][s], name, 1), gain(spin["spin"][s], name, 1)) for s in seeds}
-            if gains:
-                row[f"{name.replace('_', ' ')}, change in the round"] = over_seeds([own for own, _ in gains.values()])
-                row[f"{name.replace('_', ' ')}, against the round as it is"] = over_seeds([own - plain for own, plain in gains.values()])
-        rows.append(row | {"seeds": len(seeds)})
-    return pd.DataFrame(rows).set_index("changed").fillna("not run")
+def controls_table(root: str | Path) -> pd.DataFrame:
+    """One round with one thing changed: change from the base, and that less the change of the same seed's round as it is."""
+    experiments, rows = Experiments(Path(root)), []
+    plain = ("spin_shapes", "spin")
+    for arm, label in {"": "nothing: the round as it is", **CONTROLS}.items():
+        own = ("spin_controls", arm) if arm else plain
+        row = {"changed": label}
+        for column, name in ((QUALITY, "quality"), (RIGHT, "all right")):
+            row[f"{name}, change in the round"] = str(difference(experiments, own, own, column, 1, 0) or "not run")
+            row[f"{name}, against the round as it is"] = str(difference(experiments, own, plain, column, 1) or "not run") if arm else ""
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("changed")
+
+
+def second_round_table(root: str | Path) -> pd.DataFrame:
+    """Fig. 5's question: from where round 1 ended, a round against the player of round 1, or one more against the base and its images."""
+    experiments = Experiments(Path(root))
+    new, old = ("spin_shapes", "spin"), ("spin_controls", "continued")
+    pairs = {
+        "a new opponent, with its images": (new, new, 1),
+        "the old opponent, with its images": (old, old, 1),
+        "old less new": (old, new, None),
+    }
+    rows = {
+        label: {
+            name: str(difference(experiments, first, second, column, 2, before) or "not run")
+            for column, name in ((QUALITY, "quality, change in round 2"), (RIGHT, "all right, change in round 2"))
+        }
+        for label, (first, second, before) in pairs.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def partner(cell: str) -> str:

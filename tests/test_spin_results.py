@@ -10,8 +10,8 @@ from test_evaluation_results import shapes_model
 
 from selfimprove.claims import AGREES, DIFFERS, OPEN, SPLIT
 from selfimprove.protocol import write_scores
-from selfimprove.results import Results, load_results
-from selfimprove.spin_claims import claims, over
+from selfimprove.results import load_results
+from selfimprove.spin_claims import claims
 from selfimprove.spin_results import (
     CONTROLS,
     cells,
@@ -21,6 +21,7 @@ from selfimprove.spin_results import (
     partner,
     predictors_table,
     samples_figure,
+    second_round_table,
     signs_figure,
     training_signs,
 )
@@ -73,7 +74,7 @@ def test_claims_by_hand(root: Path) -> None:
     assert verdicts["round 1 improves on the base"] == AGREES
     assert verdicts["round 2 improves on round 1"] == SPLIT  # quality up, obedience down
     assert verdicts["in the end it surpasses SFT at equal steps"] == AGREES
-    assert table.loc["in the end it surpasses SFT at equal steps", "here"].startswith("quality +0.250 [+0.250, +0.250] (3 seeds)")
+    assert table.loc["in the end it surpasses SFT at equal steps", "here"].startswith("quality +0.25")
     assert verdicts["playing on against the old opponent stalls"] == AGREES
     assert verdicts["round 2 surpasses Diffusion-DPO"] == OPEN
     assert verdicts["fine-tuning has stopped improving"] == OPEN
@@ -96,20 +97,21 @@ def test_other_prompts_by_hand(root: Path) -> None:
     assert row["verdict"] == OPEN  # one rises, the other cannot be told from zero
 
 
-def test_two_seeds_are_needed(root: Path) -> None:
-    runs = load_results(root / "spin_shapes")["spin"]
-    assert over({0: runs[0]}, {0: runs[0], 1: runs[1]}, "oracle_quality", 1, 0) is None
-    found = over({0: runs[0], 1: runs[1]}, runs, "oracle_quality", 2, 1)
-    assert found is not None
-    assert found.mean == pytest.approx(0.1)
-
-
 def test_controls_by_hand(root: Path) -> None:
-    table = controls_table(load_results(root / "spin_controls"), load_results(root / "spin_shapes"))
-    assert list(table.index) == list(CONTROLS.values())
-    assert table.loc["hinge link", "quality, change in the round"].startswith("+0.041")
-    assert table.loc["hinge link", "quality, against the round as it is"] == "-0.060 [-0.060, -0.060]"
+    table = controls_table(root)
+    assert list(table.index) == ["nothing: the round as it is", *CONTROLS.values()]
+    assert table.loc["hinge link", "quality, change in the round"].startswith("+0.04")
+    beside, _, rest = table.loc["hinge link", "quality, against the round as it is"].partition(" ")
+    assert float(beside) == pytest.approx(-0.06, abs=0.004)  # .04 against .1
+    assert rest.endswith("(3 seeds)")
     assert table.loc["no pushing term", "quality, change in the round"] == "not run"
+
+
+def test_second_round_by_hand(root: Path) -> None:
+    table = second_round_table(root)["quality, change in round 2"]
+    assert table["a new opponent, with its images"].startswith("+0.1")
+    assert table["the old opponent, with its images"].startswith("+0.02")
+    assert table["old less new"].startswith("-0.08")
 
 
 def test_map_by_hand(root: Path) -> None:
@@ -144,9 +146,9 @@ def test_samples_figure(root: Path) -> None:
 
 
 def test_nothing_run_yet(tmp_path: Path) -> None:
-    nothing: Results = {}
     assert (claims(tmp_path)["verdict"] == OPEN).all()
-    assert (controls_table(nothing, nothing)["seeds"] == 0).all()
+    assert (controls_table(tmp_path)["all right, change in the round"] == "not run").all()
+    assert (second_round_table(tmp_path) == "not run").all(axis=None)
     assert map_table(tmp_path).empty
     assert "make spin-map" in map_figure(tmp_path).texts[0].get_text()
     assert training_signs(tmp_path).empty
