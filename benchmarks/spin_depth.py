@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.arms import Arm, play_from_command_line
-from benchmarks.spin_shapes import JUDGED, fine_tuning
+from benchmarks.spin_shapes import ADAPTER_RATE, JUDGED, fine_tuning
 from selfimprove.config import PRESETS, Preset
 from selfimprove.spin_results import partner
 
@@ -56,7 +56,7 @@ def the_map(size: str) -> dict[str, Arm]:
         **{f"beta-{n:g}": spin.changed(beta=n) for n in (s.beta / 4, 4 * s.beta)},
         **{f"guidance-{n:g}": spin.changed(guidance=n) for n in (1.0, 6.0)},
         **{f"lr-{n:g}x": spin.changed(lr=n * s.lr) for n in (3, 10)},
-        **{f"rank-{n}": spin.changed(lora_rank=n, lora_alpha=n, lr=20 * s.lr) for n in (1, 4, 16)},
+        **{f"rank-{n}": spin.changed(lora_rank=n, lora_alpha=n, lr=ADAPTER_RATE) for n in (1, 4, 16)},
     }
     recursion = PRESETS["smoke-rsi" if size == "smoke" else "shapes-rsi"]
     moved = {
