@@ -38,11 +38,6 @@ def load_results(folder: str | Path) -> Results:
     return results
 
 
-def gain(result: dict[str, Any], truth: str, at: int) -> float:
-    """Change of a truth, "quality" or "all_right", from the base to round `at`; -1 is the last."""
-    return float(result["rounds"][at]["oracle"][truth]["delta_base"]) if at else 0.0
-
-
 def signed(value: float, bounds: list[float]) -> str:
     return f"{value:+.3f} [{bounds[0]:+.3f}, {bounds[1]:+.3f}]"
 

@@ -177,9 +177,11 @@ def test_mutilated_and_foreign_notebooks_are_refused(tmp_path: Path) -> None:
     assert grade.main([str(tmp_path / "broken.ipynb"), "--out", str(tmp_path)]) == 1
 
 
-def test_a_page_shows_the_lectures_pictures() -> None:
-    shown = pages.page(read(PATHS[1]), PATHS[1].name)
-    assert [c.id for c in shown.cells if any("image/png" in o.get("data", {}) for o in c.get("outputs", []))] == ["s2-07"]
+@pytest.mark.parametrize(("session", "drawn"), [(1, ["s1-05", "s1-08"]), (2, ["s2-07"])])
+def test_a_page_shows_the_lectures_pictures(session: int, drawn: list[str]) -> None:
+    path = PATHS[session - 1]
+    shown = pages.page(read(path), path.name)
+    assert [c.id for c in shown.cells if any("image/png" in o.get("data", {}) for o in c.get("outputs", []))] == drawn
 
 
 def test_the_books_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
