@@ -15,7 +15,7 @@ AGREES, DIFFERS, SPLIT, OPEN, UNTESTABLE = "agrees", "differs", "split", "not de
 
 
 class Difference(NamedTuple):
-    """A mean difference with its 95 % interval: over seeds, or, where prompts are at hand and seeds fewer than three, over the first's."""
+    """A mean difference with its 95 % interval: over seeds, or, where these are fewer than three, over prompts."""
 
     mean: float
     low: float
@@ -53,22 +53,20 @@ def difference(
     Arms judged on fewer prompts are compared on those that both have. `at` -1 is the last round.
     """
     loaded = [experiments.load(name).get(arm, {}) for name, arm in (first, second)]
-    seeds = sorted(set(loaded[0]) & set(loaded[1]))
-    means, within = [], None
-    for seed in seeds:
+    paired = []
+    for seed in sorted(set(loaded[0]) & set(loaded[1])):
         values = []
         for (name, arm), when in ((first, at), (second, at if at_second is None else at_second)):
             frame = experiments.prompts(name, arm, seed)
             frame = frame[frame["round"] == (frame["round"].max() if when < 0 else min(when, frame["round"].max()))]
             values.append(frame[column])
-        paired = (values[0] - values[1]).dropna().to_numpy(dtype=np.float64)
-        means.append(float(paired.mean()))
-        within = within or bootstrap_interval(paired)
-    if not means or within is None:
+        paired.append(values[0] - values[1])
+    if not paired:
         return None
-    if len(means) < 3:
-        return Difference(means[0], *within, 1)
-    return Difference(*student_interval(means), len(means))
+    if len(paired) < 3:
+        by_prompt = pd.concat(paired, axis=1).mean(axis=1).dropna().to_numpy(dtype=np.float64)
+        return Difference(float(by_prompt.mean()), *bootstrap_interval(by_prompt), len(paired))
+    return Difference(*student_interval([float(d.mean()) for d in paired]), len(paired))
 
 
 class Row(NamedTuple):

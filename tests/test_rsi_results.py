@@ -87,6 +87,11 @@ def test_differences_are_paired_and_intervals_are_over_seeds_from_three_on(root:
     assert one is not None
     assert one.seeds == 1
     assert (one.mean, one.verdict()) == (pytest.approx(-0.05, abs=0.01), DIFFERS)
+    export(root, "ablations", "no-selection", 1, [0, 0.1, 0.2, 0.45])
+    two = difference(e, ("rsi_rounds", "rsi"), ("rsi_ablations", "no-selection"), "oracle_quality", 3)
+    assert two is not None
+    assert (two.seeds, two.mean) == (2, pytest.approx(-0.1, abs=0.01))  # the mean of -.05 and -.15
+    assert two.high - two.low < 0.02  # over prompts, not over two seeds that lie .1 apart
     assert difference(e, ("rsi_rounds", "rsi"), ("rsi_ablations", "absent"), "oracle_quality", 3) is None
     assert Difference(0.1, -0.1, 0.3, 3).verdict() == OPEN
 
