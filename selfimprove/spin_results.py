@@ -148,7 +148,7 @@ class Sign(NamedTuple):
 
 
 def training_signs(root: str | Path) -> pd.DataFrame:
-    """From every exported round of self-play (null rounds and DPO aside): the last tenth of its log, and what the round changed.
+    """From every exported round of self-play (null rounds and DPO aside), once: the last tenth of its log, and what the round changed.
 
     `real_error`: the player's squared error on real images over the opponent's, less 1. Above 0 the player denoises even the images
     that it should learn worse than before, only less so than the opponent's.
@@ -162,14 +162,14 @@ def training_signs(root: str | Path) -> pd.DataFrame:
                 if "margin" not in logs:
                     continue
                 for index, log in logs.groupby("round"):
-                    if (arm, index) == ("continued", 1):  # it is the first round of `spin`, again
-                        continue
                     end, truth = log.tail(max(len(log) // 10, 1)), result["rounds"][int(index)]["oracle"]
                     ratio = float(end["player_real"].mean() / end["opponent_real"].mean()) - 1
                     changes = (float(truth[k]["delta_prev"]) for k in ("all_right", "quality"))
                     accuracy, margin = float(end["implicit_accuracy"].mean()), float(end["margin"].mean())
                     rows.append(Sign(name, arm, seed, int(index), ratio, accuracy, margin, *changes))
-    return pd.DataFrame(rows, columns=Sign._fields)
+    signs = pd.DataFrame(rows, columns=Sign._fields)
+    log = signs[["seed", "real_error", "implicit_accuracy", "margin"]].round(4)
+    return signs[~log.duplicated()].reset_index(drop=True)  # a round that several arms share counts once
 
 
 def predictors_table(signs: pd.DataFrame) -> pd.DataFrame:
