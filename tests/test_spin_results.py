@@ -20,6 +20,7 @@ from selfimprove.spin_results import (
     map_table,
     partner,
     predictors_table,
+    samplers_table,
     samples_figure,
     second_round_table,
     signs_figure,
@@ -136,6 +137,26 @@ def test_signs_by_hand(root: Path) -> None:
     assert table.loc["margin", "quality"].startswith("+1.00")
     assert predictors_table(signs.head(2)).loc["margin", "quality"] == "too few rounds"
     assert signs_figure(signs).axes[0].get_xlabel()
+
+
+def test_gains_by_sampler(tmp_path: Path) -> None:
+    assert samplers_table(tmp_path).empty
+    folder = tmp_path / "spin_samplers"
+    folder.mkdir()
+    names = ("ddim", "dpm++", "unipc")
+    start = np.random.default_rng(0).normal(size=len(PROMPTS))  # drowns the gains, unless they are paired
+    gains = {"base": 0.0, "ddim": 0.1, "dpm++": 0.2, "unipc": 0.3}
+    parts = [
+        pd.DataFrame(
+            {"prompt": PROMPTS, "oracle_quality": start + gain * (i + 1), "oracle_all_right": 0.5 - gain, "trained": t, "drawn": d}
+        )
+        for t, gain in gains.items()
+        for i, d in enumerate(names)
+    ]
+    pd.concat(parts).sample(frac=1, random_state=0).to_parquet(folder / "samplers-0-prompts.parquet")
+    table = samplers_table(tmp_path)
+    assert table.loc["opponent drawn by DPM-Solver++", "quality, all drawn by UniPC"].startswith("+0.600 [+0.600, +0.600]")
+    assert table.loc["opponent drawn by UniPC", "all right, all drawn by DDIM"].startswith("-0.300")
 
 
 def test_samples_figure(root: Path) -> None:
