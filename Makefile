@@ -71,6 +71,7 @@ pretrain: .venv/.run
 spin-experiments: .venv/.run
 	$(BIN)/python -m benchmarks.spin_shapes
 	$(BIN)/python -m benchmarks.spin_depth controls
+	$(BIN)/python -m benchmarks.judged_samplers
 
 spin-map: .venv/.run
 	$(BIN)/python -m benchmarks.spin_depth map
