@@ -59,22 +59,22 @@ SAMPLER_NAMES = {"ddim": "DDIM", "dpm++": "DPM-Solver++", "unipc": "UniPC"}
 
 
 def samplers_table(root: str | Path) -> pd.DataFrame:
-    """What a round gains over the base, by the sampler that drew its opponent's images (rows) and the one that draws both models (columns).
+    """What a round gains over the base, by the sampler that drew its opponent's images (columns) and the one that draws both models.
 
     Paired by prompt, with 95 % intervals over prompts; of several seeds the means. Nothing where nothing has been exported.
     """
-    rows: dict[str, dict[str, str]] = {}
+    columns: dict[str, dict[str, str]] = {}
     files = sorted((Path(root) / "spin_samplers").glob("*-prompts.parquet"))
     if not files:
         return pd.DataFrame()
     scores = pd.concat(pd.read_parquet(file) for file in files).groupby(["trained", "drawn", "prompt"]).mean()
     for trained in SAMPLER_NAMES:
-        row = rows[f"opponent drawn by {SAMPLER_NAMES[trained]}"] = {}
+        gains = columns[f"opponent drawn by {SAMPLER_NAMES[trained]}"] = {}
         for column, name in ((QUALITY, "quality"), (RIGHT, "all right")):
             for drawn in SAMPLER_NAMES:
                 gain = (scores.loc[(trained, drawn), column] - scores.loc[("base", drawn), column]).to_numpy(dtype=np.float64)
-                row[f"{name}, all drawn by {SAMPLER_NAMES[drawn]}"] = signed(float(gain.mean()), list(bootstrap_interval(gain)))
-    return pd.DataFrame.from_dict(rows, orient="index")
+                gains[f"{name}, drawn by {SAMPLER_NAMES[drawn]}"] = signed(float(gain.mean()), list(bootstrap_interval(gain)))
+    return pd.DataFrame(columns)
 
 
 def second_round_table(root: str | Path) -> pd.DataFrame:

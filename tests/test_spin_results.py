@@ -155,8 +155,8 @@ def test_gains_by_sampler(tmp_path: Path) -> None:
     ]
     pd.concat(parts).sample(frac=1, random_state=0).to_parquet(folder / "samplers-0-prompts.parquet")
     table = samplers_table(tmp_path)
-    assert table.loc["opponent drawn by DPM-Solver++", "quality, all drawn by UniPC"].startswith("+0.600 [+0.600, +0.600]")
-    assert table.loc["opponent drawn by UniPC", "all right, all drawn by DDIM"].startswith("-0.300")
+    assert table.loc["quality, drawn by UniPC", "opponent drawn by DPM-Solver++"].startswith("+0.600 [+0.600, +0.600]")
+    assert table.loc["all right, drawn by DDIM", "opponent drawn by UniPC"].startswith("-0.300")
 
 
 def test_samples_figure(root: Path) -> None:
