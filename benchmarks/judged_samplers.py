@@ -14,8 +14,8 @@ import torch
 
 from benchmarks.spin_depth import controls
 from selfimprove.config import Settings
-from selfimprove.data import EVALUATION_SEED, indexed, shapes_prompts
-from selfimprove.draws import example_id
+from selfimprove.data import indexed, shapes_prompts
+from selfimprove.draws import EVALUATION_SEED, example_id
 from selfimprove.models import Diffuser, load_diffuser
 from selfimprove.rollout import sample_batches
 from selfimprove.runs import provenance, write_json

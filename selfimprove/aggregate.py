@@ -80,8 +80,8 @@ def best_of(scores: pd.DataFrame, n: int, by: str) -> pd.DataFrame:
 
 
 def summarise(scores: pd.DataFrame, previous: pd.DataFrame | None = None, base: pd.DataFrame | None = None) -> dict[str, dict[str, Any]]:
-    """Every scorer's mean, median and 95 % interval over prompts; paired difference and win rate to the round before, and
-    win rate to the base (share of prompts that score higher, ties counting half).
+    """Every scorer's mean, median and 95 % interval over prompts; paired difference and win rate to the round before and
+    to the base, where these have the score (share of prompts that score higher, ties counting half).
     """
     now = by_prompt(scores)
     summary: dict[str, dict[str, Any]] = {}
@@ -91,7 +91,7 @@ def summarise(scores: pd.DataFrame, previous: pd.DataFrame | None = None, base: 
             "mean": float(values.mean()), "median": float(np.median(values)), "ci95": list(bootstrap_interval(values)),
         }  # fmt: skip
         for other, label in ((previous, "prev"), (base, "base")):
-            if other is None:
+            if other is None or name not in other:  # a scorer may have come later
                 continue
             difference = values - by_prompt(other).loc[now.index, name].to_numpy(dtype=np.float64)
             row[f"delta_{label}"] = float(difference.mean())

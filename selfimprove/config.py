@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from numbers import Integral, Real
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
 Objective = Literal["spin", "sft", "weighted"]
@@ -104,7 +106,7 @@ class Settings:
     clip: float = 1.0  #: largest gradient norm
     lora_rank: int | None = None  #: train adapters of this rank in place of all weights
     lora_alpha: int = 8  #: the adapter is scaled by alpha / rank
-    ema: float = 0.0  #: decay of the average of weights, which is then the player; 0 is off
+    ema: float = 0.0  #: decay of the average of weights, which is then the player, at most (1 + n) / (10 + n) after n steps; 0 is off
     precision: Precision = "no"
     gradient_checkpointing: bool = False
     checkpoint_every: int = 20  #: steps between the points at which a killed run can continue
@@ -116,11 +118,16 @@ class Settings:
     evaluation_guidance: float = 7.5
 
     def __post_init__(self) -> None:
+        for field_ in fields(self):
+            value = getattr(self, field_.name)
+            if not _fits(value, field_.type):
+                wanted = getattr(field_.type, "__name__", str(field_.type))
+                raise ValueError(f"{field_.name}={value!r} is of the wrong kind; give {_KINDS.get(wanted, wanted)}")
         positive = ("samples", "rollout_steps", "rollout_batch", "beta", "steps", "batch_size", "accumulation", "lr", "clip")
         for name in (*positive, "evaluation_prompts", "evaluation_images", "neighbours", "evaluation_steps", "checkpoint_every"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be greater than 0; give a positive number")
-        for name in ("collected", "clusters", "kept", "selected", "epochs", "real_samples", "validation", "warmup"):
+        for name in ("collected", "clusters", "kept", "selected", "epochs", "real_samples", "validation", "warmup", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)!r} must not be negative; 0 leaves it out")
         if self.lora_rank is not None and self.lora_rank < 1:
@@ -147,6 +154,22 @@ class Settings:
         return math.ceil(self.epochs * examples / (self.batch_size * self.accumulation * processes)) if self.epochs else self.steps
 
 
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "text"}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a setting's annotated type; which of several words are allowed is checked elsewhere."""
+    if kind in (int, float):
+        return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    if get_origin(kind) is UnionType:
+        return any(_fits(value, k) for k in get_args(kind))
+    if get_origin(kind) is tuple:  # metrics
+        return isinstance(value, (tuple, list)) and all(len(v) == 2 and _fits(v[0], str) and _fits(v[1], float) for v in value)
+    return get_origin(kind) is Literal or isinstance(value, kind)
+
+
+# Settings that change no result beyond rounding.
+FREE = ("rollout_batch", "gradient_checkpointing", "checkpoint_every")
 # Settings that runs made before them do not know: at these values they stay out of a run's identity.
 _LATER: dict[str, Any] = {"lora_rank": None, "sampler": "ddim", "prediction_type": "any", "error_in": "epsilon", "pushing": 1.0}
 _CHOICES: dict[str, tuple[str, ...]] = {f.name: get_args(f.type) for f in fields(Settings) if get_origin(f.type) is Literal}
@@ -177,10 +200,13 @@ class Preset:
         return replace(self, settings=replace(self.settings, **changes), rounds=rounds)
 
     def identity(self) -> dict[str, Any]:
-        """What of the preset changes results, flat: {"lr": ..., "round 3 lr": ...}; what is off and came later is left out."""
+        """What of the preset changes results, flat: {"lr": ..., "round 3 lr": ...}; what is off and came later is left out.
+
+        So is what changes them by rounding alone (`FREE`): after an error of memory a run goes on with smaller batches.
+        """
         flat = asdict(self.settings)
         off = {name for name, value in _LATER.items() if flat[name] == value}
-        for name in off | ({"lora_alpha"} if "lora_rank" in off else set()):
+        for name in off | set(FREE) | ({"lora_alpha"} if "lora_rank" in off else set()):
             del flat[name]
         for index, differences in enumerate(self.rounds, start=1):
             flat |= {f"round {index} {name}": value for name, value in differences.items()}

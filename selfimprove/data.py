@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from selfimprove.draws import example_id, key_hash
+from selfimprove.draws import EVALUATION_SEED, example_id, key_hash
 from selfimprove.pairs import DataError, Shards
 from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove.scorers.images import to_rgb
@@ -23,7 +24,7 @@ from selfimprove.shapes.captions import Caption, caption
 from selfimprove.shapes.image_sets import HELD_IN_SCENES, base_set, losers, winners
 from selfimprove.shapes.render import Drawing, render
 
-EVALUATION_SEED = 5775709  # prompts and noise of every evaluation: the same for all rounds, models and training seeds
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class ImageText:
 
 def load_data(data: str, samples: int, validation: int, evaluation: int, image_size: tuple[int, int], seed: int) -> ImageText:
     """`samples` training and `validation` further images with captions, and `evaluation` prompts.
+
+    What is kept out of training, at most a tenth, is the same for every `seed`; which of the rest are trained on depends on it.
 
     `data` is "shapes" (the winners), "shapes-base" (what the embedded model was trained on), a folder of images with
     `metadata.jsonl` or `metadata.csv` (columns `file_name` and `text`), or a Pick-a-Pic parquet shard or a folder of them, whose
@@ -155,7 +158,7 @@ def _read_metadata(folder: Path) -> list[tuple[Path, str]]:
         with files[0].open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
     else:
-        lines = files[0].read_text(encoding="utf-8").splitlines()
+        lines = files[0].read_text(encoding="utf-8").split("\n")  # a caption may hold other line breaks
         try:
             rows = [json.loads(line) for line in lines if line.strip()]
         except json.JSONDecodeError as error:
@@ -219,36 +222,41 @@ def _folder(folder: Path, samples: int, validation: int, evaluation: int, image_
     if len(paths) < 2:
         raise DataError(f"data={str(folder)!r}: {len(skipped)} of {len(entries)} images cannot be read; at least 2 must be readable")
     ids = [example_id(*pair) for pair in indexed(captions)]
-    order = sorted(range(len(paths)), key=lambda i: key_hash(seed, "split", ids[i]))
-    kept_out = order[: min(validation, max(1, len(order) // 10))]
-    judged = kept_out or order
-    prompts = [captions[judged[i % len(judged)]] for i in range(evaluation)]
+    order = sorted(range(len(paths)), key=lambda i: key_hash(EVALUATION_SEED, "split", ids[i]))
+    kept_out, rest = _split(order, validation, evaluation)
+    prompts = [captions[kept_out[i % len(kept_out)]] for i in range(evaluation)]
     return ImageText(
         name=folder.name,
         captions=captions,
         ids=ids,
         fetch=lambda i: open_image(paths[i], image_size),
-        train=order[len(kept_out) :][:samples],
-        validation=kept_out,
+        train=sorted(rest, key=lambda i: key_hash(seed, "chosen", ids[i]))[:samples],
+        validation=kept_out[:validation],
         evaluation=indexed(prompts),
         fingerprint=digest.hexdigest(),
         skipped=skipped,
     )
 
 
+def _split(order: list[T], validation: int, evaluation: int) -> tuple[list[T], list[T]]:
+    """What is kept out of training, a tenth at the most: the images of the validation, and their captions for the evaluation; the rest."""
+    count = min(max(validation, evaluation), max(1, len(order) // 10))
+    return order[:count], order[count:]
+
+
 def _shards(data: str, samples: int, validation: int, evaluation: int, image_size: tuple[int, int], seed: int) -> ImageText:
     """Pick-a-Pic: winners are the real images, losers what they were preferred to. A prompt is trained on or kept out, never both."""
     shards = Shards(data)
-    prompts = sorted({row.prompt for row in shards.rows}, key=lambda p: key_hash(seed, "split", p))
+    prompts = sorted({row.prompt for row in shards.rows}, key=lambda p: key_hash(EVALUATION_SEED, "split", p))
     if len(prompts) < 2:
         raise DataError(f"data={data!r} has {len(prompts)} prompts with a preference ({shards.dropped}); at least 2 are needed")
-    kept_out = set(prompts[: min(validation, max(1, len(prompts) // 10))])
+    judged, _ = _split(prompts, validation, evaluation)
+    kept_out = set(judged)
     captions = [row.prompt for row in shards.rows]
     ids = [example_id(*pair) for pair in indexed(captions)]
     first_of = {caption: i for i, caption in reversed(list(enumerate(captions)))}
     trainable = [i for i, caption in enumerate(captions) if caption not in kept_out]
     chosen = sorted(sorted(trainable, key=lambda i: key_hash(seed, "chosen", ids[i]))[:samples])  # in the shards' order, to read each once
-    judged = sorted(kept_out) or prompts
 
     def side(row: int, won: bool) -> Tensor:
         found = shards.rows[row]
@@ -262,7 +270,7 @@ def _shards(data: str, samples: int, validation: int, evaluation: int, image_siz
         fetch=lambda i: side(i, True),
         fetch_loser=lambda i: side(i, False),
         train=chosen,
-        validation=[first_of[p] for p in sorted(kept_out)] if validation else [],
+        validation=[first_of[p] for p in judged[:validation]],
         evaluation=indexed([judged[i % len(judged)] for i in range(evaluation)]),
         fingerprint=digest.hexdigest(),
         skipped=[str(shards.dropped)] if shards.dropped.ties or shards.dropped.unlabelled else [],

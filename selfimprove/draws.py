@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+EVALUATION_SEED = 5775709  # prompts and noise of every evaluation: the same for all rounds, models and training seeds
+
 Key = str | int
 
 

@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 
 from selfimprove import draws
 from selfimprove.config import Settings
-from selfimprove.data import EVALUATION_SEED, ImageText
+from selfimprove.data import ImageText
+from selfimprove.draws import EVALUATION_SEED
 from selfimprove.latents import Store, build_store
 from selfimprove.losses import squared_error
 from selfimprove.models import Diffuser
@@ -63,8 +64,9 @@ def evaluate(
     def make(rows: range) -> dict[str, Tensor]:
         part = slice(rows.start, rows.stop)
         latents = sample_batches(
-            diffuser, unet, prompts[part], ids[part], settings.rollout_batch, "sampling", seed=EVALUATION_SEED,
-            stream="evaluation", round_index=0, steps=settings.evaluation_steps, guidance=settings.evaluation_guidance,
+            diffuser, unet, prompts[part], ids[part], settings.rollout_batch, "sampling", settings.precision,
+            seed=EVALUATION_SEED, stream="evaluation", round_index=0,
+            steps=settings.evaluation_steps, guidance=settings.evaluation_guidance,
         )  # fmt: skip
         return {"latent": latents}
 
@@ -103,7 +105,8 @@ def evaluate(
             model=model, model_hash=weights, prompts=data.name, prompts_hash=fingerprint(prompts)[:12], n_prompts=different,
             images=round(len(prompts) / different), noise_seed=EVALUATION_SEED, sampler="DDIM", steps=settings.evaluation_steps,
             guidance=settings.evaluation_guidance,
-            precision="float32", scorers={name: getattr(score, "version", name) for name, score in scorers.items()}, black=black,
+            precision="float32" if settings.precision == "no" else f"{settings.precision} autocast",
+            scorers={name: getattr(score, "version", name) for name, score in scorers.items()}, black=black,
         ),
     )  # fmt: skip
     write_scores(folder / "scores.parquet", scored)

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from selfimprove import draws
-from selfimprove.data import EVALUATION_SEED
+from selfimprove.draws import EVALUATION_SEED
 from selfimprove.frames import Film
 from selfimprove.models import load_diffuser, resolve_model
 from selfimprove.results import load_results

@@ -58,12 +58,14 @@ def set_up(
     Raises:
         ValueError: `ModelError`, `DataError`, `PromptError`, `SelectionError` or `RunError`, which say what is wrong and what to do.
     """
-    chosen = torch.device(device) if device else PartialState().device
+    chosen = _device(device)
     settings, data, prompts = preset.settings, data or preset.data, prompts or preset.prompts
+    collection = _collect(prompts, settings, seed) if settings.objective == "weighted" else None
+    if not data and not collection:
+        raise DataError("data='' names nothing; give 'shapes', a folder of images with metadata.jsonl, or shards of Pick-a-Pic")
     folder = resolve_model(model or preset.model)
     diffuser = load_diffuser(folder, chosen)
-    collection = _collect(prompts, settings, seed) if settings.objective == "weighted" else None
-    if data or not collection:
+    if data:
         images = load_data(data, settings.samples, settings.validation, settings.evaluation_prompts, diffuser.image_size, seed)
     else:
         images = no_images()
@@ -78,6 +80,20 @@ def set_up(
     cache = Path(opponent_cache) if opponent_cache else None
     path = Path(run) if run else Path("runs") / f"{name}-{identity_hash(identity)}"
     return Game(preset, diffuser, images, available, seed, open_run(path, identity, about), collection, cache)
+
+
+def _device(name: str) -> torch.device:
+    """The device of that name, tried; "" is the best there is.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    try:
+        device = torch.device(name) if name else PartialState().device
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the second: torch without CUDA
+        raise ValueError(f"device={name!r} cannot be used here ({error}); leave it empty for the best there is") from error
+    return device
 
 
 def _collect(prompts: str, settings: Settings, seed: int) -> Collection:
@@ -130,9 +146,12 @@ def _check(settings: Settings, diffuser: Diffuser, images: ImageText, scorers: M
         )
     if settings.objective == "weighted" and settings.time_weight == "one" and diffuser.schedule.alpha(len(diffuser.schedule) - 1) == 0:
         raise ModelError("time_weight='one' is infinite where alpha_T is 0, as in this model; choose 'snr'")
+    for name in ("rollout_steps", "evaluation_steps"):
+        if getattr(settings, name) > len(diffuser.schedule):
+            raise ModelError(f"{name}={getattr(settings, name)} is more than the {len(diffuser.schedule)} steps of the model's schedule")
     source = settings.generated_source
     if source == "loser" and images.fetch_loser is None:
-        raise DataError("generated_source='loser' needs labelled pairs; give data='shapes'")
+        raise DataError("generated_source='loser' needs labelled pairs: shards of Pick-a-Pic (a file or a folder) or data='shapes'")
     if source in ("real", "real-reencoded") and images.fetch_fresh is None:
         raise DataError(f"generated_source={source!r} needs fresh real images, which only data='shapes' can give")
     if settings.real_samples > len(images.train):

@@ -20,6 +20,8 @@ from selfimprove.schedule import Schedule
 from selfimprove.shapes import PIPELINE
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+VAE_PIXELS = 4 * 512 * 512  # that go through the VAE at once: at 512 pixels four images, about 3 GB of activations
+AUTOCAST: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}  # precisions other than float32
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 
 
@@ -135,6 +137,12 @@ class Diffuser:
         return self.latent_shape[1] * factor, self.latent_shape[2] * factor
 
     @property
+    def vae_batch(self) -> int:
+        """Images that go through the VAE at once."""
+        height, width = self.image_size
+        return max(1, VAE_PIXELS // (height * width))
+
+    @property
     def scaling_factor(self) -> float:
         """What the VAE's latents are multiplied with."""
         return self.vae.config.scaling_factor
@@ -160,15 +168,16 @@ class Diffuser:
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "b 3 height width"]) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
-        """Mean and standard deviation of the scaled latent posterior of images in [0, 1], on the CPU."""
-        posterior = self.vae.encode(2 * images.to(self.device) - 1).latent_dist
-        return (posterior.mean * self.scaling_factor).cpu(), (posterior.std * self.scaling_factor).cpu()
+        """Mean and standard deviation of the scaled latent posterior of images in [0, 1], on the CPU; a few images at a time."""
+        posteriors = [self.vae.encode(2 * part.to(self.device) - 1).latent_dist for part in images.split(self.vae_batch)]
+        mean, std = (torch.cat([getattr(p, name).cpu() for p in posteriors]) for name in ("mean", "std"))
+        return mean * self.scaling_factor, std * self.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 height width"]:
-        """Images with values in [0, 1] of scaled latents, on the CPU."""
-        images = self.vae.decode(latents.to(self.device) / self.scaling_factor).sample
-        return (images / 2 + 0.5).clamp(0, 1).cpu()
+        """Images with values in [0, 1] of scaled latents, on the CPU; a few at a time."""
+        parts = [self.vae.decode(part.to(self.device) / self.scaling_factor).sample.cpu() for part in latents.split(self.vae_batch)]
+        return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
 
     def load_unet(self, folder: Path) -> UNet2DConditionModel:
         """A further UNet of a pipeline folder, in float32 and eval mode, on this device."""
@@ -205,12 +214,24 @@ def _load_schedule(folder: Path, device: torch.device) -> Schedule:
 
 
 def write_pipeline(folder: Path, unet: UNet2DConditionModel, base: Path) -> None:
-    """A complete pipeline folder: the player's UNet, and hard links (copies where impossible) to the base's other parts."""
+    """A complete pipeline folder: the player's UNet, and hard links (copies where impossible) to the base's other parts.
+
+    A model that the base names but whose weights are not there (the hub's safety checker is not fetched) is left out of the index, as
+    diffusers expects of a part that is not given.
+    """
     unet.save_pretrained(folder / "unet", safe_serialization=True)
-    for path in sorted(p for p in base.rglob("*") if p.is_file() and p.relative_to(base).parts[0] != "unet"):
+    index = json.loads((base / "model_index.json").read_text())
+    absent = [part for part in index if (base / part / "config.json").exists() and not _has_weights(base / part)]
+    (folder / "model_index.json").write_text(json.dumps(index | {part: [None, None] for part in absent}, indent=2) + "\n")
+    left_out = {"unet", "model_index.json", *absent}
+    for path in sorted(p for p in base.rglob("*") if p.is_file() and p.relative_to(base).parts[0] not in left_out):
         target = folder / path.relative_to(base)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(path.resolve(), target)
         except OSError:
             shutil.copyfile(path, target)
+
+
+def _has_weights(part: Path) -> bool:
+    return any(path.suffix in (".safetensors", ".bin") for path in part.iterdir())

@@ -19,10 +19,9 @@ from torch import Tensor
 from selfimprove.batches import Batch, TrainingSet, batch_rows, make_batch
 from selfimprove.config import Settings
 from selfimprove.latents import SHARD, Store, build_store
+from selfimprove.models import AUTOCAST
 from selfimprove.runs import differences, write_json
 from selfimprove.schedule import Schedule
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class CacheError(ValueError):
@@ -98,7 +97,7 @@ def precompute(
             stop = min(start + settings.rollout_batch, places.stop, (start // per_step + 1) * per_step)
             rows = batch_rows(data.ids, seed, round_index, start, stop - start)
             batch = make_batch(data, rows, settings, schedule, seed, round_index, start // per_step)
-            with torch.autocast(schedule.device.type, DTYPES.get(settings.precision), enabled=settings.precision in DTYPES):
+            with torch.autocast(schedule.device.type, AUTOCAST.get(settings.precision), enabled=settings.precision in AUTOCAST):
                 errors.append(live(batch, range(start, stop)).view(2, -1).T)
             start = stop
         return {"errors": torch.cat(errors)}

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfimprove.data import EVALUATION_SEED, shapes_prompts
-from selfimprove.draws import key_hash
+from selfimprove.data import shapes_prompts
+from selfimprove.draws import EVALUATION_SEED, key_hash
 from selfimprove.prompts import PromptError, fingerprint, load_prompts, normalise
 from selfimprove.shapes.captions import HELD_OUT, SCENES, Caption
 from selfimprove.shapes.image_sets import HELD_IN_SCENES

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from tqdm.auto import tqdm
 
-from selfimprove.draws import key_hash
+from selfimprove.draws import EVALUATION_SEED, key_hash
 from selfimprove.judges import QUESTIONS, Judge, judged
 
 FILLERS = frozenset({"a", "an", "the", "please"})  # words that make a near-duplicate, not another prompt
@@ -217,17 +217,17 @@ def embed_all(
 
 
 def collect(prompts: Sequence[str], held_out: int, seed: int) -> Collection:
-    """Without duplicates, in a seeded order, and split by prompt; at most half are held out.
+    """Without duplicates, in a seeded order, and split by prompt; at most half are held out, the same ones whatever the seed.
 
     Raises:
         PromptError: nothing left to generate from.
     """
     unique, reports = drop_duplicates(prompts)
-    order = sorted(unique, key=lambda p: key_hash(seed, "prompt split", p))
-    count = min(held_out, len(order) // 2)
-    if not order:
+    kept_out = sorted(unique, key=lambda p: key_hash(EVALUATION_SEED, "prompt split", p))[: min(held_out, len(unique) // 2)]
+    if not unique:
         raise PromptError("no prompt is left to generate from; collect more")
-    return Collection(order[count:], order[:count], reports)
+    rest = set(unique) - set(kept_out)
+    return Collection(sorted(rest, key=lambda p: key_hash(seed, "prompt split", p)), kept_out, reports)
 
 
 def prepare(

@@ -35,6 +35,8 @@ def changed_settings(given: Sequence[str]) -> dict[str, Any]:
             changes[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             changes[name] = value
+        if isinstance(changes[name], float) and changes[name].is_integer() and isinstance(known[name], int):
+            changes[name] = int(changes[name])  # 1e3
         if isinstance(known[name], (int, float)) and not isinstance(changes[name], (int, float)):
             raise ValueError(f"{name}={value!r} must be a number, or True or False")
     return changes

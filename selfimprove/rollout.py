@@ -12,8 +12,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from selfimprove import draws
-from selfimprove.config import Sampler
-from selfimprove.models import Diffuser
+from selfimprove.config import Precision, Sampler
+from selfimprove.models import AUTOCAST, Diffuser
 from selfimprove.schedule import Schedule, Step, Transition
 
 SOLVERS: dict[Sampler, Any] = {"dpm++": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}
@@ -80,11 +80,13 @@ def predict(
     empty: Float[Tensor, "1 l d"] | None = None,
     guidance: float = 1.0,
 ) -> Float[Tensor, "b c h w"]:
-    """The model's output, guided: empty + guidance * (text - empty); guidance 1 asks for the text alone."""
+    """The model's output, guided: empty + guidance * (text - empty); guidance 1 asks for the text alone. In the precision of `noisy`."""
     if guidance == 1 or empty is None:
-        return denoiser(noisy, t, text).sample
+        return denoiser(noisy, t, text).sample.to(noisy.dtype)
     times = t if isinstance(t, int) else t.repeat(2)
-    both = denoiser(torch.cat([noisy, noisy]), times, torch.cat([empty.expand_as(text), text])).sample
+    both = denoiser(torch.cat([noisy, noisy]), times, torch.cat([empty.expand_as(text), text])).sample.to(
+        noisy.dtype
+    )  # before it is multiplied
     unconditional, conditional = both.chunk(2)
     return unconditional + guidance * (conditional - unconditional)
 
@@ -213,13 +215,18 @@ def sample_batches(
     ids: Sequence[str],
     batch_size: int,
     description: str,
+    precision: Precision = "no",
     **settings: float | int | str,
 ) -> Float[Tensor, "n c h w"]:
-    """Rollouts of any number of prompts, batch by batch with a progress bar; `settings` are those of `rollout`."""
+    """Rollouts of any number of prompts, batch by batch with a progress bar; `settings` are those of `rollout`.
+
+    `precision`: what the network's layers compute in; the steps between are taken in the schedule's own.
+    """
     empty = diffuser.embed([""])
     parts = []
     for start in tqdm(range(0, len(prompts), batch_size), desc=description, leave=False):
         rows = slice(start, start + batch_size)
         text = diffuser.embed(list(prompts[rows]))
-        parts.append(rollout(diffuser, denoiser, text, empty, ids[rows], **settings))  # type: ignore[arg-type]
+        with torch.autocast(diffuser.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
+            parts.append(rollout(diffuser, denoiser, text, empty, ids[rows], **settings))  # type: ignore[arg-type]
     return torch.cat(parts)

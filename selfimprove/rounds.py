@@ -63,7 +63,7 @@ def spin_round(state: RoundState, game: Game) -> tuple[RoundState, RoundInfo]:
     index = state.number + 1
     if index > 0 and not game.run.is_done(index, "training"):
         settings = game.preset.for_round(index)
-        opponent = game.diffuser.folder if settings.opponent == "base" else state.player
+        opponent = _opponent(state, game, settings)
         samples = spin_samples(game, settings, opponent, index)
         _train(game, settings, samples, state.player, opponent, index)
     return _finish(state, game)
@@ -79,10 +79,16 @@ def rsi_round(state: RoundState, game: Game) -> tuple[RoundState, RoundInfo]:
     return _finish(state, game)
 
 
+def _opponent(state: RoundState, game: Game, settings: Settings) -> Path:
+    return game.diffuser.folder if settings.opponent == "base" else state.player
+
+
 def _finish(state: RoundState, game: Game) -> tuple[RoundState, RoundInfo]:
     """Evaluation of the round after `state.number`, and what it has shown."""
     index = state.number + 1
     folder = game.run.round(index)
+    if index > 0:
+        game.run.check_same(index, "training", opponent=model_hash(_opponent(state, game, game.preset.for_round(index))))
     player = folder / "pipeline" if index > 0 else state.player
     played = not game.run.is_done(index, "evaluation")
     if played:
@@ -114,7 +120,7 @@ def _train(game: Game, settings: Settings, data: TrainingSet, start: Path, oppon
         log = train(player, opponent, data, game.diffuser.schedule, settings, game.seed, index, work)
         if PartialState().is_main_process:
             if rank:
-                merge(player, rank, settings.lora_alpha, start.parent / "lora", folder / "lora")
+                merge(player, rank, settings.lora_alpha, game.run.round(index - 1) / "lora", folder / "lora")
             unfinished = folder / "pipeline.unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
             write_pipeline(unfinished, player, game.diffuser.folder)

@@ -17,6 +17,8 @@ import pandas as pd
 import torch
 from accelerate import PartialState
 
+from selfimprove.config import FREE
+
 LIBRARIES = ("selfimprove", "torch", "diffusers", "transformers", "accelerate")
 
 
@@ -25,10 +27,11 @@ class RunError(ValueError):
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write beside, then rename: a reader never sees half a file."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(value, indent=1, default=str) + "\n")
-    unfinished.rename(path)
+    """Write beside, then rename: a reader never sees half a file; with several processes the main one alone writes."""
+    if PartialState().is_main_process:
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(value, indent=1, default=str) + "\n")
+        unfinished.rename(path)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -51,6 +54,7 @@ def provenance() -> dict[str, Any]:
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {PartialState().device}",
+        "processes": PartialState().num_processes,
         "threads": torch.get_num_threads(),  # the order of sums, so the last bits, and training from there on
         "python": platform.python_version(),
         "versions": {name: version(name) for name in LIBRARIES},
@@ -78,6 +82,20 @@ class RunFolder:
         """Whether a stage of a round is finished."""
         return stage in self.manifest(index)["stages"]
 
+    def check_same(self, index: int, stage: str, **facts: Any) -> None:
+        """That a finished stage was made from what is there now; nothing if it is not finished.
+
+        Raises:
+            RunError: it was made from something else, such as an opponent that has been played anew since.
+        """
+        recorded = self.manifest(index)["stages"].get(stage, {})
+        differing = [name for name, value in facts.items() if recorded and recorded[name] != value]
+        if differing:
+            raise RunError(
+                f"{self.round(index)}: its {stage} was made with another {', '.join(differing)} than there is now (a round before it was "
+                "played anew?); delete that folder and those of later rounds, or give another run folder"
+            )
+
     @contextmanager
     def stage(self, index: int, name: str, files: tuple[str, ...] = (), **facts: Any) -> Iterator[None]:
         """Marks a stage done when its block ends well: seconds, SHA-256 of its files, provenance, and the facts given."""
@@ -101,8 +119,9 @@ def identity_hash(identity: dict[str, Any]) -> str:
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """In words, the entries in which two identities differ."""
-    return [f"{k}: {there.get(k)!r} there, {here.get(k)!r} here" for k in sorted(there | here) if there.get(k) != here.get(k)]
+    """In words, the entries in which two identities differ, apart from settings that change results by rounding alone."""
+    names = sorted((there | here).keys() - set(FREE))
+    return [f"{k}: {there.get(k)!r} there, {here.get(k)!r} here" for k in names if there.get(k) != here.get(k)]
 
 
 def open_run(path: Path, identity: dict[str, Any], about: dict[str, Any]) -> RunFolder:
@@ -112,16 +131,14 @@ def open_run(path: Path, identity: dict[str, Any], about: dict[str, Any]) -> Run
         RunError: the folder holds another run, or something that is none.
     """
     identity = json.loads(json.dumps(identity, default=str))  # as it will be read back
-    file = path / "run.json"
-    if file.exists():
-        differing = differences(json.loads(file.read_text())["identity"], identity)
-        if differing:
-            raise RunError(f"run={str(path)!r} holds another run ({'; '.join(differing)}); give another run folder, or the same settings")
-    elif path.exists() and any(path.iterdir()):
-        raise RunError(f"run={str(path)!r} exists and holds no run.json; give another run folder, or an empty one")
-    else:
+    file, state = path / "run.json", PartialState()
+    if state.is_main_process and not file.exists() and not (path.exists() and any(path.iterdir())):
         path.mkdir(parents=True, exist_ok=True)
-        if PartialState().is_main_process:
-            write_json(file, {"identity": identity, **about})
-        PartialState().wait_for_everyone()
+        write_json(file, {"identity": identity, **about})
+    state.wait_for_everyone()  # all processes, whoever comes first, so that they pass every later barrier together
+    if not file.exists():
+        raise RunError(f"run={str(path)!r} exists and holds no run.json; give another run folder, or an empty one")
+    differing = differences(json.loads(file.read_text())["identity"], identity)
+    if differing:
+        raise RunError(f"run={str(path)!r} holds another run ({'; '.join(differing)}); give another run folder, or the same settings")
     return RunFolder(path, identity)

@@ -53,14 +53,15 @@ def rsi_samples(game: Game, settings: Settings, generator: Path, index: int) -> 
     generated = _rollout(game, settings, generator, index, prompts, ids)
     scores = _scores(game, settings, index, ids, prompts, generated)
     kept = _selection(game, settings, index, scores, generated)
-    with game.run.stage(index, "weights", files=("selected.parquet",)):
-        weight = np.ones(len(kept))
-        if settings.weighting != "none":
-            weight = _weights(game, settings, index, [ids[i] for i in kept], generated, kept).double().numpy()
-        if settings.normalisation == "weights":
-            weight = weight / weight.mean()
-        frame = pd.DataFrame({"id": [ids[i] for i in kept], "prompt": [prompts[i] for i in kept], "row": list(kept), "weight": weight})
-        write_table(folder / "selected.parquet", frame)
+    if not game.run.is_done(index, "weights"):
+        with game.run.stage(index, "weights", files=("selected.parquet",)):
+            weight = np.ones(len(kept))
+            if settings.weighting != "none":
+                weight = _weights(game, settings, index, [ids[i] for i in kept], generated, kept).double().numpy()
+            if settings.normalisation == "weights":
+                weight = weight / weight.mean()
+            columns = {"id": [ids[i] for i in kept], "prompt": [prompts[i] for i in kept], "row": list(kept), "weight": weight}
+            write_table(folder / "selected.parquet", pd.DataFrame(columns))
     return _selected(game, settings, index, dtype)
 
 
@@ -114,8 +115,9 @@ def _rollout(game: Game, settings: Settings, opponent: Path, index: int, caption
                 images = diffuser.decode(diffuser.encode(images)[0])
             return _encoded(game, images, settings.flip)
         latents = sample_batches(
-            diffuser, unet, captions[part], ids[part], settings.rollout_batch, "sampling", seed=game.seed, stream="rollout",
-            round_index=drawn, steps=settings.rollout_steps, guidance=settings.guidance, eta=settings.eta, sampler=settings.sampler,
+            diffuser, unet, captions[part], ids[part], settings.rollout_batch, "sampling", settings.precision, seed=game.seed,
+            stream="rollout", round_index=drawn, steps=settings.rollout_steps, guidance=settings.guidance, eta=settings.eta,
+            sampler=settings.sampler,
         )  # fmt: skip
         if settings.generated_latents == "raw":
             raw = {"mean": latents, "std": torch.zeros_like(latents)}
@@ -123,10 +125,14 @@ def _rollout(game: Game, settings: Settings, opponent: Path, index: int, caption
         parts = [_encoded(game, diffuser.decode(z), settings.flip) for z in latents.split(settings.rollout_batch)]
         return {name: torch.cat([p[name] for p in parts]) for name in parts[0]} | {"sampled": latents}
 
-    with game.run.stage(index, "rollout", opponent=model_hash(opponent)):
+    folder, weights = game.run.round(index), model_hash(opponent)
+    if game.run.is_done(index, "rollout"):
+        game.run.check_same(index, "rollout", opponent=weights)
+        return Store(folder / "rollout")
+    with game.run.stage(index, "rollout", opponent=weights):
         unet = diffuser.load_unet(opponent).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        write_table(game.run.round(index) / "prompts.parquet", pd.DataFrame({"id": ids, "prompt": captions}))
-        return build_store(game.run.round(index) / "rollout", len(captions), make, f"round {index}: rollout", _precision(settings))
+        write_table(folder / "prompts.parquet", pd.DataFrame({"id": ids, "prompt": captions}))
+        return build_store(folder / "rollout", len(captions), make, f"round {index}: rollout", _precision(settings))
 
 
 def sampled_images(game: Game, store: Store, rows: range) -> Tensor:
@@ -202,8 +208,7 @@ def _weights(game: Game, settings: Settings, index: int, ids: list[str], generat
     frame = pd.DataFrame({"id": ids, "distance": result.distance.numpy(), "weight": result.weight.numpy()})
     write_table(game.run.round(index) / "weights.parquet", frame)
     edges = result.edges._asdict() | {"distance": settings.distance, "reference": settings.reference}
-    if PartialState().is_main_process:
-        write_json(game.run.round(index) / "edges.json", edges)
+    write_json(game.run.round(index) / "edges.json", edges)
     return result.weight
 
 

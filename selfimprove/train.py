@@ -18,6 +18,7 @@ from selfimprove import losses
 from selfimprove.batches import Batch, TrainingSet, batch_rows, make_batch
 from selfimprove.config import Settings
 from selfimprove.opponent import Opponent
+from selfimprove.runs import RunError
 from selfimprove.schedule import Schedule
 
 
@@ -75,6 +76,7 @@ def train(
 
     Raises:
         FloatingPointError: the loss is not finite; names step, t and example.
+        RunError: the checkpoint was written with another number of examples a step.
     """
     folder.mkdir(parents=True, exist_ok=True)
     AcceleratorState._reset_state()  # else a second run in this process could not have another precision
@@ -93,16 +95,25 @@ def train(
     trained = [p for p in player.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, settings.lr, weight_decay=settings.weight_decay)
     average = EMAModel(player.parameters(), decay=settings.ema) if settings.ema else None
+    per_step = settings.batch_size * settings.accumulation * accelerator.num_processes
     checkpoint, first, log = folder / "training.pt", 0, []
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=accelerator.device)
+        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        if state["examples"] != per_step:
+            raise RunError(
+                f"{checkpoint} was written at {state['examples']} examples a step, this is {per_step} on {accelerator.num_processes} "
+                "processes; go on with as many processes as before, or change accumulation so that the product is the same"
+            )
         player.load_state_dict(state["player"])
         optimiser.load_state_dict(state["optimiser"])
         first, log = state["step"], state["log"]
         if average:
             average.load_state_dict(state["average"])
-    model, prepared = accelerator.prepare(player, optimiser)
-    per_step = settings.batch_size * settings.accumulation * accelerator.num_processes
+        if accelerator.scaler:
+            accelerator.scaler.load_state_dict(state["scaler"])
+        del state  # as large as the player and its moments
+    # everything is on the schedule's device already, which need not be the one that accelerate would choose
+    model, prepared = accelerator.prepare(player, optimiser, device_placement=[False, False])
     steps = settings.steps_for(len(data.ids), accelerator.num_processes)
 
     progress = tqdm(
@@ -140,9 +151,12 @@ def train(
         progress.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
         if (step + 1) % settings.checkpoint_every == 0 and accelerator.is_main_process:
             state = {"player": player.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1, "log": log}
-            torch.save(state | ({"average": average.state_dict()} if average else {}), checkpoint.with_suffix(".unfinished"))
+            state |= {"examples": per_step, "average": average.state_dict() if average else None}
+            state["scaler"] = accelerator.scaler.state_dict() if accelerator.scaler else None
+            torch.save(state, checkpoint.with_suffix(".unfinished"))
             checkpoint.with_suffix(".unfinished").rename(checkpoint)
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # end_training would part the processes for good
+        tracker.finish()
     if average:
         average.copy_to(player.parameters())
     player.requires_grad_(False).eval()

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import pytest
 
@@ -20,6 +21,22 @@ def test_unknown_choices_are_named(name: str) -> None:
         settings.__post_init__()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("steps", 1000.0, "a whole number"),
+        ("weight_beta", "abc", "float | None"),
+        ("flip", 1, "True or False"),
+        ("lora_rank", 8.0, "int | None"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_named(name: str, value: object, wanted: str) -> None:
+    settings = Settings()
+    object.__setattr__(settings, name, value)
+    with pytest.raises(ValueError, match=re.escape(f"{name}={value!r} is of the wrong kind; give {wanted}")):
+        settings.__post_init__()
+
+
 def test_unknown_preset() -> None:
     with pytest.raises(ValueError, match="preset='nosuch' is not known; choose one of"):
         get_preset("nosuch")
@@ -38,6 +55,7 @@ def test_changed_overrides_every_round_and_the_identity_sees_it() -> None:
     assert changed.for_round(3).lr == 5e-8
     assert changed.identity() != preset.identity()
     assert dataclasses.replace(preset).identity() == preset.identity()
+    assert preset.changed(rollout_batch=3, gradient_checkpointing=True, checkpoint_every=7).identity() == preset.identity()
 
 
 def test_learning_rate_warms_up_then_decays() -> None:

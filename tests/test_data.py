@@ -68,7 +68,20 @@ def test_one_truncated_image_in_a_hundred_is_skipped_and_named(tmp_path: Path) -
     data = load(folder, samples=200)
     assert data.skipped == ["042.png"]
     assert len(data.captions) == 99
-    assert len(data.train) + len(data.validation) == 99
+    assert (len(data.train), len(data.validation)) == (90, 4)  # nine are kept out: for 10 evaluation prompts, a tenth at the most
+
+
+def test_what_is_kept_out_is_judged_on_and_the_same_for_every_seed(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "many", 100)
+    write_rows(folder, [row | {"text": f"picture {i}"} for i, row in enumerate(rows(folder))])
+    first, other = load(folder, 20, 0), load(folder, 20, 1)
+    assert first.evaluation == other.evaluation
+    assert first.validation == other.validation
+    assert len({prompt for prompt, _ in first.evaluation}) == 10
+    assert set(first.train) != set(other.train)
+    for data in (first, other):
+        assert not {data.captions[i] for i in data.train} & {prompt for prompt, _ in data.evaluation}
+        assert {data.captions[i] for i in data.validation} <= {prompt for prompt, _ in data.evaluation}
 
 
 def test_all_images_unreadable(images: Path) -> None:

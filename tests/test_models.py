@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+from selfimprove import models
 from selfimprove.models import ModelError, check_folder, load_diffuser, model_hash, resolve_model, write_pipeline
 from selfimprove.shapes import PIPELINE
 
@@ -133,3 +135,31 @@ StableDiffusionPipeline.from_pretrained({str(tmp_path / "player")!r})("x", num_i
 assert not any(m.startswith("selfimprove") for m in sys.modules)
 """
     subprocess.run([sys.executable, "-I", "-c", program], check=True, capture_output=True, text=True)
+
+
+def test_a_part_without_weights_is_left_out_of_what_is_written(tiny: Path, copy: Path, tmp_path: Path) -> None:
+    (copy / "safety_checker").mkdir()  # as from the hub, whose safety checker's weights are not fetched
+    (copy / "safety_checker" / "config.json").write_text("{}")
+    edit(copy / "model_index.json", safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
+    with pytest.raises(OSError, match="safety_checker"):
+        StableDiffusionPipeline.from_pretrained(copy)
+    write_pipeline(tmp_path / "player", load_diffuser(copy, CPU).unet, copy)
+    assert StableDiffusionPipeline.from_pretrained(tmp_path / "player").safety_checker is None
+    assert not (tmp_path / "player" / "safety_checker").exists()
+
+
+def test_the_vae_sees_a_few_images_at_a_time(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    diffuser = load_diffuser(tiny, CPU)
+    images = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    whole = diffuser.encode(images)
+    drawn = diffuser.decode(whole[0])
+    monkeypatch.setattr(models, "VAE_PIXELS", 2 * 16 * 16 + 1)
+    assert diffuser.vae_batch == 2
+    sizes: list[int] = []
+    handle = diffuser.vae.encoder.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    parts = diffuser.encode(images)
+    handle.remove()
+    assert sizes == [2, 2, 1]
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(diffuser.decode(whole[0]), drawn)

@@ -127,7 +127,10 @@ def test_split_is_by_prompt_and_seeded() -> None:
     assert len(first.held_out) == 5
     assert not set(first.held_out) & set(first.prompts)
     assert set(first.held_out) | set(first.prompts) == set(prompts)
-    assert collect(prompts, 5, 1).held_out != first.held_out
+    other = collect(prompts, 5, 1)
+    assert other.held_out == first.held_out  # all seeds are judged on the same prompts
+    assert other.prompts != first.prompts
+    assert sorted(other.prompts) == sorted(first.prompts)
     assert len(collect(prompts[:4], 50, 0).held_out) == 2  # half stays for training
     assert templates(["cat", "owl", "cat"]) == ["a photo of a cat", "a photo of an owl"]
 

@@ -63,5 +63,7 @@ def test_changed_settings() -> None:
     for wrong in ("sample=5", "samples"):
         with pytest.raises(ValueError, match=f"set='{wrong}' changes nothing; give name=value with one of samples, validation"):
             changed_settings([wrong])
+    assert changed_settings(["steps=1e3"]) == {"steps": 1000}
+    assert isinstance(changed_settings(["steps=1e3"])["steps"], int)
     with pytest.raises(ValueError, match="samples='many' must be a number"):
         changed_settings(["samples=many"])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -112,7 +113,7 @@ def test_evaluation_is_paired_and_training_rollouts_are_not_its(tiny: Path, imag
     "changes", [{"generated_latents": "raw"}, {"opponent": "base"}, {"objective": "sft"}, {"flip": True, "shared": "t"}]
 )
 def test_the_arms_run(tiny: Path, images: Path, tmp_path: Path, changes: dict) -> None:
-    preset = PRESET.changed(**changes)
+    preset = PRESET.changed(**changes, on_collapse="ignore")
     infos = play(game(tiny, images, tmp_path / "run", preset), 2)
     manifest = json.loads((tmp_path / "run" / "round_2" / "manifest.json").read_text())["stages"]
     assert ("rollout" in manifest) == (preset.settings.objective == "spin")
@@ -152,6 +153,41 @@ def test_without_the_pushing_term_only_real_images_count(tiny: Path, images: Pat
 def test_losers_are_of_labelled_pairs_only(tiny: Path, images: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="needs labelled pairs"):
         game(tiny, images, tmp_path / "run", PRESET.changed(generated_source="loser"))
+
+
+def test_a_round_against_an_opponent_that_is_no_more_is_not_read_back(tiny: Path, images: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    play(game(tiny, images, run), 2)
+    manifest = json.loads((run / "round_2" / "manifest.json").read_text())
+    manifest["stages"]["training"]["opponent"] = "0" * 64  # as if round 1 had been played anew since
+    (run / "round_2" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(RunError, match="round_2: its training was made with another opponent than there is now"):
+        play(game(tiny, images, run), 2)
+
+
+def test_an_adapter_beside_the_base_is_none_of_the_runs(tiny: Path, images: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(tiny, tmp_path / "models" / "base")
+    (tmp_path / "models" / "lora").mkdir()
+    (tmp_path / "models" / "lora" / "pytorch_lora_weights.safetensors").write_bytes(b"of another run")
+    played = game(base, images, tmp_path / "run", PRESET.changed(lora_rank=2))
+    assert play(played, 1)[1].played
+
+
+def test_later_scorers_have_no_difference_to_earlier_rounds(tiny: Path, images: Path, tmp_path: Path) -> None:
+    play(game(tiny, images, tmp_path / "run"), 1)
+
+    def bright(pictures: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+        return pictures.mean((1, 2, 3))
+
+    more = set_up(PRESET, "test", str(tiny), str(images), tmp_path / "run", 0, "cpu", scorers={"bright": bright})
+    scores = play(more, 2)[2].metrics["scores"]
+    assert "delta_prev" not in scores["bright"]
+    assert "delta_prev" in scores["nearest_real"]
+
+
+def test_a_device_that_is_not_there(tiny: Path, images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="device='cuda:7' cannot be used here"):
+        set_up(PRESET, "test", str(tiny), str(images), tmp_path / "run", 0, "cuda:7")
 
 
 def test_truncated_captions_are_counted(tiny: Path, images: Path, tmp_path: Path) -> None:

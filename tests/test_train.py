@@ -11,6 +11,7 @@ from selfimprove.config import Settings
 from selfimprove.latents import build_store
 from selfimprove.models import Diffuser, load_diffuser
 from selfimprove.opponent import LiveOpponent
+from selfimprove.runs import RunError
 from selfimprove.train import objective, train
 
 SETTINGS = Settings(samples=10, beta=20.0, steps=4, batch_size=4, lr=1e-3, warmup=1, checkpoint_every=2, caption_dropout=0.3)
@@ -75,11 +76,40 @@ def test_the_first_step_starts_at_log_two_and_training_separates(diffuser: Diffu
     assert (log["opponent_real"] > 0).all()
 
 
-@pytest.mark.parametrize("changes", [{"ema": 0.5}, {"gradient_checkpointing": True}, {"precision": "bf16"}, {"link": "hinge"}])
-def test_options_run_and_learn(diffuser: Diffuser, data: TrainingSet, tmp_path: Path, changes: dict) -> None:
+@pytest.mark.parametrize("changes", [{"ema": 0.5}, {"precision": "bf16"}, {"link": "hinge"}])
+def test_options_change_the_result(diffuser: Diffuser, data: TrainingSet, tmp_path: Path, changes: dict) -> None:
+    _, plain = run(diffuser, data, tmp_path / "plain")
     log, weights = run(diffuser, data, tmp_path / "run", replace(SETTINGS, **changes))
     assert log["gradient_norm"].gt(0).all()
-    assert not same(weights, diffuser.unet.state_dict(), atol=1e-6)
+    for other in (plain, diffuser.unet.state_dict()):
+        assert not same(weights, other, atol=1e-6)
+    assert same(weights, plain, atol=0.05)
+
+
+def test_the_player_is_the_average_of_its_weights(diffuser: Diffuser, data: TrainingSet, tmp_path: Path) -> None:
+    constant = replace(SETTINGS, decay=False)
+    first, second = (run(diffuser, data, tmp_path / f"{n}", replace(constant, steps=n))[1]["conv_in.bias"] for n in (1, 2))
+    averaged = run(diffuser, data, tmp_path / "average", replace(constant, steps=2, ema=0.5))[1]["conv_in.bias"]
+    # the decay begins at 0, (1 + 0) / (10 + 0) then: the average begins as the first step's weights
+    shares = (averaged - first) / (second - first)
+    assert torch.allclose(shares, shares.mean().expand_as(shares), atol=1e-2)
+    assert 0.5 <= float(shares.mean()) <= 0.95
+
+
+def test_another_number_of_examples_a_step_is_refused(diffuser: Diffuser, data: TrainingSet, tmp_path: Path) -> None:
+    run(diffuser, data, tmp_path / "run")
+    with pytest.raises(RunError, match="was written at 4 examples a step, this is 2 on 1 processes; go on with as many"):
+        run(diffuser, data, tmp_path / "run", replace(SETTINGS, batch_size=2))
+    run(diffuser, data, tmp_path / "run", replace(SETTINGS, batch_size=2, accumulation=2))
+
+
+@pytest.mark.parametrize("changes", [{"ema": 0.5}, {"precision": "bf16"}])
+def test_options_survive_a_kill(diffuser: Diffuser, data: TrainingSet, tmp_path: Path, changes: dict) -> None:
+    settings = replace(SETTINGS, **changes, decay=False)
+    _, whole = run(diffuser, data, tmp_path / "whole", settings)
+    run(diffuser, data, tmp_path / "killed", replace(settings, steps=2))  # its last checkpoint is after step 2
+    _, resumed = run(diffuser, data, tmp_path / "killed", settings)
+    assert all(torch.equal(whole[k], resumed[k]) for k in whole)
 
 
 def test_checkpointing_gives_the_same_weights(diffuser: Diffuser, data: TrainingSet, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from selfimprove.data import EVALUATION_SEED, shapes_prompts
-from selfimprove.draws import example_id, generator
+from selfimprove.data import shapes_prompts
+from selfimprove.draws import EVALUATION_SEED, example_id, generator
 from selfimprove.models import load_diffuser
 from selfimprove.rollout import sample_batches
 from selfimprove.scorers import load_scorers
@@ -25,7 +25,7 @@ from selfimprove.shapes.pretrain.oracle import round_trip
 from selfimprove.shapes.render import Drawing, render
 
 COUNT = 1024
-SAMPLER = {"steps": 10, "guidance": 3.0}
+SAMPLER: dict[str, Any] = {"steps": 10, "guidance": 3.0}
 
 
 def _psnr(error: Tensor, weight: Tensor) -> float:
