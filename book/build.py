@@ -7,6 +7,7 @@ import argparse
 import ast
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -115,6 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python book/build.py", description=__doc__)
     parser.add_argument("--preset", default="shapes-spin", help="of the executed round; 'smoke' takes seconds and shows nothing")
     arguments = parser.parse_args()
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # the notebooks' kernels inherit it
     published = pages("shapes-spin")
     for name, parameters in pages(arguments.preset).items():
         execute(name, parameters, "" if parameters == published[name] else SMALL)

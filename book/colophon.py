@@ -22,12 +22,12 @@ def colophon(executed: Path, contents: str) -> str:
     for name, record in records.items():
         chosen = ", ".join(f"`{k}={v}`" for k, v in record["parameters"].items()) or "as published"
         page = f"[](./{name})" if f"executed/{name}\n" in contents else name
-        pages.append(f"| {page} | {record['provenance']['time']} | {record['seconds']} | {chosen} |")
+        pages.append(f"| {page} | {record['provenance']['time'][:16].replace('T', ' ')} | {record['seconds']} | {chosen} |")
     made = [_setting(record["provenance"]) for record in records.values()]
     settings = ["| " + " | ".join(("made with", *made[0])) + " |", "|---" * (len(made[0]) + 1) + "|"] if made else []
     for setting in sorted({tuple(m.values()) for m in made}):
         count = sum(tuple(m.values()) == setting for m in made)
-        settings.append("| " + " | ".join((f"{count} pages", *map(str, setting))) + " |")
+        settings.append("| " + " | ".join((f"{count} page{'s' * (count != 1)}", *map(str, setting))) + " |")
     return "\n".join([WORDS, *pages, "", *settings, ""])
 
 

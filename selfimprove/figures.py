@@ -39,7 +39,7 @@ def colours(models: Sequence[str]) -> dict[str, str]:
     for model, method in methods.items():
         colour = METHODS[method] if method else next(spare)
         number = re.search(r"round (\d+)", model)
-        light = 0.62 * 0.8 ** (int(number[1]) - 1) if number and method else 0.0
+        light = 0.45 * 0.8 ** (int(number[1]) - 1) if number and method else 0.0
         found[model] = to_hex(np.array(sns.color_palette([colour])[0]) * (1 - light) + light)
     return found
 
@@ -183,9 +183,9 @@ def picture_grid(images: Float[np.ndarray, "rows columns h w 3"], rows: Sequence
             axes[i, j].imshow(images[i, j])
             axes[i, j].set(xticks=[], yticks=[])
             axes[i, j].spines[:].set_visible(False)
-        axes[i, 0].set_ylabel(rows[i], rotation=0, ha="right", va="center", fontsize=8)
+        axes[i, 0].set_ylabel(rows[i], rotation=0, ha="right", va="center", fontsize=11)
     for j in range(width):
-        axes[0, j].set_title(textwrap.fill(columns[j], 20), fontsize=7)
+        axes[0, j].set_title(textwrap.fill(columns[j], 16), fontsize=9)
     return figure
 
 

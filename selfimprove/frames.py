@@ -24,7 +24,7 @@ FINE = 2  # pixels of a drawn figure for one of the page, so that text is sharp 
 
 _KEYS = "data-lm-suppress-shortcuts"
 _STYLE = """
-#ID{margin:1em 0}
+#ID{margin:1em 0;padding:0}
 #ID [hidden]{display:none!important}
 #ID .si-axis{display:flex;flex-wrap:wrap;align-items:center;gap:.3em .8em;margin:0 0 .4em}
 #ID label{display:flex;align-items:center;gap:.8em;margin:0}
@@ -34,7 +34,7 @@ _STYLE = """
 #ID output{font-weight:bold}
 #ID img{display:block;max-width:100%;height:auto;margin:.3em 0;padding:0;background:none;filter:none}
 #ID p,#ID figcaption{margin:.3em 0;max-width:44em;text-align:left}
-#ID figcaption{font-size:.95em;font-weight:inherit;color:inherit}
+#ID figcaption{padding:0;font-size:1em;font-weight:inherit;color:inherit}
 """
 # A press on Play goes through the positions once, and on from the start when it is at the end; with reduced motion it goes one further.
 _SCRIPT = """

@@ -146,7 +146,7 @@ def image_grid(rounds: list[Path], labels: list[str], columns: int = 12) -> Figu
             axis.imshow(plt.imread(folder / "images" / name))
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-        axes[row][0].set_ylabel(label, rotation=0, ha="right", va="center")
+        axes[row][0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=14)
     figure.subplots_adjust(left=0.9 / size[0], right=1, top=1, bottom=0, wspace=0.03, hspace=0.03)
     return figure
 

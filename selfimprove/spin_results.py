@@ -220,14 +220,14 @@ def predictors_table(signs: pd.DataFrame) -> pd.DataFrame:
 
 def signs_figure(signs: pd.DataFrame) -> Figure:
     """Change of obedience in a round against the player's error on real images, relative to the opponent's, at its end."""
-    figure, axis = plt.subplots(figsize=(5.5, 3.2), constrained_layout=True)
+    figure, axis = plt.subplots(figsize=(5.5, 3.4), constrained_layout=True)
     for marker, (name, part) in zip("os^", signs.groupby("experiment"), strict=False):
         axis.scatter(100 * part["real_error"], part["all_right"], s=14, marker=marker, alpha=0.7, label=EXPERIMENTS[str(name)])
     axis.axhline(0, color="0.7", lw=1)
     axis.axvline(0, color="0.7", lw=1)
     axis.xaxis.set_major_locator(MaxNLocator(6))
     axis.set(xlabel="error on real images, player over opponent, change (%)", ylabel="all right, change in the round")
-    axis.legend(frameon=False)
+    figure.legend(loc="outside upper left", ncols=3, frameon=False, columnspacing=1)
     return figure
 
 

@@ -12,6 +12,7 @@ sys.path.insert(0, str(ROOT / "book" / "_extensions"))
 from launch_links import no_dead_buttons, to_the_source  # type: ignore[import-not-found]  # noqa: E402
 from lazy_images import make_lazy  # type: ignore[import-not-found]  # noqa: E402
 from light_mathjax import drop_other_bundles  # type: ignore[import-not-found]  # noqa: E402
+from unbroken import keep_together  # type: ignore[import-not-found]  # noqa: E402
 
 
 def config(url: str) -> SimpleNamespace:
@@ -45,6 +46,18 @@ def test_pictures_wait_and_hold_their_place(tmp_path: Path) -> None:
     plain = {"body": '<img src="_images/shown.png" />'}
     make_lazy(app, "page", "page.html", plain, None)
     assert plain == {"body": '<img src="_images/shown.png" />'}
+
+
+def test_intervals_and_formulas_stay_whole() -> None:
+    formula = r'<span class="math notranslate nohighlight">\(x_t\)</span>'
+    context = {"body": f"<td>+0.1 [+0.05, +0.15] *</td><p>[1, 2] in words, and {formula}, then</p><pre>[0.1, 0.2]</pre>"}
+    keep_together(None, "page", "page.html", context, None)
+    space = "\N{NO-BREAK SPACE}"
+    cell, prose = (
+        f"<td>+0.1 [+0.05,{space}+0.15]{space}*</td>",
+        f'<p>[1, 2] in words, and <span class="unbroken">{formula},</span> then</p>',
+    )
+    assert context["body"] == f"{cell}{prose}<pre>[0.1, 0.2]</pre>"
 
 
 def test_one_bundle_stays(tmp_path: Path) -> None:

@@ -115,9 +115,9 @@ def counterexample(table: pd.DataFrame, best: float, opponent: float) -> Figure:
         for colour, (scale, line) in zip(COLOURS, part[part["scale"].isin([0.3, 1, 3, 10])].groupby("scale"), strict=False):
             axis.errorbar(line["slope"], line["excess"], 2 * line["error"], color=colour, label=f"s = {scale:g}")
         axis.axhline(0, color="0.6", lw=0.8)
-        for x, label in ((best, "eps*"), (opponent, "eps_k")):
+        for x, label in ((best, r"$\epsilon^*$"), (opponent, r"$\epsilon_k$")):
             axis.axvline(x, color="0.6", lw=0.8, ls=":")
-            axis.annotate(label, (x, 1.01), xycoords=("data", "axes fraction"), ha="center", fontsize=9)
+            axis.annotate(label, (x, 1.04), xycoords=("data", "axes fraction"), ha="center", fontsize=9)
         axis.set_title(str(form), pad=18)
         axis.set(xlabel="player's slope", ylim=(-0.1, 0.5))
     axes[0].set_ylabel("objective less l(0) (nats)")
@@ -131,12 +131,12 @@ def gradient_left(table: pd.DataFrame) -> Figure:
     finite, exact = table[np.isfinite(table["n"])], table[~np.isfinite(table["n"])].iloc[0]
     axis.errorbar(finite["n"], finite["squared norm"], 2 * finite["error"], marker="o", ms=4, capsize=2, color=COLOURS[0])
     band = [exact["squared norm"] - 2 * exact["error"], exact["squared norm"] + 2 * exact["error"]]
-    axis.axhspan(*band, color="0.85", label="x'_0 drawn exactly (two standard errors)")
+    axis.axhspan(*band, color="0.85", label="$x'_0$ drawn exactly (two standard errors)")
     axis.set_xscale("log")
     axis.set_xticks(finite["n"], [f"{n:g}" for n in finite["n"]])
     axis.minorticks_off()
-    axis.set(xlabel="sampler steps n", ylabel="squared norm of the gradient\nat eps_k = eps*")
-    axis.legend(frameon=False, loc="center right")
+    axis.set(xlabel="sampler steps n", ylabel="squared norm of the gradient\nat $\\epsilon_k = \\epsilon^*$")
+    axis.legend(frameon=False, loc="upper right")
     return figure
 
 
