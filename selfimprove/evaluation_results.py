@@ -95,7 +95,7 @@ def tidy(evaluations: Evaluations, scorers: Sequence[str] = SHAPES_SCORERS, rule
 
 
 def table(evaluations: Evaluations, statistic: str = "mean", rule: Rule = MEAN, digits: int = 3) -> pd.DataFrame:
-    """`tidy` in the papers' form: a row a model, a column a score, "value [low, high]"; the truth in the last columns."""
+    """`tidy` in the papers' form: a row a model, a column a score, "value [low, high]"; the truth in the first columns."""
     rows = tidy(evaluations, rule=rule, statistic=statistic)
     if rows.empty:
         return rows
@@ -104,7 +104,7 @@ def table(evaluations: Evaluations, statistic: str = "mean", rule: Rule = MEAN, 
     shapes = f"{{:{sign}.{digits}f}} [{{:{sign}.{digits}f}}, {{:{sign}.{digits}f}}]"
     text = [shapes.format(*cell) for cell in rows[["mean", "low", "high"]].to_numpy()]
     shown = rows.assign(cell=text).pivot(index="model", columns="score", values="cell")
-    order = [*SHAPES_SCORERS, RAW, STANDARDISED, *TRUTHS]
+    order = [*TRUTHS, *SHAPES_SCORERS, RAW, STANDARDISED]
     shown = shown.reindex(index=pd.unique(rows["model"]), columns=[c for c in order if c in shown])
     shown.insert(0, "seeds", rows.groupby("model")["seeds"].first().reindex(shown.index))
     return shown.rename(columns=lambda c: c.replace("_", " "))
@@ -114,7 +114,8 @@ def medians(evaluations: Evaluations, rule: Rule = MEAN) -> pd.DataFrame:
     """Medians over prompts of the mean over seeds, a row a model."""
     found = values(evaluations, SHAPES_SCORERS, rule)
     frame = pd.DataFrame({name: {score: _median(matrix) for score, matrix in scores.items()} for name, scores in found.items()}).T
-    return frame.rename(columns=lambda c: c.replace("_", " ")).round(3)
+    truths = [c for c in TRUTHS if c in frame]
+    return frame[truths + [c for c in frame if c not in truths]].rename(columns=lambda c: c.replace("_", " ")).round(3)
 
 
 def best_of_curve(scores: pd.DataFrame, scorers: Sequence[str], by: str, sizes: Sequence[int]) -> pd.DataFrame:
