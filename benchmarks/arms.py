@@ -106,6 +106,7 @@ def run_arm(arm: Arm, name: str, seed: int, out: Path, runs: Path, strip: Sequen
         infos = play(game, arm.rounds)
     except CollapseError as stopped:  # an arm that is meant to stop is exported as far as it went
         print(stopped, flush=True)
+        game = replace(game, preset=game.preset.changed(on_collapse="ignore"))  # the same run; only what was said is not said again
         infos = play(game, max(k for k in range(arm.rounds + 1) if game.run.is_done(k, "evaluation")))
     for own, shared in _shared(game, runs):
         if own.exists() and not shared.exists():

@@ -18,7 +18,7 @@ from selfimprove.data import indexed, shapes_prompts
 from selfimprove.draws import EVALUATION_SEED, example_id
 from selfimprove.models import Diffuser, load_diffuser
 from selfimprove.rollout import sample_batches
-from selfimprove.runs import provenance, write_json
+from selfimprove.runs import provenance, write_json, write_table
 from selfimprove.shapes import PIPELINE
 from selfimprove.shapes.oracle import load_oracle
 
@@ -64,7 +64,7 @@ def main() -> None:
                     continue
                 found = draw(diffuser, pipeline, s, arguments.count).assign(trained=trained, drawn=drawn)
                 done = found if done.empty else pd.concat([done, found])
-                done.to_parquet(path, index=False)
+                write_table(path, done)
                 print(f"seed {seed}: {trained} drawn by {drawn}, quality {found['oracle_quality'].mean():.3f}", flush=True)
         about = {"arm": "samplers", "seed": seed, "prompts": arguments.count, "steps": {n: s.rollout_steps for n, s in settings.items()}}
         write_json(OUT / f"samplers-{seed}.json", {**about, "provenance": provenance()})

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from course.sessions import ROOT, CourseError
 
 INDEX = "bundle.json"
+OF_THE_RUN = {"run.json", "prompts.parquet", "prompts.json", "judged.jsonl"}  # what later rounds read, of the rounds aside
 LEFT_OUT = {"training", "real", "text", "lora.unfinished", "pipeline.unfinished"}  # folders of no use once a round is finished
 
 
@@ -55,12 +56,13 @@ def chosen_files(run: Path, last: int | None, everything: bool) -> list[Path]:
     if last is not None and last not in done:
         raise CourseError(f"{run}: round {last} is not finished; finished are {done}")
     rounds, files = done if last is None else done[: last + 1], []
-    recursive = json.loads((run / "run.json").read_text())["identity"]["objective"] == "weighted"  # weighs by round 1's rollout ever after
-    left_out = set() if everything else LEFT_OUT if recursive else LEFT_OUT | {"rollout"}
+    identity = json.loads((run / "run.json").read_text())["identity"]
+    keeps = identity["objective"] == "weighted" or identity.get("weighting", "none") != "none"  # weighs by round 1's rollout ever after
+    left_out = set() if everything else LEFT_OUT if keeps else LEFT_OUT | {"rollout"}
     for path in sorted(p for p in run.rglob("*") if p.is_file()):
         inside = PurePosixPath(path.relative_to(run).as_posix())
         index = _round_of(inside)
-        own = inside.name == "run.json" if index is None else index in rounds
+        own = inside.as_posix() in OF_THE_RUN if index is None else index in rounds
         if (own or (everything and index is None)) and not left_out & set(inside.parts):
             files.append(path)
     return files

@@ -79,9 +79,12 @@ def best_of(scores: pd.DataFrame, n: int, by: str) -> pd.DataFrame:
     return ordered.loc[ordered.groupby([ordered["prompt"], group])[by].idxmax()]
 
 
+LOWER_IS_BETTER = ("held_out_error",)
+
+
 def summarise(scores: pd.DataFrame, previous: pd.DataFrame | None = None, base: pd.DataFrame | None = None) -> dict[str, dict[str, Any]]:
     """Every scorer's mean, median and 95 % interval over prompts; paired difference and win rate to the round before and
-    to the base, where these have the score (share of prompts that score higher, ties counting half).
+    to the base, where these have the score (share of prompts that score higher, or lower where lower is better, ties counting half).
     """
     now = by_prompt(scores)
     summary: dict[str, dict[str, Any]] = {}
@@ -96,7 +99,7 @@ def summarise(scores: pd.DataFrame, previous: pd.DataFrame | None = None, base: 
             difference = values - by_prompt(other).loc[now.index, name].to_numpy(dtype=np.float64)
             row[f"delta_{label}"] = float(difference.mean())
             row[f"delta_{label}_ci95"] = list(bootstrap_interval(difference))
-            rate, low, high, _ = win_rate(difference)
+            rate, low, high, _ = win_rate(-difference if name in LOWER_IS_BETTER else difference)
             row |= {f"win_rate_{label}": rate, f"win_rate_{label}_ci95": [low, high]}
         summary[name] = row
     return summary

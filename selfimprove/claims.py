@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 
 from selfimprove.results import Results, load_results, signed
-from selfimprove.statistics import bootstrap_interval, student_interval
+from selfimprove.statistics import bootstrap_interval, seeds_and_prompts
 
 AGREES, DIFFERS, SPLIT, OPEN, UNTESTABLE = "agrees", "differs", "split", "not decided", "cannot be tested here"
 
 
 class Difference(NamedTuple):
-    """A mean difference with its 95 % interval: over seeds, or, where these are fewer than three, over prompts."""
+    """A mean difference with its 95 % interval: over seeds and prompts, or, where there are fewer than three seeds, over prompts alone."""
 
     mean: float
     low: float
@@ -63,10 +63,10 @@ def difference(
         paired.append(values[0] - values[1])
     if not paired:
         return None
+    by_prompt = pd.concat(paired, axis=1).mean(axis=1).dropna().to_numpy(dtype=np.float64)
     if len(paired) < 3:
-        by_prompt = pd.concat(paired, axis=1).mean(axis=1).dropna().to_numpy(dtype=np.float64)
         return Difference(float(by_prompt.mean()), *bootstrap_interval(by_prompt), len(paired))
-    return Difference(*student_interval([float(d.mean()) for d in paired]), len(paired))
+    return Difference(*seeds_and_prompts([float(d.mean()) for d in paired], by_prompt), len(paired))
 
 
 class Row(NamedTuple):

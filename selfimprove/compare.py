@@ -174,10 +174,20 @@ def set_up_comparison(
 
     Raises:
         ModelError: a model cannot be used.
-        ValueError: fewer than one model, or two with the same weights under two names.
+        ValueError: fewer than one model, two with the same weights under two names, or names whose files would be the same.
     """
     if not models:
         raise ValueError("models is empty; give at least one, such as {'base': 'shapes'}")
+    files: dict[str, str] = {}
+    for name in models:
+        file = file_name(name)
+        if not file.strip("."):
+            raise ValueError(f"models: the name {name!r} cannot be a file's; give letters or digits")
+        if file in files:
+            raise ValueError(
+                f"models: {files[file]!r} and {name!r} would share the files {file!r}; give names that differ in letters or digits"
+            )
+        files[file] = name
     folders = {name: resolve_model(model) for name, model in models.items()}
     chosen = torch.device(device) if device else PartialState().device
     hashes: dict[str, str] = {}

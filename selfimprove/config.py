@@ -259,6 +259,13 @@ PRESETS: dict[str, Preset] = {
         "CompVis/stable-diffusion-v1-4", "", replace(_RSI, precision="bf16", evaluation_prompts=500),
         scorers=("clip", "hpsv2.1", "pickscore", "imagereward"),
     ),
+    # anyone's prompts, as they are: no judge, no counts that a short list cannot meet; the distance calibrated on the base's own samples
+    "own-prompts": Preset(
+        "CompVis/stable-diffusion-v1-4", "",
+        replace(_RSI, precision="bf16", prompt_source="plain", clusters=0, kept=0, samples=1000, selected=100, evaluation_prompts=100,
+                metrics=(("clip", 1.0), ("pickscore", 1.0), ("hpsv2.1", 1.0)), distance="l2", weight_beta=None, weight_sigma2=None),
+        scorers=("clip", "pickscore", "hpsv2.1", "imagereward"),
+    ),
     # Stable Diffusion 1.x on eight 80 GB cards, the paper's appendix: its 200 warm-up steps are longer than round 1
     "sd15-spin": Preset(_SD15_MODEL, "", _SD15, _SD15_ROUNDS, scorers=_SD15_SCORERS),
     "sd15-dpo": Preset(_SD15_MODEL, "", replace(_SD15, generated_source="loser", opponent="base", steps=350), scorers=_SD15_SCORERS),

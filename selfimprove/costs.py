@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from selfimprove.config import Settings
 from selfimprove.lora import add_adapter
-from selfimprove.models import Diffuser
+from selfimprove.models import VAE_PIXELS, Diffuser
 
 
 class Flops(NamedTuple):
@@ -178,3 +178,24 @@ def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool, pro
         buckets = sum(p.numel() * p.element_size() for p in trained) if processes > 1 else 0
     del average
     return Memory(networks + shapes.resident, held.peak + shapes.resident + buckets)
+
+
+def sampling_memory(shapes: Shapes, settings: Settings) -> int:
+    """Bytes of a process that draws images, decodes and encodes them: the base pipeline, the network that draws, the larger activations.
+
+    Scorers, which stay on the device too, are not counted.
+    """
+    guided = settings.rollout_batch * (1 + (settings.guidance != 1))
+    images = max(1, VAE_PIXELS // (shapes.image[0] * shapes.image[1]))
+    drawing, decoding = Held(), Held()
+    with FakeTensorMode(), torch.no_grad():
+        with drawing, torch.autocast("cpu", torch.bfloat16, enabled=settings.precision != "no"):
+            network = _like(shapes.unet)
+            weights = drawing.now
+            network(*shapes.inputs(guided))
+        with decoding:
+            vae = _like(shapes.vae)
+            there = decoding.now  # in `resident` already
+            vae.decode(torch.zeros(images, *shapes.latent))
+            vae.encode(torch.zeros(images, 3, *shapes.image))
+    return shapes.resident + max(drawing.peak, weights + decoding.peak - there)

@@ -8,7 +8,7 @@ import torch
 from accelerate import PartialState
 
 from selfimprove.config import Preset, Settings
-from selfimprove.costs import Flops, Shapes, count_flops, training_memory
+from selfimprove.costs import Flops, Shapes, count_flops, sampling_memory, training_memory
 from selfimprove.game import Game
 from selfimprove.models import Diffuser
 from selfimprove.scorers import Scorer
@@ -84,6 +84,7 @@ def plan(game: Game, last: int) -> Plan:
         minutes, total = minutes + needed, total + operations(counts, flops)
         lines.append(f"round {index}: {counts.what}: about {duration(needed)}")
     memory = training_memory(shapes, settings, second_network(settings) and not game.opponent_cache, processes)
+    sampling = sampling_memory(shapes, settings)
     disk = float(disk_space(shapes, settings, last, examples, judged))
     cards = [f"{duration(total / peak / REACHED / 60)} on {card}" for card, (peak, _) in PEAKS.items()]
     if minutes == 0:
@@ -91,7 +92,8 @@ def plan(game: Game, last: int) -> Plan:
         return Plan(lines, 0.0, 0.0, 0.0, 0)
     lines += [
         f"operations: {unit(total)}FLOP; at {REACHED:.0%} of the peak of one card, {', '.join(cards)}",
-        f"memory in training: {unit(float(memory.peak))}B, of it {unit(float(memory.networks))}B for networks; disk: {unit(disk)}B",
+        f"memory in training: {unit(float(memory.peak))}B, of it {unit(float(memory.networks))}B for networks; "
+        f"in sampling: {unit(float(sampling))}B, and scorers; disk: {unit(disk)}B",
         f"in all about {duration(minutes)} on {diffuser.device}",
     ]
     return Plan(lines, minutes, total, disk, memory.peak)

@@ -245,6 +245,8 @@ def prepare(
         PromptError: nothing left, or too few for `clusters` or `keep`.
     """
     prompts, reports = collection.prompts, list(collection.reports)
+    if keep > len(prompts):  # before a judge is asked
+        raise PromptError(f"kept={keep} is more than the {len(prompts)} prompts collected; collect more prompts, or keep fewer")
     if judge is not None:
         prompts, judged_reports = apply_judge(prompts, judge, cache)
         reports += judged_reports

@@ -11,6 +11,7 @@ from selfimprove.claims import (
     OPEN,
     QUALITY,
     RIGHT,
+    SPLIT,
     UNTESTABLE,
     Difference,
     Experiments,
@@ -92,6 +93,6 @@ def _prompts(e: Experiments) -> tuple[str, str]:
 def _below_base(e: Experiments) -> tuple[str, str]:
     found = {c: difference(e, ("rsi_ablations", "none"), ("rsi_ablations", "none"), c, -1, 0) for c in (QUALITY, RIGHT)}
     words, _ = said(found)
-    verdicts = [d.verdict() for d in found.values() if d]
-    verdict = AGREES if DIFFERS in verdicts else DIFFERS if verdicts and set(verdicts) == {AGREES} else OPEN
+    verdicts = {d.verdict() for d in found.values() if d}
+    verdict = OPEN if OPEN in verdicts or not verdicts else SPLIT if len(verdicts) > 1 else AGREES if verdicts == {DIFFERS} else DIFFERS
     return words, qualified(verdict, min((d.seeds for d in found.values() if d), default=0))

@@ -4,6 +4,7 @@ scipy and statsmodels compute; what is decided here is the unit that is resample
 prompt are alike, and a hundred of them carry little more than one.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -49,6 +50,18 @@ def crossed_interval(values: Float[np.ndarray, "seeds prompts"]) -> tuple[float,
 def student_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Mean, lower and upper end of Student's 95 % interval of two or more values."""
     mean, half = float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return mean, mean - half, mean + half
+
+
+def seeds_and_prompts(means: Sequence[float], by_prompt: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
+    """Mean, and a 95 % interval that counts both sources of chance: training seeds, and the prompts that all of them are judged on.
+
+    The halves of the two intervals, Student's over the seeds' means and the normal one over the prompts' (of their means over seeds),
+    add up as squares. Two seeds or more; of one prompt nothing can be said: then the interval is infinite.
+    """
+    mean, low, high = student_interval(means)
+    over_prompts = 1.96 * float(np.std(by_prompt, ddof=1)) / len(by_prompt) ** 0.5 if len(by_prompt) > 1 else math.inf
+    half = math.hypot((high - low) / 2, over_prompts)
     return mean, mean - half, mean + half
 
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from test_rounds import PRESET, game
 
+from selfimprove import costs
 from selfimprove.batches import TrainingSet
 from selfimprove.config import PRESETS, Settings
-from selfimprove.costs import Held, Shapes, count_flops, stable_diffusion, training_memory
+from selfimprove.costs import Held, Shapes, count_flops, sampling_memory, stable_diffusion, training_memory
 from selfimprove.lora import WithoutAdapter, add_adapter
 from selfimprove.models import Diffuser, load_diffuser
 from selfimprove.opponent import LiveOpponent
@@ -47,6 +48,25 @@ def test_memory_is_what_a_real_training_holds(tiny: Path, training_data: Trainin
         train(player, opponent, data, diffuser.schedule, settings, 0, 1, tmp_path)
     assert predicted.peak - shapes.resident == pytest.approx(held.peak, rel=0.1)
     assert predicted.networks < predicted.peak
+
+
+def test_memory_is_what_real_sampling_holds(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    diffuser, settings = load_diffuser(tiny, torch.device("cpu")), replace(STEPS, rollout_batch=6, guidance=2.0)
+    shapes, text = Shapes.of(diffuser), diffuser.embed([""]).expand(12, -1, -1).clone()
+    weights = 4 * sum(p.numel() for p in diffuser.unet.parameters())
+    monkeypatch.setattr(costs, "VAE_PIXELS", 1)
+    with (held := Held()), torch.inference_mode():  # where every storage is seen to go; under no_grad as much is resident
+        diffuser.unet(torch.zeros(12, 4, 8, 8), 5, text)
+    assert sampling_memory(shapes, settings) - shapes.resident - weights == pytest.approx(held.peak, rel=0.1)
+    monkeypatch.setattr(costs, "VAE_PIXELS", 200 * 16 * 16)  # now the VAE holds more
+    with (held := Held()), torch.inference_mode():
+        diffuser.vae.decode(torch.zeros(200, 4, 8, 8))
+        diffuser.vae.encode(torch.zeros(200, 3, 16, 16))
+    assert sampling_memory(shapes, settings) - shapes.resident - weights == pytest.approx(held.peak, rel=0.1)
+
+
+def test_one_card_of_24_gigabytes_can_draw_what_it_trains_on() -> None:
+    assert sampling_memory(stable_diffusion(), PRESETS["sd15-spin-lora"].settings) < 12e9  # which leaves as much for scorers
 
 
 def test_checkpointing_saves_memory_and_an_opponent_costs_its_weights(tiny: Path) -> None:

@@ -32,7 +32,8 @@ def test_each_system_has_its_own_parameters_and_presets() -> None:
     with pytest.raises(ValueError, match="prompts=7 must be text"):
         RsiRequest(iter=1, prompts=7)
     with pytest.raises(
-        ValueError, match=r"preset='shapes-spin' is of the other system; choose one of \['shapes-rsi', 'smoke-rsi', 'sd14-rsi'\]"
+        ValueError,
+        match=r"preset='shapes-spin' is of the other system; choose one of \['shapes-rsi', 'smoke-rsi', 'sd14-rsi', 'own-prompts'\]",
     ):
         RsiRequest(iter=1, preset="shapes-spin")
     with pytest.raises(ValueError, match="preset='shapes-rsi' is of the other system; choose one of .*shapes-spin"):

@@ -1,5 +1,6 @@
 """Whole rounds on a random tiny pipeline and a folder of images: stages, resumption, identity, baselines."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -183,6 +184,23 @@ def test_later_scorers_have_no_difference_to_earlier_rounds(tiny: Path, images: 
     scores = play(more, 2)[2].metrics["scores"]
     assert "delta_prev" not in scores["bright"]
     assert "delta_prev" in scores["nearest_real"]
+
+
+def test_recursion_on_a_short_list_of_ones_own_prompts(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("\n".join(f"a photo of animal number {i}" for i in range(12)))
+
+    def bright(pictures: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+        return pictures.mean((1, 2, 3))
+
+    names = [name for name, _ in PRESETS["own-prompts"].settings.metrics]
+    preset = PRESETS["own-prompts"].changed(
+        samples=8, selected=4, batch_size=2, epochs=1, rollout_steps=2, evaluation_images=1, evaluation_steps=2, precision="no",
+        on_collapse="ignore",
+    )  # fmt: skip
+    preset = dataclasses.replace(preset, scorers=())
+    played = set_up(preset, "own", str(tiny), "", tmp_path / "run", 0, "cpu", str(tmp_path / "prompts.txt"), dict.fromkeys(names, bright))
+    assert play(played, 1)[1].played
+    assert len(pd.read_parquet(tmp_path / "run" / "round_1" / "selected.parquet")) == 4
 
 
 def test_a_device_that_is_not_there(tiny: Path, images: Path, tmp_path: Path) -> None:

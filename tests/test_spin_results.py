@@ -75,7 +75,7 @@ def test_claims_by_hand(root: Path) -> None:
     assert verdicts["round 1 improves on the base"] == AGREES
     assert verdicts["round 2 improves on round 1"] == SPLIT  # quality up, obedience down
     assert verdicts["in the end it surpasses SFT at equal steps"] == AGREES
-    assert table.loc["in the end it surpasses SFT at equal steps", "here"].startswith("quality +0.250 [+0.243, +0.256] (3 seeds)")
+    assert table.loc["in the end it surpasses SFT at equal steps", "here"].startswith("quality +0.250 [+0.242, +0.257] (3 seeds)")
     assert verdicts["playing on against the old opponent stalls"] == AGREES
     assert verdicts["round 2 surpasses Diffusion-DPO"] == OPEN
     assert verdicts["fine-tuning has stopped improving"] == OPEN
@@ -102,7 +102,7 @@ def test_controls_by_hand(root: Path) -> None:
     table = controls_table(root)
     assert list(table.index) == ["nothing: the round as it is", *CONTROLS.values()]
     assert table.loc["hinge link", "quality, change in the round"].startswith("+0.04")
-    assert table.loc["hinge link", "quality, against the round as it is"] == "-0.058 [-0.063, -0.053] (3 seeds)"  # .04 against .1
+    assert table.loc["hinge link", "quality, against the round as it is"] == "-0.058 [-0.064, -0.053] (3 seeds)"  # .04 against .1
     assert table.loc["no pushing term", "quality, change in the round"] == "not run"
 
 

@@ -8,6 +8,7 @@ from selfimprove.statistics import (
     paired_p_value,
     prompts_for_difference,
     prompts_for_win_rate,
+    seeds_and_prompts,
     student_interval,
     win_rate,
 )
@@ -56,6 +57,18 @@ def test_a_win_rate_of_55_percent_of_500_prompts() -> None:
 def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([]) == []
+
+
+def test_an_interval_over_seeds_and_prompts_holds_the_truth_as_often_as_it_says() -> None:
+    rng, inside = np.random.default_rng(0), 0
+    for _ in range(400):
+        prompts, seeds = rng.normal(size=50), 0.1 * rng.normal(size=3)  # the truth is 0; every seed is judged on the same prompts
+        values = prompts + seeds[:, None] + 0.1 * rng.normal(size=(3, 50))
+        _, low, high = seeds_and_prompts(values.mean(1).tolist(), values.mean(0))
+        inside += low < 0 < high
+        assert student_interval(values.mean(1).tolist())[1] > low  # which knows nothing of the prompts
+    assert 0.93 < inside / 400 <= 1
+    assert seeds_and_prompts([0.1, 0.2], np.array([0.15]))[1:] == (-np.inf, np.inf)
 
 
 def test_the_p_value_is_uniform_without_a_difference() -> None:
