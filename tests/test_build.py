@@ -84,6 +84,6 @@ def test_the_colophon_names_every_page_and_tells_machines_apart(tmp_path: Path) 
     record(tmp_path, "02_b", threads=1, git="abcdefg012-dirty")
     text = colophon(tmp_path, TOC)
     assert "| [](./02_b) | 2026-01-02 03:04 | 7 | as published |" in text
-    assert "| 1 pages | a machine | 1 | 3.11 | 2 | abcdefg-dirty |" in text
+    assert "| 1 page | a machine | 1 | 3.11 | 2 | abcdefg-dirty |" in text
     assert "| 01_a | 2026" in colophon(tmp_path, "")
-    assert "| 1 pages | a machine | 2 | 3.11 | 2 | 0123456 |" in text
+    assert "| 1 page | a machine | 2 | 3.11 | 2 | 0123456 |" in text
