@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from selfimprove.config import Settings
 from selfimprove.lora import add_adapter
-from selfimprove.models import VAE_PIXELS, Diffuser
+from selfimprove.models import Diffuser, images_at_once
 
 
 class Flops(NamedTuple):
@@ -186,7 +186,7 @@ def sampling_memory(shapes: Shapes, settings: Settings) -> int:
     Scorers, which stay on the device too, are not counted.
     """
     guided = settings.rollout_batch * (1 + (settings.guidance != 1))
-    images = max(1, VAE_PIXELS // (shapes.image[0] * shapes.image[1]))
+    images = images_at_once(shapes.image)
     drawing, decoding = Held(), Held()
     with FakeTensorMode(), torch.no_grad():
         with drawing, torch.autocast("cpu", torch.bfloat16, enabled=settings.precision != "no"):

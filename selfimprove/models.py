@@ -139,8 +139,7 @@ class Diffuser:
     @property
     def vae_batch(self) -> int:
         """Images that go through the VAE at once."""
-        height, width = self.image_size
-        return max(1, VAE_PIXELS // (height * width))
+        return images_at_once(self.image_size)
 
     @property
     def scaling_factor(self) -> float:
@@ -182,6 +181,11 @@ class Diffuser:
     def load_unet(self, folder: Path) -> UNet2DConditionModel:
         """A further UNet of a pipeline folder, in float32 and eval mode, on this device."""
         return load_unet(folder).to(self.device)
+
+
+def images_at_once(size: tuple[int, int]) -> int:
+    """How many images of (height, width) pixels go through a VAE together."""
+    return max(1, VAE_PIXELS // (size[0] * size[1]))
 
 
 def load_unet(folder: Path) -> UNet2DConditionModel:

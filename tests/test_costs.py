@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_rounds import PRESET, game
 
-from selfimprove import costs
+from selfimprove import models
 from selfimprove.batches import TrainingSet
 from selfimprove.config import PRESETS, Settings
 from selfimprove.costs import Held, Shapes, count_flops, sampling_memory, stable_diffusion, training_memory
@@ -54,11 +54,11 @@ def test_memory_is_what_real_sampling_holds(tiny: Path, monkeypatch: pytest.Monk
     diffuser, settings = load_diffuser(tiny, torch.device("cpu")), replace(STEPS, rollout_batch=6, guidance=2.0)
     shapes, text = Shapes.of(diffuser), diffuser.embed([""]).expand(12, -1, -1).clone()
     weights = 4 * sum(p.numel() for p in diffuser.unet.parameters())
-    monkeypatch.setattr(costs, "VAE_PIXELS", 1)
+    monkeypatch.setattr(models, "VAE_PIXELS", 1)
     with (held := Held()), torch.inference_mode():  # where every storage is seen to go; under no_grad as much is resident
         diffuser.unet(torch.zeros(12, 4, 8, 8), 5, text)
     assert sampling_memory(shapes, settings) - shapes.resident - weights == pytest.approx(held.peak, rel=0.1)
-    monkeypatch.setattr(costs, "VAE_PIXELS", 200 * 16 * 16)  # now the VAE holds more
+    monkeypatch.setattr(models, "VAE_PIXELS", 200 * 16 * 16)  # now the VAE holds more
     with (held := Held()), torch.inference_mode():
         diffuser.vae.decode(torch.zeros(200, 4, 8, 8))
         diffuser.vae.encode(torch.zeros(200, 3, 16, 16))
