@@ -11,6 +11,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from selfimprove.runs import provenance, write_json
 
 ROOT = Path(__file__).parent.parent
 EXECUTED = ROOT / "book" / "executed"
+CHAIN = ("spin_round", "rsi_round", "12_compare_models")  # in this order: the last page compares the base with the player written last
 SMALL = "This page was made with small settings, to be quick. What it computes live says little; `make book` makes the page as published."
 
 
@@ -101,7 +105,6 @@ def execute(name: str, parameters: dict[str, Any], banner: str = "") -> None:
     if target.exists() and record.exists() and json.loads(record.read_text())["fingerprint"] == current:
         print(f"{name}: unchanged, not executed again")
         return
-    EXECUTED.mkdir(exist_ok=True)
     print(f"{name}: executing with {parameters}", flush=True)
     start = time.perf_counter()
     papermill.execute_notebook(source, target, parameters, cwd=ROOT, progress_bar=False)
@@ -112,14 +115,40 @@ def execute(name: str, parameters: dict[str, Any], banner: str = "") -> None:
     write_json(record, {"fingerprint": current, "parameters": parameters, "seconds": seconds, "provenance": provenance()})
 
 
+def in_turn(wanted: Iterable[str]) -> list[list[str]]:
+    """Which pages wait for which: every list can be executed beside the others."""
+    names = list(wanted)
+    return [[name for name in CHAIN if name in names], *([name] for name in names if name not in CHAIN)]
+
+
+def execute_in_turn(jobs: list[tuple[str, dict[str, Any], str]]) -> None:
+    for job in jobs:
+        execute(*job)
+
+
+def execute_all(wanted: Mapping[str, tuple[dict[str, Any], str]]) -> None:
+    """Every page of `wanted` (name -> parameters, banner), side by side; the first that fails ends the build.
+
+    One thread each, whatever the machine: models this small gain nothing from a second, and sums are then in one order everywhere.
+    """
+    os.environ["OMP_NUM_THREADS"] = "1"
+    EXECUTED.mkdir(exist_ok=True)
+    with ProcessPoolExecutor(min(4, os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
+        try:
+            for done in as_completed([pool.submit(execute_in_turn, [(n, *wanted[n]) for n in names]) for names in in_turn(wanted)]):
+                done.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python book/build.py", description=__doc__)
     parser.add_argument("--preset", default="shapes-spin", help="of the executed round; 'smoke' takes seconds and shows nothing")
     arguments = parser.parse_args()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # the notebooks' kernels inherit it
     published = pages("shapes-spin")
-    for name, parameters in pages(arguments.preset).items():
-        execute(name, parameters, "" if parameters == published[name] else SMALL)
+    execute_all({name: (made, "" if made == published[name] else SMALL) for name, made in pages(arguments.preset).items()})
     (EXECUTED / "colophon.md").write_text(colophon(EXECUTED, (ROOT / "book" / "_toc.yml").read_text()))
     subprocess.run([sys.executable, "-m", "course.pages"], check=True, cwd=ROOT)
     builder = [str(Path(sys.executable).parent / "jupyter-book"), "build", "-W", "--keep-going", "-q", str(ROOT / "book")]

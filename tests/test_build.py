@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "book"))
 
-from build import fingerprint, imported, pages  # type: ignore[import-not-found]  # noqa: E402
+from build import CHAIN, fingerprint, imported, in_turn, pages  # type: ignore[import-not-found]  # noqa: E402
 from colophon import colophon  # type: ignore[import-not-found]  # noqa: E402
 
 
@@ -60,6 +60,13 @@ def test_results_belong_to_pages_that_read_them(tmp_path: Path, monkeypatch: pyt
 def test_every_notebook_is_a_page() -> None:
     templates = {p.stem for p in (ROOT / "notebooks").glob("*.ipynb")}
     assert set(pages("smoke")) == set(pages("shapes-spin")) == templates
+
+
+def test_pages_side_by_side_wait_for_what_they_read() -> None:
+    chained, *alone = in_turn(pages("smoke"))
+    assert tuple(chained) == CHAIN
+    assert sorted([*chained, *(name for names in alone for name in names)]) == sorted(pages("smoke"))
+    assert all(len(names) == 1 for names in alone)
 
 
 TOC = "- file: executed/01_a\n- file: executed/02_b\n"
