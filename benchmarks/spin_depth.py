@@ -45,6 +45,7 @@ def the_map(size: str) -> dict[str, Arm]:
     """Cells in pairs: one round of self-play, and fine-tuning for as many passes of the network, from the same base on the same images.
 
     `near` and `far` move the base: fine-tuned first on the same images, or after a round of recursion on its own random samples.
+    The longest rounds were added after the others had been read, to see where their trend goes.
     """
     spin = _preset(size, MAPPED)
     s = spin.settings
@@ -52,7 +53,7 @@ def the_map(size: str) -> dict[str, Arm]:
     cells = {
         "default": spin,
         **{f"images-{n}": spin.changed(samples=n) for n in counts},
-        **{f"steps-{n}": spin.changed(steps=n) for n in (s.steps // 3, 4 * s.steps)},
+        **{f"steps-{n}": spin.changed(steps=n) for n in (s.steps // 3, 4 * s.steps, 12 * s.steps)},
         **{f"beta-{n:g}": spin.changed(beta=n) for n in (s.beta / 4, 4 * s.beta)},
         **{f"guidance-{n:g}": spin.changed(guidance=n) for n in (1.0, 6.0)},
         **{f"lr-{n:g}x": spin.changed(lr=n * s.lr) for n in (3, 10)},
