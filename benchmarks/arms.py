@@ -24,7 +24,7 @@ from selfimprove.game import Game, set_up
 from selfimprove.plan import count, plan
 from selfimprove.report import image_grid
 from selfimprove.rounds import play
-from selfimprove.runs import identity_hash, write_json
+from selfimprove.runs import identity_hash, write_json, write_table
 
 
 @dataclass(frozen=True)
@@ -134,13 +134,13 @@ def run_arm(arm: Arm, name: str, seed: int, out: Path, runs: Path, strip: Sequen
     if prompts.exists():
         result["prompt_filters"] = json.loads(prompts.read_text())
     write_json(out / f"{name}-{seed}.json", result)
-    pd.concat(logs).to_parquet(out / f"{name}-{seed}-training.parquet")
+    write_table(out / f"{name}-{seed}-training.parquet", pd.concat(logs))
     scores = [by_prompt(pd.read_parquet(game.run.round(k) / "scores.parquet")).assign(round=k) for k in range(len(infos))]
-    pd.concat(scores).astype(np.float32).to_parquet(out / f"{name}-{seed}-prompts.parquet")
+    write_table(out / f"{name}-{seed}-prompts.parquet", pd.concat(scores).astype(np.float32))
     if strip:
         rounds = [k for k in strip if k < len(infos)]
         figure = image_grid([game.run.round(k) for k in rounds], [f"round {k}" if k else "base" for k in rounds])
-        figure.savefig(out / f"{name}-{seed}.png", dpi=130)
+        figure.savefig(out / f"{name}-{seed}.png", dpi=130, pil_kwargs={"optimize": True})
         write_json(out / "prompts.json", [p for p, _ in game.data.evaluation[:12]])
     print(f"{name}, seed {seed}: exported after {(time.perf_counter() - start) / 60:.1f} min", flush=True)
 

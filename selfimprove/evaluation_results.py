@@ -90,6 +90,8 @@ def tidy(evaluations: Evaluations, scorers: Sequence[str] = SHAPES_SCORERS, rule
                 continue
             shown = STATISTICS[statistic](matrix, found[BASE][score]).astype(np.float64)
             low, high = crossed_interval(shown)
+            if statistic == "wins":  # a share ends at none and all
+                low, high = max(low, 0.0), min(high, 100.0)
             rows.append({"model": name, "score": score, "seeds": len(shown), "mean": shown.mean(), "low": low, "high": high})
     return pd.DataFrame(rows)
 

@@ -126,7 +126,7 @@ def _train(game: Game, settings: Settings, data: TrainingSet, start: Path, oppon
             write_pipeline(unfinished, player, game.diffuser.folder)
             shutil.rmtree(folder / "pipeline", ignore_errors=True)
             unfinished.rename(folder / "pipeline")
-            log.to_parquet(folder / "train.parquet")
+            write_table(folder / "train.parquet", log)
             (work / "training.pt").unlink(missing_ok=True)
 
 

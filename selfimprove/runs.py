@@ -35,10 +35,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """A parquet file, written beside and renamed; with several processes by the main one alone."""
+    """A parquet file, written beside and renamed; with several processes by the main one alone.
+
+    Bytes of equal rank stand together in columns of floats, which compresses them by half more; nothing is rounded.
+    """
     if PartialState().is_main_process:
         unfinished = path.with_suffix(".unfinished")
-        table.to_parquet(unfinished)
+        floats = [str(c) for c in table if table[c].dtype.kind == "f"]
+        others = [str(c) for c in (*table.index.names, *table) if c is not None and str(c) not in floats]
+        split = dict.fromkeys(floats, "BYTE_STREAM_SPLIT")
+        table.to_parquet(unfinished, compression="zstd", compression_level=9, use_dictionary=others or False, column_encoding=split or None)
         unfinished.rename(path)
 
 

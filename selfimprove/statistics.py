@@ -29,24 +29,6 @@ def bootstrap_interval(
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def crossed_interval(values: Float[np.ndarray, "seeds prompts"]) -> tuple[float, float]:
-    """95 % percentile interval of the mean where training seeds and prompts are both drawn by chance, every seed judged on all prompts.
-
-    Seeds and prompts are resampled independently. With the usual three to five seeds such an interval is somewhat too narrow: show
-    `student_interval` of the seeds' means beside it.
-    """
-    if len(values) == 1:
-        return bootstrap_interval(values[0])
-    rng = np.random.default_rng(SEED)
-    seeds, prompts = values.shape
-    means = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        by_prompt = values[rng.integers(seeds, size=seeds)].mean(0)
-        means[i] = by_prompt[rng.integers(prompts, size=prompts)].mean()
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
-
-
 def student_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Mean, lower and upper end of Student's 95 % interval of two or more values."""
     mean, half = float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
@@ -63,6 +45,14 @@ def seeds_and_prompts(means: Sequence[float], by_prompt: Float[np.ndarray, " n"]
     over_prompts = 1.96 * float(np.std(by_prompt, ddof=1)) / len(by_prompt) ** 0.5 if len(by_prompt) > 1 else math.inf
     half = math.hypot((high - low) / 2, over_prompts)
     return mean, mean - half, mean + half
+
+
+def crossed_interval(values: Float[np.ndarray, "seeds prompts"]) -> tuple[float, float]:
+    """95 % interval of the mean where every training seed is judged on all prompts: `seeds_and_prompts`; of one seed over prompts alone."""
+    if len(values) == 1:
+        return bootstrap_interval(values[0])
+    _, low, high = seeds_and_prompts(values.mean(1).tolist(), values.mean(0))
+    return low, high
 
 
 def win_rate(differences: Float[np.ndarray, " n"]) -> tuple[float, float, float, int]:
