@@ -23,7 +23,7 @@ from selfimprove.claims import (
 )
 from selfimprove.results import signed
 from selfimprove.rsi_results import peak
-from selfimprove.statistics import student_interval
+from selfimprove.statistics import seeds_with_intervals
 
 
 def claims(root: str | Path) -> pd.DataFrame:
@@ -85,8 +85,9 @@ def _prompts(e: Experiments) -> tuple[str, str]:
         return "not run yet", OPEN
     found = [r["sources"]["filtered"]["oracle: quality"] for r in runs.values()]
     means = [f["over_plain"] for f in found]
-    low, high = found[0]["over_plain_ci95"]
-    result = Difference(*student_interval(means), len(means)) if len(means) > 2 else Difference(means[0], low, high, 1)
+    own = [f["over_plain_ci95"] for f in found]
+    mean, low, high = seeds_with_intervals(means, own) if len(means) > 2 else (means[0], *own[0])
+    result = Difference(mean, low, high, len(means) if len(means) > 2 else 1)
     return f"quality {result}", qualified(result.verdict(), result.seeds)
 
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from selfimprove.collapse import LIMITS
 from selfimprove.figures import MARKERS, colours, first_column, panels
 from selfimprove.results import TRUTHS, Results, over_seeds, signed
-from selfimprove.statistics import bootstrap_interval, student_interval
+from selfimprove.statistics import bootstrap_interval, seeds_with_intervals
 
 SELECTING = ("clip", "aesthetic", "shading")  # the scorers that the default selects by
 UNSEEN = ("saturation", "alignment")
@@ -129,7 +129,7 @@ def peak_table(results: Results, arm: str, folder: str | Path) -> pd.DataFrame:
 
 
 def ends_table(results: Results, arms: Sequence[str], scores: Sequence[str] = COMPARED, at: int = -1) -> pd.DataFrame:
-    """One row an arm: change from the base at its end (or at round `at`), mean and 95 % interval over seeds."""
+    """One row an arm: change from the base at its end (or at round `at`), mean and 95 % interval over seeds and prompts."""
     rows = []
     for arm in arms:
         found = results.get(arm, {})
@@ -138,7 +138,8 @@ def ends_table(results: Results, arms: Sequence[str], scores: Sequence[str] = CO
             ends = [entry(r["rounds"][at if at < 0 else min(at, len(r["rounds"]) - 1)], score) for r in found.values()]
             if ends:
                 name = score.rpartition(": ")[2].replace("_", " ")
-                row[name] = over_seeds([e["delta_base"] for e in ends]) if len(ends) > 1 else _one_seed(ends[0])
+                changes, own = [e["delta_base"] for e in ends], [e["delta_base_ci95"] for e in ends]
+                row[name] = over_seeds(changes, own) if len(ends) > 1 else _one_seed(ends[0])
         rows.append(row)
     return pd.DataFrame(rows).set_index("arm").fillna("not run")
 
@@ -223,7 +224,7 @@ def prompt_sources_table(results: Results) -> pd.DataFrame:
             found = [r["sources"][source][score] for r in results["prompts"].values()]
             row[source] = f"{np.mean([f['mean'] for f in found]):.3f}"
             if source != "plain":
-                row[f"{source} less plain"] = over_seeds([f["over_plain"] for f in found])
+                row[f"{source} less plain"] = over_seeds([f["over_plain"] for f in found], [f["over_plain_ci95"] for f in found])
         rows.append(row)
     return pd.DataFrame(rows).set_index("score")
 
@@ -231,7 +232,7 @@ def prompt_sources_table(results: Results) -> pd.DataFrame:
 def by_samples(results: Results, arms: Sequence[str], score: str) -> pd.DataFrame:
     """Change from the base against the number of different images trained on so far: columns model, samples, mean, low, high.
 
-    The interval is Student's over seeds where there are several, else over the prompts of the one.
+    The interval is over seeds and prompts where there are several seeds, else over the prompts of the one.
     """
     rows = []
     for arm in (a for a in arms if a in results):
@@ -239,7 +240,8 @@ def by_samples(results: Results, arms: Sequence[str], score: str) -> pd.DataFram
         for index in range(1, len(seeds[0]["rounds"])):
             ends = [entry(r["rounds"][index], score) for r in seeds]
             means = [e["delta_base"] for e in ends]
-            mean, low, high = student_interval(means) if len(means) > 1 else (means[0], *ends[0]["delta_base_ci95"])
+            own = [e["delta_base_ci95"] for e in ends]
+            mean, low, high = seeds_with_intervals(means, own) if len(means) > 1 else (means[0], *own[0])
             used = seeds[0]["samples_trained_on"]
             again = used[0] if seeds[0]["identity"]["objective"] == "spin" else 0  # the real images, beside each round's drawn ones
             rows.append({"model": label(arm), "samples": again + sum(used[:index]), "mean": mean, "low": low, "high": high})

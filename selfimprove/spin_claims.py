@@ -12,7 +12,7 @@ from selfimprove.evaluation_results import BASE, load_evaluations, tidy
 from selfimprove.results import Results
 from selfimprove.shapes.image_sets import winners
 from selfimprove.spin_results import images_seen
-from selfimprove.statistics import student_interval
+from selfimprove.statistics import seeds_with_intervals
 
 STALL = 50_000  # samples after which fine-tuning is said to have stopped
 FAR = 0.05  # of quality below the data, at which no outcome could contradict the claim
@@ -74,11 +74,12 @@ def _below_data(core: Results) -> tuple[str, str]:
     runs = core.get("spin", {})
     if len(runs) < 2:
         return "not run yet", OPEN
-    above = []
+    above, own = [], []
     for seed, result in runs.items():
-        data = winners(result["identity"]["samples"], seed)
-        above.append(result["rounds"][-1]["oracle"]["quality"]["mean"] - float(data.drawing.quality.mean()))
-    found = Difference(*student_interval(above), len(runs))
+        data, reached = winners(result["identity"]["samples"], seed), result["rounds"][-1]["oracle"]["quality"]
+        above.append(reached["mean"] - float(data.drawing.quality.mean()))
+        own.append(reached["ci95"])
+    found = Difference(*seeds_with_intervals(above, own), len(runs))
     if found.high < -FAR:
         return f"quality less the winners' {found}: too far below to test it", OPEN
     return f"quality less the winners' {found}", opposite(found)

@@ -47,6 +47,17 @@ def seeds_and_prompts(means: Sequence[float], by_prompt: Float[np.ndarray, " n"]
     return mean, mean - half, mean + half
 
 
+def seeds_with_intervals(means: Sequence[float], over_prompts: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """`seeds_and_prompts` where each seed's own 95 % interval (low, high) over the same prompts is known in place of the prompts.
+
+    The half over prompts is the mean of the seeds' halves. It is that of their average if all seeds find the same prompts easy, and too
+    wide otherwise.
+    """
+    mean, low, high = student_interval(means)
+    half = math.hypot((high - low) / 2, float(np.mean([b - a for a, b in over_prompts])) / 2)
+    return mean, mean - half, mean + half
+
+
 def crossed_interval(values: Float[np.ndarray, "seeds prompts"]) -> tuple[float, float]:
     """95 % interval of the mean where every training seed is judged on all prompts: `seeds_and_prompts`; of one seed over prompts alone."""
     if len(values) == 1:

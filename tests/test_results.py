@@ -67,10 +67,12 @@ def test_quality_rises_every_round_in_every_seed_and_obedience_holds() -> None:
         assert obedience["delta_prev_ci95"][0] >= -0.05
 
 
-def test_intervals_over_seeds_by_hand() -> None:
-    """1, 2, 3: mean 2, standard deviation 1, Student's factor for two degrees of freedom 4.303."""
-    assert results.over_seeds([1.0, 2.0, 3.0]) == "+2.000 [-0.484, +4.484]"
-    assert results.over_seeds([0.5]) == "+0.500 (one seed)"
+def test_intervals_over_seeds_and_prompts_by_hand() -> None:
+    """1, 2, 3: mean 2, standard deviation 1, Student's factor for two degrees of freedom 4.303; halves add up as squares."""
+    assert results.over_seeds([1.0, 2.0, 3.0], [(v, v) for v in (1.0, 2.0, 3.0)]) == "+2.000 [-0.484, +4.484]"
+    assert results.over_seeds([2.0, 2.0, 2.0], [(1.5, 2.5)] * 3) == "+2.000 [+1.500, +2.500]"
+    assert results.over_seeds([1.0, 2.0, 3.0], [(0.0, 2.0), (0.0, 4.0), (0.0, 6.0)]) == "+2.000 [-1.189, +5.189]"
+    assert results.over_seeds([0.5], [(0.4, 0.6)]) == "+0.500 [+0.400, +0.600] (one seed)"
 
 
 def test_the_readme_says_what_the_results_say() -> None:

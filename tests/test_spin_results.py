@@ -41,7 +41,12 @@ def export(root: Path, experiment: str, arm: str, seed: int, quality: list[float
     for k, gains in enumerate(zip(quality, right, strict=True)):
         truths, columns = {}, {}
         for name, gain, before in zip(("quality", "all_right"), gains, (quality[k - 1], right[k - 1]), strict=True):
-            truths[name] = {"mean": 0.5 + gain, "ci95": [0.4, 0.6], "delta_base": gain + 0.001 * seed, "delta_prev": gain - before}
+            truths[name] = {
+                "mean": 0.5 + gain,
+                "ci95": [0.49 + gain, 0.51 + gain],
+                "delta_base": gain + 0.001 * seed,
+                "delta_prev": gain - before,
+            }
             columns[f"oracle_{name}"] = 0.5 + gain + 0.01 * rng.normal(size=len(PROMPTS)) * (k > 0)
         rounds.append({"round": k, "oracle": truths})
         frames.append(pd.DataFrame(columns, index=pd.Index(PROMPTS, name="prompt")).assign(round=k))

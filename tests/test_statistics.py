@@ -9,6 +9,7 @@ from selfimprove.statistics import (
     prompts_for_difference,
     prompts_for_win_rate,
     seeds_and_prompts,
+    seeds_with_intervals,
     student_interval,
     win_rate,
 )
@@ -67,6 +68,10 @@ def test_an_interval_over_seeds_and_prompts_holds_the_truth_as_often_as_it_says(
         _, low, high = seeds_and_prompts(values.mean(1).tolist(), values.mean(0))
         inside += low < 0 < high
         assert student_interval(values.mean(1).tolist())[1] > low  # which knows nothing of the prompts
+        own = [(m - h, m + h) for m, h in zip(values.mean(1), 1.96 * values.std(1, ddof=1) / 50**0.5, strict=True)]
+        _, lower, higher = seeds_with_intervals(values.mean(1).tolist(), own)
+        assert lower <= low + 1e-12  # never narrower, and hardly wider where the seeds find the same prompts easy
+        assert higher - lower == pytest.approx(high - low, rel=0.03)
     assert 0.93 < inside / 400 <= 1
     assert seeds_and_prompts([0.1, 0.2], np.array([0.15]))[1:] == (-np.inf, np.inf)
 
