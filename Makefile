@@ -7,10 +7,10 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TRANSFORMERS_VERBOSITY ?= error
 
-.PHONY: help round test lint book book-test book-serve book-print pretrain spin-experiments spin-map rsi-rounds rsi-collapse rsi-ablations rsi-beyond evaluation benchmarks scorer-benchmark scorer-parity study-test course course-bundle clean
+.PHONY: help round test lint book book-test book-serve book-print pretrain spin-experiments spin-controls spin-map rsi-rounds rsi-collapse rsi-ablations rsi-beyond evaluation benchmarks scorer-benchmark scorer-parity study-test course course-bundle clean
 
 help:
-	@sed -n '1,2p' Makefile; echo "also: make book, make book-serve, make book-test, make book-print, make lint, make pretrain, make spin-experiments, make spin-map, make rsi-rounds, make rsi-collapse, make rsi-ablations, make rsi-beyond, make evaluation, make benchmarks, make scorer-benchmark, make scorer-parity, make study-test, make course (students' notebooks and slides), make course-bundle RUNS=runs/..."
+	@sed -n '1,2p' Makefile; echo "also: make book, make book-serve, make book-test, make book-print, make lint, make pretrain, make spin-experiments, make spin-controls, make spin-map, make rsi-rounds, make rsi-collapse, make rsi-ablations, make rsi-beyond, make evaluation, make benchmarks, make scorer-benchmark, make scorer-parity, make study-test, make course (students' notebooks and slides), make course-bundle RUNS=runs/..."
 
 .venv/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
@@ -66,15 +66,30 @@ book-serve: book/_build/html/index.html
 pretrain: .venv/.run
 	$(BIN)/python -m selfimprove.shapes.pretrain
 
-# about three hours for the rounds and their baselines with three seeds, two for the controls, two and a half for the map on two cores;
-# two processes with OMP_NUM_THREADS=1 each, of different --arms or --seeds, get half as much again done in the same time
+# Two processes of one thread each, which get half as much again done as one of two threads. What is exported already is not played
+# again; what was cut off goes on. SEEDS="0" plays one seed; DEVICE=cuda plays on a GPU, where a process should have the card to itself.
+SEEDS ?= 0 1 2
+DEVICE ?= cpu
+PLAY := OMP_NUM_THREADS=1 $(BIN)/python -m
+define side_by_side
+	@$(PLAY) $(1) --device $(DEVICE) --seeds $(SEEDS) --arms $(2) & first=$$!; \
+	$(PLAY) $(1) --device $(DEVICE) --seeds $(SEEDS) --arms $(3); second=$$?; wait $$first && exit $$second
+endef
+
+# rounds 1 to 3 and their baselines, three seeds: about two hours on two cores
 spin-experiments: .venv/.run
-	$(BIN)/python -m benchmarks.spin_shapes
-	$(BIN)/python -m benchmarks.spin_depth controls
+	$(call side_by_side,benchmarks.spin_shapes,spin sft-steps sft-compute frozen null,sft-examples dpo spin-lora sft-lora dpo-lora null-reencoded)
+
+# one thing changed at a time, and baselines at other budgets; three seeds: two and a half hours
+spin-controls: .venv/.run
+	$(call side_by_side,benchmarks.spin_shapes,dpo-compute dpo-compute-lora,sft-compute-lora)
+	$(call side_by_side,benchmarks.spin_depth controls,continued pushing-off reweighting-frozen correlation hinge noise-apart,all-apart ddim-few dpm++-few unipc-few aggressive)
 	$(BIN)/python -m benchmarks.judged_samplers
 
+# where self-play pays, one seed: about two hours on two cores; MAP_SEEDS="0 1 2" and DEVICE=cuda for a finer one
+MAP_SEEDS ?= 0
 spin-map: .venv/.run
-	$(BIN)/python -m benchmarks.spin_depth map
+	$(BIN)/python -m benchmarks.spin_depth map --device $(DEVICE) --seeds $(MAP_SEEDS)
 
 # each about 90 minutes on two cores, the ablations 150; stopped and started again they go on
 rsi-rounds: .venv/.run

@@ -21,7 +21,7 @@ from selfimprove.aggregate import by_prompt, summarise
 from selfimprove.collapse import CollapseError
 from selfimprove.config import Preset, Settings
 from selfimprove.game import Game, set_up
-from selfimprove.plan import count, plan
+from selfimprove.plan import count, drawn, plan
 from selfimprove.report import image_grid
 from selfimprove.rounds import play
 from selfimprove.runs import identity_hash, write_json, write_table
@@ -46,14 +46,14 @@ def passes(settings: Settings, examples: int) -> float:
     return counts.forwards + counts.opponent + counts.trained * (ADAPTER_STEP if settings.lora_rank else STEP)
 
 
-def set_up_arm(arm: Arm, name: str, seed: int, runs: Path) -> Game:
+def set_up_arm(arm: Arm, name: str, seed: int, runs: Path, device: str = "cpu") -> Game:
     """The arm's run in `runs`/<name>-<seed>; what is equal for several arms is taken from those that made it first."""
     model = str(runs / f"{arm.start}-{seed}" / "pipeline_at_end") if arm.start else ""
     if model and not Path(model).exists():
         raise SystemExit(
             f"{name}, seed {seed}, starts where {arm.start} ended, which is not in {runs}; play that first (without its exported file)"
         )
-    game = set_up(arm.preset, name, model, run=runs / f"{name}-{seed}", seed=seed, device="cpu")
+    game = set_up(arm.preset, name, model, run=runs / f"{name}-{seed}", seed=seed, device=device)
     for own, shared in _shared(game, runs):
         if shared.exists() and not own.exists():
             own.parent.mkdir(exist_ok=True)
@@ -88,18 +88,20 @@ def _shared(game: Game, runs: Path) -> list[tuple[Path, Path]]:
     if game.collection or (s.objective == "spin" and s.generated_source == "rollout"):
         names = ("samples", "rollout_steps", "guidance", "eta", "generated_latents", "flip")
         later = {k: getattr(s, k) for k, off in (("sampler", "ddim"), ("precision", "no")) if getattr(s, k) != off}
+        if not game.collection and (rolled := drawn(s, len(game.data.train))) < len(game.data.train):
+            later["drawn"] = rolled
         rolled = identity_hash(source | {k: getattr(s, k) for k in names} | later)
         pairs.append((run.round(1) / "rollout", runs / f"shared-rollout-{rolled}"))
     return pairs
 
 
-def run_arm(arm: Arm, name: str, seed: int, out: Path, runs: Path, strip: Sequence[int] = ()) -> None:
+def run_arm(arm: Arm, name: str, seed: int, out: Path, runs: Path, strip: Sequence[int] = (), device: str = "cpu") -> None:
     """Play one arm with one seed and export it; `strip`: rounds whose first evaluation images are exported as a picture.
 
     `<arm>-<seed>.json` has every round's metrics and the manifest; `-prompts.parquet` every score, means by prompt and round;
     `-training.parquet` the log.
     """
-    game = set_up_arm(arm, name, seed, runs)
+    game = set_up_arm(arm, name, seed, runs, device)
     print(f"{name}, seed {seed}: about {plan(game, arm.rounds).minutes:.1f} min", flush=True)
     start = time.perf_counter()
     try:
@@ -133,35 +135,36 @@ def run_arm(arm: Arm, name: str, seed: int, out: Path, runs: Path, strip: Sequen
     prompts = game.run.path / "prompts.json"
     if prompts.exists():
         result["prompt_filters"] = json.loads(prompts.read_text())
-    write_json(out / f"{name}-{seed}.json", result)
     write_table(out / f"{name}-{seed}-training.parquet", pd.concat(logs))
     scores = [by_prompt(pd.read_parquet(game.run.round(k) / "scores.parquet")).assign(round=k) for k in range(len(infos))]
     write_table(out / f"{name}-{seed}-prompts.parquet", pd.concat(scores).astype(np.float32))
     if strip:
+        write_json(out / "prompts.json", [p for p, _ in game.data.evaluation[:12]])
         rounds = [k for k in strip if k < len(infos)]
         figure = image_grid([game.run.round(k) for k in rounds], [f"round {k}" if k else "base" for k in rounds])
         figure.savefig(out / f"{name}-{seed}.png", dpi=130, pil_kwargs={"optimize": True})
-        write_json(out / "prompts.json", [p for p, _ in game.data.evaluation[:12]])
+    write_json(out / f"{name}-{seed}.json", result)  # last: it says that all the rest is there
     print(f"{name}, seed {seed}: exported after {(time.perf_counter() - start) / 60:.1f} min", flush=True)
 
 
 def _examples(game: Game, index: int) -> int:
-    path = game.run.round(index) / "selected.parquet"
+    path, settings = game.run.round(index) / "selected.parquet", game.preset.for_round(index)
     if not path.exists():
-        return len(game.data.train)
-    settings = game.preset.for_round(index)
+        return settings.reached(len(game.data.train))
     rounds = range(1, index + 1) if settings.accumulate else [index]
     return sum(len(pd.read_parquet(game.run.round(k) / "selected.parquet")) for k in rounds) + settings.real_samples
 
 
-def run_missing(arms: Mapping[str, Arm], seeds: Sequence[int], out: Path, runs: Path, strips: Mapping[str, Sequence[int]]) -> None:
+def run_missing(
+    arms: Mapping[str, Arm], seeds: Sequence[int], out: Path, runs: Path, strips: Mapping[str, Sequence[int]], device: str = "cpu"
+) -> None:
     """Every arm with every seed that is not exported yet, all arms of one seed before the next seed."""
     for seed in seeds:
         for name, arm in arms.items():
             if (out / f"{name}-{seed}.json").exists():
                 print(f"{name}, seed {seed}: exported already", flush=True)
             else:
-                run_arm(arm, name, seed, out, runs, strips.get(name, ()))
+                run_arm(arm, name, seed, out, runs, strips.get(name, ()), device)
 
 
 def play_from_command_line(
@@ -179,6 +182,9 @@ def play_from_command_line(
     parser.add_argument("--arms", nargs="+", help="default: all")
     parser.add_argument("--size", choices=["full", "smoke"], default="full")
     parser.add_argument("--out", type=Path, help="default: book/results/<experiment>")
+    parser.add_argument(
+        "--device", default="cpu", help="default: cpu, where results repeat exactly; cuda plays a finer map in the same time"
+    )
     parser.add_argument("--runs", type=Path, default=runs, help=f"default: {runs}")
     arguments = parser.parse_args()
     name = names[arguments.experiment] if len(experiments) > 1 else next(iter(experiments))
@@ -190,4 +196,4 @@ def play_from_command_line(
         arms = {arm: replace(made, rounds=min(made.rounds, 2)) for arm, made in arms.items()}
     chosen = {arm: made for arm, made in arms.items() if not arguments.arms or arm in arguments.arms}
     out = arguments.out or Path("book/results") / name
-    run_missing(chosen, arguments.seeds, out, arguments.runs, strips.get(name, {}))
+    run_missing(chosen, arguments.seeds, out, arguments.runs, strips.get(name, {}), arguments.device)

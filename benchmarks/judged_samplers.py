@@ -1,7 +1,7 @@
 """python -m benchmarks.judged_samplers: does a round gain with any sampler, or with the one that drew its opponent's images?
 
 The base and one round of self-play against images of DDIM, DPM-Solver++ and UniPC, each drawn by each of the three in as many steps as the
-rounds had; same prompts, same noise. Reads the players that `make spin-experiments` left in its run folders. Writes
+rounds had; same prompts, same noise. Reads the players that `make spin-controls` left in its run folders. Writes
 book/results/spin_samplers/samplers-<seed>.json and, by prompt, samplers-<seed>-prompts.parquet after every model and sampler, and goes on
 where it stopped.
 """
@@ -53,19 +53,25 @@ def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     for seed in arguments.seeds:
         pipelines = {"base": PIPELINE} | {name: arguments.runs / f"{name}-few-{seed}" / "round_1" / "pipeline" for name in SAMPLERS}
-        missing = [str(p) for p in pipelines.values() if not (p / "model_index.json").exists()]
-        if missing:
-            parser.error(f"not played yet: {missing}; make spin-experiments makes them")
         path = OUT / f"samplers-{seed}-prompts.parquet"
         done = pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=["trained", "drawn"])
-        for trained, pipeline in pipelines.items():
-            for drawn, s in settings.items():
-                if ((done["trained"] == trained) & (done["drawn"] == drawn)).any():
-                    continue
-                found = draw(diffuser, pipeline, s, arguments.count).assign(trained=trained, drawn=drawn)
-                done = found if done.empty else pd.concat([done, found])
-                write_table(path, done)
-                print(f"seed {seed}: {trained} drawn by {drawn}, quality {found['oracle_quality'].mean():.3f}", flush=True)
+        judged = set(zip(done["trained"], done["drawn"], strict=True))
+        wanted = [(trained, drawn) for trained in pipelines for drawn in settings if (trained, drawn) not in judged]
+        missing = sorted({t for t, _ in wanted if not (pipelines[t] / "model_index.json").exists()})
+        if missing:
+            arms = " ".join(f"{name}-few" for name in missing)
+            parser.error(
+                f"{missing} not in {arguments.runs}; play them first, into another folder than that of the exported results: "
+                f"python -m benchmarks.spin_depth controls --arms {arms} --seeds {seed} --out runs/again"
+            )
+        if not wanted:
+            print(f"seed {seed}: exported already", flush=True)
+            continue
+        for trained, drawn in wanted:
+            found = draw(diffuser, pipelines[trained], settings[drawn], arguments.count).assign(trained=trained, drawn=drawn)
+            done = found if done.empty else pd.concat([done, found])
+            write_table(path, done)
+            print(f"seed {seed}: {trained} drawn by {drawn}, quality {found['oracle_quality'].mean():.3f}", flush=True)
         about = {"arm": "samplers", "seed": seed, "prompts": arguments.count, "steps": {n: s.rollout_steps for n, s in settings.items()}}
         write_json(OUT / f"samplers-{seed}.json", {**about, "provenance": provenance()})
 

@@ -153,6 +153,10 @@ class Settings:
         """Optimiser steps of a round that trains on so many examples."""
         return math.ceil(self.epochs * examples / (self.batch_size * self.accumulation * processes)) if self.epochs else self.steps
 
+    def reached(self, examples: int, processes: int = 1) -> int:
+        """How many of so many examples a round trains on: all, unless its steps end within the first epoch."""
+        return min(examples, self.steps_for(examples, processes) * self.batch_size * self.accumulation * processes)
+
 
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "text"}
 

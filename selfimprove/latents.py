@@ -45,6 +45,25 @@ class Store:
         return torch.stack([self._shards[r // SHARD].get_slice(name)[r % SHARD] for r in rows]).float()
 
 
+class Part(Store):
+    """Some rows of another store, renumbered in the order given."""
+
+    def __init__(self, whole: Store, chosen: Sequence[int]) -> None:
+        self.rows, self._whole, self._chosen = len(chosen), whole, list(chosen)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a tensor of that name."""
+        return self._whole.has(name)
+
+    def digest(self) -> str:
+        """SHA-256 of the whole store, and of which rows these are."""
+        return hashlib.sha256(f"{self._whole.digest()} {self._chosen}".encode()).hexdigest()
+
+    def take(self, name: str, rows: Sequence[int]) -> Tensor:
+        """Some rows of one tensor, in float32 on the CPU."""
+        return self._whole.take(name, [self._chosen[r] for r in rows])
+
+
 def build_store(
     folder: Path, rows: int, make: Callable[[range], dict[str, Tensor]], description: str, dtype: torch.dtype = torch.float32
 ) -> Store:

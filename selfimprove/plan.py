@@ -115,7 +115,7 @@ def count(preset: Preset, index: int, examples: int, judged: int, processes: int
     pool = s.samples if recursive else examples
     trained_on = (s.selected or pool) + s.real_samples if recursive else pool
     steps, batch = s.steps_for(trained_on, processes), s.batch_size * s.accumulation * processes
-    rolled = pool * (recursive or (s.objective == "spin" and s.generated_source == "rollout"))
+    rolled = pool if recursive else drawn(s, examples, processes) * (s.objective == "spin" and s.generated_source == "rollout")
     forwards += rolled * s.rollout_steps * (1 + (s.guidance != 1))
     if recursive:
         what = f"{pool} rollouts, {s.selected or pool} kept ({s.strategy}), {steps} steps of {batch} (lr {s.lr:g}), {what}"
@@ -125,6 +125,11 @@ def count(preset: Preset, index: int, examples: int, judged: int, processes: int
         what = f"{rolled} rollouts, {steps} steps of {batch} pairs (lr {s.lr:g}, beta {s.beta:g}), {what}"
     trained = (2 if s.objective == "spin" else 1) * steps * batch
     return Counts(what, forwards, trained if s.objective == "spin" else 0, trained, judged + rolled)
+
+
+def drawn(settings: Settings, examples: int, processes: int = 1) -> int:
+    """How many images a round of self-play has its opponent draw: for the examples it trains on, for all where weights compare them."""
+    return examples if settings.weighting != "none" else settings.reached(examples, processes)
 
 
 def operations(counts: Counts, flops: Flops) -> float:
@@ -146,7 +151,7 @@ def disk_space(shapes: Shapes, settings: Settings, last: int, examples: int, jud
         each = s.samples * rolled + (s.selected or s.samples) * (text + sides * latent) * value
         return last * (weights + each) + evaluations + checkpoint
     once = examples * (text + sides * latent) * value
-    each = examples * rolled if s.objective == "spin" else 0
+    each = drawn(s, examples) * rolled if s.objective == "spin" else 0
     return last * (weights + each) + once + evaluations + checkpoint
 
 

@@ -19,13 +19,15 @@ ARMS = {  # arm -> what a reader should call it
     "sft-examples": "SFT, equal number of images",
     "sft-compute": "SFT, equal compute",
     "dpo": "Diffusion-DPO, equal steps",
+    "dpo-compute": "Diffusion-DPO, equal compute",
     "spin-lora": "SPIN with adapters, round 3",
     "sft-lora": "SFT with an adapter, equal steps",
+    "sft-compute-lora": "SFT with an adapter, equal compute",
     "dpo-lora": "Diffusion-DPO with an adapter, equal steps",
+    "dpo-compute-lora": "Diffusion-DPO with an adapter, equal compute",
     "frozen": "frozen opponent, equal steps",
     "null": "null: fresh real images as the opponent's, one round",
     "null-reencoded": "null: the same, encoded twice, one round",
-    "raw": "SPIN on raw rollout latents, round 3",
 }
 TRUTHS = {"quality": "quality (oracle)", "all_right": "all attributes right (oracle)"}
 
@@ -160,5 +162,5 @@ def provenance_sentence(results: Results, command: str = "make spin-experiments"
     seeds = ", ".join(f"{arm} {sorted(found)}" for arm, found in results.items())
     return (
         f"Seeds run so far: {seeds}. Made {first} to {last} on {'; '.join(sorted(machines))}; {versions}; "
-        f"git {', '.join(sorted(r[:10] for r in revisions))}."
+        f"git {', '.join(sorted(r[:10] for r in revisions))}. Made by {command}."
     )

@@ -95,7 +95,7 @@ class RunFolder:
             RunError: it was made from something else, such as an opponent that has been played anew since.
         """
         recorded = self.manifest(index)["stages"].get(stage, {})
-        differing = [name for name, value in facts.items() if recorded and recorded[name] != value]
+        differing = [name for name, value in facts.items() if recorded and recorded.get(name, value) != value]  # older runs say less
         if differing:
             raise RunError(
                 f"{self.round(index)}: its {stage} was made with another {', '.join(differing)} than there is now (a round before it was "

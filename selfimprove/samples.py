@@ -3,6 +3,7 @@
 Self-play trains on all rollouts beside their real partners; recursive self-improvement on those that it selected, weighted.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,14 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from selfimprove.batches import TrainingSet
+from selfimprove.batches import TrainingSet, batch_rows
 from selfimprove.config import Settings
 from selfimprove.data import indexed
 from selfimprove.draws import example_id
 from selfimprove.evaluate import save_image
 from selfimprove.game import Game
 from selfimprove.judges import load_judge
-from selfimprove.latents import Store, build_store
+from selfimprove.latents import Part, Store, build_store
 from selfimprove.models import model_hash
 from selfimprove.prompts import PromptSet, prepare, read_reports
 from selfimprove.rollout import sample_batches
@@ -38,11 +39,27 @@ def spin_samples(game: Game, settings: Settings, opponent: Path, index: int) -> 
     )  # fmt: skip
     if settings.objective == "sft":
         return TrainingSet(ids, rows, text, real, None)
-    generated = _rollout(game, settings, opponent, index, captions, list(ids))
+    chosen = _reached(game, settings, ids, index)
+    if len(chosen) < len(ids):
+        ids, rows, captions = tuple(ids[i] for i in chosen), [rows[i] for i in chosen], [captions[i] for i in chosen]
+        real = Part(real, chosen)
+    generated = _rollout(game, settings, opponent, index, captions, list(ids), [data.train[i] for i in chosen])
     weights = None if settings.pushing == 1 else torch.full((len(ids),), settings.pushing)
     if settings.weighting != "none":
         weights = settings.pushing * _weights(game, settings, index, list(ids), generated, range(len(ids)))
     return TrainingSet(ids, rows, text, real, generated, weights)
+
+
+def _reached(game: Game, settings: Settings, ids: tuple[str, ...], index: int) -> list[int]:
+    """The examples that the round's steps come to, in order; nobody needs the opponent's images for the others.
+
+    All, where weights compare images with one another, or where a cache of the opponent's errors is to serve longer rounds too. Within
+    the first epoch the order of a part is that of the whole, so the batches are the same.
+    """
+    count = settings.reached(len(ids), PartialState().num_processes)
+    if count == len(ids) or settings.weighting != "none" or game.opponent_cache:
+        return list(range(len(ids)))
+    return sorted(row for row, _ in batch_rows(ids, game.seed, index, 0, count))
 
 
 def rsi_samples(game: Game, settings: Settings, generator: Path, index: int) -> TrainingSet:
@@ -100,8 +117,13 @@ def _encoded(game: Game, images: Tensor, flip: bool) -> dict[str, Tensor]:
     return tensors
 
 
-def _rollout(game: Game, settings: Settings, opponent: Path, index: int, captions: list[str], ids: list[str]) -> Store:
-    """The images of a round's prompts by the model of the round before, x'_0 ~ p_{theta_k}(. | c), as latents."""
+def _rollout(
+    game: Game, settings: Settings, opponent: Path, index: int, captions: list[str], ids: list[str], partners: Sequence[int] = ()
+) -> Store:
+    """The images of a round's prompts by the model of the round before, x'_0 ~ p_{theta_k}(. | c), as latents.
+
+    `partners`: the real images beside them, by their rows in the data, where something else than rollouts is to be played against.
+    """
     diffuser, data = game.diffuser, game.data
     drawn = 1 if settings.opponent == "base" else index  # an opponent that stays keeps its images
 
@@ -110,7 +132,7 @@ def _rollout(game: Game, settings: Settings, opponent: Path, index: int, caption
         if settings.generated_source != "rollout":
             fetch = data.fetch_loser if settings.generated_source == "loser" else data.fetch_fresh
             assert fetch is not None
-            images = torch.stack([fetch(data.train[i]) for i in rows])
+            images = torch.stack([fetch(partners[i]) for i in rows])
             if settings.generated_source == "real-reencoded":
                 images = diffuser.decode(diffuser.encode(images)[0])
             return _encoded(game, images, settings.flip)
@@ -127,9 +149,9 @@ def _rollout(game: Game, settings: Settings, opponent: Path, index: int, caption
 
     folder, weights = game.run.round(index), model_hash(opponent)
     if game.run.is_done(index, "rollout"):
-        game.run.check_same(index, "rollout", opponent=weights)
+        game.run.check_same(index, "rollout", opponent=weights, images=len(ids))
         return Store(folder / "rollout")
-    with game.run.stage(index, "rollout", opponent=weights):
+    with game.run.stage(index, "rollout", opponent=weights, images=len(ids)):
         unet = diffuser.load_unet(opponent).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         write_table(folder / "prompts.parquet", pd.DataFrame({"id": ids, "prompt": captions}))
         return build_store(folder / "rollout", len(captions), make, f"round {index}: rollout", _precision(settings))

@@ -142,6 +142,21 @@ def test_an_opponent_that_stays_keeps_its_images(tiny: Path, images: Path, tmp_p
         assert torch.equal(first, second) == same
 
 
+def test_only_what_is_trained_on_is_drawn(tiny: Path, images: Path, tmp_path: Path) -> None:
+    """Two steps of four use eight of twelve examples; the others' images change nothing, as the same run shows that draws them all."""
+    preset = Preset("", "", dataclasses.replace(SETTINGS, steps=2))
+    short = game(tiny, images, tmp_path / "short", preset)
+    whole = dataclasses.replace(game(tiny, images, tmp_path / "whole", preset), opponent_cache=tmp_path / "errors")
+    assert "8 rollouts" in "".join(plan(short, 1).lines)
+    logs = [play(g, 1)[1].log for g in (short, whole)]
+    assert [Store(g.run.round(1) / "rollout").rows for g in (short, whole)] == [8, 12]
+    assert logs[0] is not None
+    assert logs[1] is not None
+    pd.testing.assert_frame_equal(logs[0], logs[1], rtol=1e-4, atol=1e-6)
+    with pytest.raises(RunError, match="its rollout was made with another images than there is now"):
+        samples.spin_samples(dataclasses.replace(short, opponent_cache=tmp_path / "errors"), preset.settings, tiny, 1)
+
+
 def test_without_the_pushing_term_only_real_images_count(tiny: Path, images: Path, tmp_path: Path) -> None:
     played = game(tiny, images, tmp_path / "off", PRESET.changed(pushing=0.0))
     log = play(played, 1)[1].log
