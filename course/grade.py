@@ -3,16 +3,26 @@
 Locked cells (setup and tests) are put back from `course/sessions/` before anything runs, so what a student did to them counts for
 nothing; nbgrader's own `OverwriteCells` does the same from its database, which this course does without. The student's code runs with your
 rights: grade on a machine, or in a container, where that does no harm.
+
+What this does not stop: tests run in the same Python as the code they test, which can replace what they call (`torch.allclose = print`,
+a builtin, IPython itself) or return objects that equal everything. `replaced` names the plain cases of the first kind in the remarks; no
+list of them is complete, so points for code are final only once somebody has looked at the solution cells.
 """
 
 import argparse
+import ast
+import builtins
 import copy
 import csv
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from IPython.core.inputtransformer2 import TransformerManager
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
@@ -22,6 +32,7 @@ from course.sessions import ROOT, CourseError, exercises, grade_id, points, read
 
 GRADES = ROOT / "runs" / "course" / "grades"
 TIMEOUT = 120  # seconds a cell; the slowest model solution takes a tenth of it
+REPLY = "reply"  # of a cell's metadata: what the kernel said when the cell had ended, "ok" or "error"
 
 
 @dataclass(frozen=True)
@@ -80,35 +91,106 @@ def restored(student: NotebookNode, source: NotebookNode, path: Path) -> Noteboo
     return notebook
 
 
+class OneInterrupt(AsyncKernelManager):
+    """A kernel whose cell is interrupted once. nbclient alone would go on interrupting a cell that catches it, for ever."""
+
+    asked = False  # whether the cell that runs has been interrupted
+
+    async def interrupt_kernel(self) -> None:  # type: ignore[override]
+        """The first time as always.
+
+        Raises:
+            DeadKernelError: the second time; nbclient then ends the kernel.
+        """
+        if self.asked:
+            raise DeadKernelError("a cell went on after it had been interrupted")
+        self.asked = True
+        await super().interrupt_kernel()
+
+
 def execute(notebook: NotebookNode, timeout: int = TIMEOUT) -> str:
-    """Run all cells in place from the repository's root, going on after errors; the return says what stopped it early, if anything did."""
+    """Run all cells in place from the repository's root, going on after errors; the return says what stopped it early, if anything did.
+
+    A cell is interrupted after `timeout` seconds, and if it runs on for as long again, Python is ended.
+    """
     for cell in notebook.cells:
+        cell.metadata.pop(REPLY, None)
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+
+    def begin(**_: Any) -> None:
+        client.km.asked = False
+
+    def note(cell: NotebookNode, execute_reply: dict[str, Any], **_: Any) -> None:
+        cell.metadata[REPLY] = execute_reply["content"]["status"]
+
     client = NotebookClient(
         notebook,
         timeout=timeout,
         interrupt_on_timeout=True,
         allow_errors=True,
         kernel_name="python3",
+        kernel_manager_class=OneInterrupt,
+        on_cell_execute=begin,
+        on_cell_executed=note,
         resources={"metadata": {"path": ROOT}},
     )
     try:
         client.execute()
     except DeadKernelError:
-        return "Python died before this cell was reached"
+        return "Python died, or had to be ended, before this cell was finished"
     return ""
 
 
 def verdict(cell: NotebookNode, stopped: str) -> tuple[bool, str]:
-    """Whether an executed test cell passed, and if not, why."""
+    """Whether an executed test cell passed, and if not, why. What the kernel replied counts, since code can hide an error's output."""
     for output in cell.outputs:
         if output.output_type == "error":
             said = output.evalue.strip().splitlines()
             return False, f"{output.ename}: {said[0]}" if said else output.ename
-    if cell.execution_count is None:
+    if REPLY not in cell.metadata:
         return False, stopped or "this cell did not run"
-    return True, "passed"
+    return (True, "passed") if cell.metadata[REPLY] == "ok" else (False, "it ended in an error that was not shown")
+
+
+def _outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of some Python that are no part of a function or class, which are themselves among them."""
+    for node in ast.iter_child_nodes(tree):
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            yield from _outside_functions(node)
+
+
+def replaced(notebook: NotebookNode) -> list[str]:
+    """What cells that are not locked replace in imported modules and among Python's builtins, as far as it is written plainly."""
+    modules, names = set(), set()
+    trees = []
+    for cell in notebook.cells:
+        try:
+            tree = ast.parse(TransformerManager().transform_cell(cell.source if cell.cell_type == "code" else ""))
+        except SyntaxError:  # it does not run either
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                modules |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        if not role(cell, "locked"):
+            trees.append(tree)
+    for tree in trees:
+        for node in ast.walk(tree):
+            root: ast.AST = node
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("setattr", "delattr"):
+                root = node.args[0] if node.args else node
+            elif not (isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del)):
+                continue
+            while isinstance(root, ast.Attribute):
+                root = root.value
+            if isinstance(root, ast.Name) and root.id in modules:
+                names.add(ast.unparse(node))
+        for node in _outside_functions(tree):
+            bound = node.id if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else getattr(node, "name", None)
+            if isinstance(bound, str) and hasattr(builtins, bound):
+                names.add(bound)
+    return sorted(names)
 
 
 def grade(path: Path, timeout: int = TIMEOUT) -> list[Grade]:
@@ -120,7 +202,7 @@ def grade(path: Path, timeout: int = TIMEOUT) -> list[Grade]:
     student = read(path)
     source = source_of(student, path)
     notebook = restored(student, source, path)
-    stopped = execute(notebook, timeout)
+    stopped, changed = execute(notebook, timeout), replaced(notebook)
     stubs = {grade_id(cell): cell.source for cell in student_copy(source).cells if role(cell, "solution")}
     cells = {grade_id(cell): cell for cell in notebook.cells if grade_id(cell)}
     rows = []
@@ -133,6 +215,8 @@ def grade(path: Path, timeout: int = TIMEOUT) -> list[Grade]:
             else:
                 passed, remark = verdict(cell, stopped)
                 gained = possible if passed else 0.0
+                if passed and changed:
+                    remark = f"passed; look at the cells that replace {', '.join(changed)}"
             rows.append(Grade(str(path), exercise.number, exercise.title, name, gained, possible, remark))
     return rows
 

@@ -47,15 +47,21 @@ def session_paths() -> list[Path]:
 
 
 def read(path: Path) -> NotebookNode:
-    """A notebook.
+    """A notebook, without outputs.
 
     Raises:
         CourseError: the file is no notebook.
     """
-    try:
-        return nbformat.read(path, as_version=4)
-    except (OSError, nbformat.reader.NotJSONError, nbformat.ValidationError, KeyError, AttributeError) as error:
+    try:  # json and text that is no UTF-8 raise ValueErrors, and what is json but no notebook raises whatever it runs into
+        notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.outputs = []
+            cell.metadata.get("nbgrader", {}).get("grade_id")
+        nbformat.validate(notebook)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, nbformat.ValidationError) as error:
         raise CourseError(f"{path} cannot be read as a notebook ({type(error).__name__}); give an .ipynb file saved by Jupyter") from error
+    return notebook
 
 
 def role(cell: NotebookNode, name: str) -> bool:

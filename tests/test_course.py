@@ -1,4 +1,7 @@
-"""The course: solutions pass, stubs and known wrong answers fail, students' copies hold no solution, and tampering does not help."""
+"""The course: solutions pass, stubs and known wrong answers fail, students' copies hold no solution, changed tests count for nothing.
+
+What a solution cell does to the tests that run after it in the same Python is not excluded; `course.grade` says so, and names what it sees.
+"""
 
 import copy
 import re
@@ -152,7 +155,33 @@ def test_a_cell_that_never_ends_and_a_python_that_dies_are_survived(tmp_path: Pa
     dying = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import os; os._exit(1)"), nbformat.v4.new_code_cell("1")])
     stopped = grade.execute(dying, timeout=20)
     assert "died" in stopped
-    assert grade.verdict(dying.cells[1], stopped) == (False, stopped)
+    assert [grade.verdict(cell, stopped) for cell in dying.cells] == [(False, stopped)] * 2
+
+
+def test_a_cell_that_goes_on_after_an_interrupt_ends_its_notebook_and_not_the_batch() -> None:
+    stubborn = "import time\nwhile True:\n    try:\n        time.sleep(0.01)\n    except BaseException:\n        pass"
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(source) for source in ("1", "while True: pass", "1", stubborn, "1")]
+    )
+    stopped = grade.execute(notebook, timeout=2)
+    assert "had to be ended" in stopped
+    assert [grade.verdict(cell, stopped)[0] for cell in notebook.cells] == [True, False, True, False, False]
+
+
+def test_an_error_that_is_not_shown_is_an_error() -> None:
+    hidden = ("get_ipython().showtraceback = lambda *a, **k: None", "assert False", "assert True")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in hidden])
+    assert grade.execute(notebook, timeout=20) == ""
+    assert [grade.verdict(cell, "")[0] for cell in notebook.cells] == [True, False, True]
+
+
+def test_what_solution_cells_replace_is_named() -> None:
+    source = read(PATHS[3])
+    cheat = "import math\nnp.allclose = math.isclose = lambda *a, **k: True\n%matplotlib inline\ndef all(x):\n    max = 1\n    return True"
+    assert grade.replaced(answered(source, s4_convert=cheat)) == ["all", "math.isclose", "np.allclose"]
+    assert grade.replaced(answered(source, s4_convert="import math as m\nsetattr(m, 'log', abs)")) == ["setattr(m, 'log', abs)"]
+    assert grade.replaced(answered(source, s4_convert="half a cell (")) == []
+    assert [grade.replaced(answered(read(path))) for path in PATHS] == [[]] * len(PATHS)
 
 
 def test_mutilated_and_foreign_notebooks_are_refused(tmp_path: Path) -> None:
@@ -169,12 +198,29 @@ def test_mutilated_and_foreign_notebooks_are_refused(tmp_path: Path) -> None:
             grade.restored(notebook, source, tmp_path / "a.ipynb")
     with pytest.raises(CourseError, match="no session"):
         grade.source_of(nbformat.v4.new_notebook(), tmp_path / "a.ipynb")
-    (tmp_path / "broken.ipynb").write_text("no json")
-    with pytest.raises(CourseError, match="cannot be read"):
-        read(tmp_path / "broken.ipynb")
     with pytest.raises(CourseError, match="cannot be read"):
         read(tmp_path / "absent.ipynb")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no json",
+        b'{"nbformat": 4, "name": "\xe9"}',  # Latin-1
+        b"[]",
+        b"[" * 100_000,
+        b'{"nbformat": 99, "nbformat_minor": 0, "metadata": {}, "cells": []}',
+        b'{"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": [5]}',
+        b'{"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": [{"cell_type": "markdown", "metadata": {}, "source": 5}]}',
+        b'{"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": [{"cell_type": "raw", "metadata": {"nbgrader": 0}, "source": ""}]}',
+    ],
+)
+def test_a_file_that_is_no_notebook_does_not_stop_the_batch(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "broken.ipynb").write_bytes(content)
     assert grade.main([str(tmp_path / "broken.ipynb"), "--out", str(tmp_path)]) == 1
+    assert "not graded: " in (said := capsys.readouterr().out)
+    assert "cannot be read as a notebook" in said
+    assert (tmp_path / "grades.csv").exists()
 
 
 @pytest.mark.parametrize(("session", "drawn"), [(1, ["s1-05", "s1-08"]), (2, ["s2-07"])])
