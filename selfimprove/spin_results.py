@@ -1,5 +1,6 @@
 """Tables and figures of self-play's controls and of the map: where it pays beside fine-tuning, and what warns that it does not."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from scipy.stats import spearmanr
 from selfimprove.claims import QUALITY, RIGHT, Experiments, difference
 from selfimprove.figures import MARKERS, colours
 from selfimprove.results import Results, signed
+from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove.statistics import bootstrap_interval, student_interval
 
 CONTROLS = {  # arm of spin_controls -> what was changed
@@ -169,9 +171,10 @@ class Sign(NamedTuple):
     quality: float
 
 
-def training_signs(root: str | Path) -> pd.DataFrame:
-    """From every exported round of self-play (null rounds and DPO aside), once: the last tenth of its log, and what the round changed.
+def training_signs(root: str | Path, at: float = 1.0) -> pd.DataFrame:
+    """From every exported round of self-play (null rounds and DPO aside), once: a tenth of its log, and what the round changed.
 
+    `at`: the share of the round, in (0, 1], at which that tenth ends: 1 looks back at its end, a third is an early sign.
     `real_error`: the player's squared error on real images over the opponent's, less 1. Above 0 the player denoises even the images
     that it should learn worse than before, only less so than the opponent's.
     """
@@ -184,13 +187,14 @@ def training_signs(root: str | Path) -> pd.DataFrame:
                 if "margin" not in logs:
                     continue
                 for index, log in logs.groupby("round"):
-                    end, truth = log.tail(max(len(log) // 10, 1)), result["rounds"][int(index)]["oracle"]
+                    end = log.head(max(round(at * len(log)), 1)).tail(max(len(log) // 10, 1))
+                    truth = result["rounds"][int(index)]["oracle"]
                     ratio = float(end["player_real"].mean() / end["opponent_real"].mean()) - 1
                     changes = (float(truth[k]["delta_prev"]) for k in ("all_right", "quality"))
                     accuracy, margin = float(end["implicit_accuracy"].mean()), float(end["margin"].mean())
                     rows.append(Sign(name, arm, seed, int(index), ratio, accuracy, margin, *changes))
     signs = pd.DataFrame(rows, columns=Sign._fields)
-    log = signs[["seed", "real_error", "implicit_accuracy", "margin"]].round(4)
+    log = signs[["seed", "real_error", "implicit_accuracy"]].round(4)  # the margin's unit is the link's
     return signs[~log.duplicated()].reset_index(drop=True)  # a round that several arms share counts once
 
 
@@ -231,31 +235,40 @@ def signs_figure(signs: pd.DataFrame) -> Figure:
     return figure
 
 
+def scorers_average(metrics: dict[str, Any]) -> float:
+    """The mean of a round's learned scores, as the paper averages its scorers: the one of the widest range decides it."""
+    return float(np.mean([metrics["scores"][name]["mean"] for name in SHAPES_SCORERS]))
+
+
 def samples_figure(results: Results) -> Figure:
-    """Fig. 7's question: quality against images trained on, both sides counted; means, Student's 95 % intervals over seeds."""
-    figure, axis = plt.subplots(figsize=(6, 3.4), constrained_layout=True)
+    """Fig. 7's question: scorers' average and quality against images trained on; means, Student's 95 % intervals over seeds."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), constrained_layout=True)
     lines = {
-        "SPIN": ["spin"], "SFT": ["sft-steps", "sft-examples", "sft-compute"], "DPO": ["dpo"], "frozen opponent": ["frozen"],
+        "SPIN": ["spin"], "SFT": ["sft-steps", "sft-examples", "sft-compute"], "DPO": ["dpo", "dpo-compute"], "frozen opponent": ["frozen"],
     }  # fmt: skip
-    shades = colours(list(lines))
-    for marker, (label, arms) in zip(MARKERS, lines.items(), strict=False):
-        points: dict[int, list[float]] = {}
-        for arm in arms:
-            for result in results.get(arm, {}).values():
-                seen = 0
-                for index, metrics in enumerate(result["rounds"][1:], start=1):
-                    seen += images_seen(result, index)
-                    points.setdefault(seen, []).append(metrics["oracle"]["quality"]["mean"])
-        if points:
-            x = sorted(points)
-            means = [float(np.mean(points[k])) for k in x]
-            bounds = [student_interval(points[k])[1:] if len(points[k]) > 1 else (m, m) for k, m in zip(x, means, strict=True)]
-            error = np.array([[m - low, high - m] for m, (low, high) in zip(means, bounds, strict=True)]).T
-            axis.errorbar(x, means, yerr=error, marker=marker, ms=4, capsize=2, color=shades[label], label=label)
-    if spin := next(iter(results.get("spin", {}).values()), None):
-        axis.axhline(spin["rounds"][0]["oracle"]["quality"]["mean"], color="0.6", lw=0.8, ls="--", label="base model")
-    axis.set(xlabel="images trained on, both sides counted", ylabel="quality (oracle)")
-    axis.legend(frameon=False)
+    read: dict[str, Callable[[dict[str, Any]], float]] = {
+        "average of the five scorers": scorers_average, "quality (oracle)": lambda metrics: float(metrics["oracle"]["quality"]["mean"]),
+    }  # fmt: skip
+    shades, base = colours(list(lines)), next(iter(results.get("spin", {}).values()), None)
+    for axis, (title, value) in zip(axes, read.items(), strict=True):
+        for marker, (label, arms) in zip(MARKERS, lines.items(), strict=False):
+            points: dict[int, list[float]] = {}
+            for arm in arms:
+                for result in results.get(arm, {}).values():
+                    seen = 0
+                    for index, metrics in enumerate(result["rounds"][1:], start=1):
+                        seen += images_seen(result, index)
+                        points.setdefault(seen, []).append(value(metrics))
+            if points:
+                x = sorted(points)
+                means = [float(np.mean(points[k])) for k in x]
+                bounds = [student_interval(points[k])[1:] if len(points[k]) > 1 else (m, m) for k, m in zip(x, means, strict=True)]
+                error = np.array([[m - low, high - m] for m, (low, high) in zip(means, bounds, strict=True)]).T
+                axis.errorbar(x, means, yerr=error, marker=marker, ms=4, capsize=2, color=shades[label], label=label)
+        if base:
+            axis.axhline(value(base["rounds"][0]), color="0.6", lw=0.8, ls="--", label="base model")
+        axis.set(xlabel="images trained on, both sides counted", ylabel=title)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
     return figure
 
 
