@@ -11,8 +11,9 @@ from typing import Any
 import matplotlib.pyplot as plt
 import nbformat
 import pytest
+import torch
 
-from course import grade, pages, release, slides
+from course import grade, pages, release, slides, times
 from course.sessions import EXERCISE, ROOT, CourseError, exercises, grade_id, mutants, points, read, role, session_paths
 
 PATHS = session_paths()
@@ -23,6 +24,7 @@ class Notebook:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # whoever then asks for the GPU fails: sessions need none
         plt.switch_backend("Agg")
         plt.close("all")
         self.space: dict[str, Any] = {"__name__": "__main__", "display": lambda *shown: None}
@@ -73,6 +75,17 @@ def test_solutions_pass_and_stubs_and_mutants_fail(path: Path, monkeypatch: pyte
             solution, before = cell, dict(notebook.space)
         notebook.run(cell.source)
     assert len(tried) == len(wrong), "a known wrong answer belongs to no tested cell"
+
+
+def test_times_are_of_cells_without_their_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(amount: float) -> str:
+        return f"end = time.process_time() + {amount}\nwhile time.process_time() < end:\n    pass\n"
+
+    (tmp_path / "slow_to_import.py").write_text("import time\n" + busy(0.5))
+    monkeypatch.syspath_prepend(tmp_path)
+    cells = ("import time\nimport slow_to_import", busy(0.1) + "print('not shown')")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    assert 0.1 <= times.seconds(notebook) < 0.5
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
