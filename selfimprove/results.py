@@ -157,10 +157,21 @@ def provenance_sentence(results: Results, command: str = "make spin-experiments"
     if not made:
         return f"No results have been exported yet: {command}"
     first, last = min(m["time"] for m in made), max(m["time"] for m in made)
+    seeds = ", ".join(f"{arm} {sorted(found)}" for arm, found in results.items())
+    return f"Seeds run so far: {seeds}. Made {first} to {last} {_made(made, command)}"
+
+
+def folder_sentence(folder: str | Path, command: str) -> str:
+    """The same of a folder of tables that share one `provenance.json`, which each sitting writes anew when it ends."""
+    path = Path(folder) / "provenance.json"
+    if not path.exists():
+        return f"No results have been exported yet: {command}"
+    made = json.loads(path.read_text())
+    return f"{len(list(path.parent.glob('*.parquet')))} tables, the last sitting ended {made['time']} {_made([made], command)}"
+
+
+def _made(made: Sequence[dict[str, Any]], command: str) -> str:
+    """On what and with what, from one record of `runs.provenance` or more."""
     versions = ", ".join(f"{k} {v}" for k, v in made[0]["versions"].items())
     machines, revisions = ({m[k] for m in made} for k in ("machine", "git"))
-    seeds = ", ".join(f"{arm} {sorted(found)}" for arm, found in results.items())
-    return (
-        f"Seeds run so far: {seeds}. Made {first} to {last} on {'; '.join(sorted(machines))}; {versions}; "
-        f"git {', '.join(sorted(r[:10] for r in revisions))}. Made by {command}."
-    )
+    return f"on {'; '.join(sorted(machines))}; {versions}; git {', '.join(sorted(r[:10] for r in revisions))}. Made by {command}."

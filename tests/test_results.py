@@ -11,6 +11,7 @@ from selfimprove.models import model_hash
 from selfimprove.results import (
     ARMS,
     arms_table,
+    folder_sentence,
     load_results,
     null_table,
     provenance_sentence,
@@ -33,6 +34,10 @@ def test_tables_have_a_row_for_everything() -> None:
     assert null_table({}).empty
     assert len(arms_table({})) == len(ARMS)
     assert provenance_sentence({}).startswith("No results")
+    judged = folder_sentence(FOLDER.parent / "evaluation_shapes" / "held-in", "make evaluation")
+    assert " tables, the last sitting ended 20" in judged
+    assert judged.endswith("Made by make evaluation.")
+    assert folder_sentence(FOLDER / "nowhere", "make evaluation") == "No results have been exported yet: make evaluation"
     figure = rounds_figure(RESULTS)
     assert len(figure.axes) == 2
     plt.close(figure)
