@@ -1,5 +1,6 @@
-"""Claims of a paper, one row each: what it reports, what is seen here with an interval, and whether the two agree."""
+"""Claims of a paper, one row each: what it reports, where it is tested, what is seen here with an interval, and whether the two agree."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,11 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from IPython.display import HTML
 
 from selfimprove.results import Results, load_results, signed
 from selfimprove.statistics import bootstrap_interval, seeds_and_prompts
 
 AGREES, DIFFERS, SPLIT, OPEN, UNTESTABLE = "agrees", "differs", "split", "not decided", "cannot be tested here"
+CHAPTERS = (  # the pages that are called chapter 1, chapter 2, ...
+    "01_diffusion_and_ddim", "02_spin_objective", "03_jensen_bound", "04_gradient", "05_fixed_points", "06_dpo_and_spin",
+    "07_spin_rounds", "08_rsi_rounds", "09_collapse", "10_ablations", "11_evaluation", "12_compare_models", "13_at_scale",
+)  # fmt: skip
+_CHAPTER = re.compile(r"[Cc]hapter (\d+)")
 
 
 class Difference(NamedTuple):
@@ -28,6 +35,10 @@ class Difference(NamedTuple):
     def verdict(self) -> str:
         """Of a claim that the difference is positive."""
         return AGREES if self.low > 0 else DIFFERS if self.high < 0 else OPEN
+
+    def reversed(self) -> "Difference":
+        """The second less the first: its verdict is of a claim that the difference is negative."""
+        return Difference(-self.mean, -self.high, -self.low, self.seeds)
 
 
 @dataclass(frozen=True)
@@ -70,10 +81,11 @@ def difference(
 
 
 class Row(NamedTuple):
-    """One claim."""
+    """One claim; `where` it is tested begins with "chapter N", and may go on with a section of that page ("chapter 7, Beside it")."""
 
     claim: str
     paper: str
+    where: str
     here: str
     verdict: str
 
@@ -83,17 +95,21 @@ NAMES = {QUALITY: "quality", RIGHT: "all right", "alignment": "unseen scorer 'al
 
 
 def said(found: dict[str, Difference | None]) -> tuple[str, str]:
-    """The differences in words, and one verdict: agrees if all are positive, differs if all are negative, split if they lie on both sides.
-
-    Where an interval holds zero nothing is decided; a verdict of fewer than three seeds says how few.
-    """
+    """The differences in words, and their one verdict."""
     known = {name: d for name, d in found.items() if d is not None}
     if len(known) < len(found):
         return "not run yet", OPEN
-    verdicts = {d.verdict() for d in known.values()}
-    verdict = OPEN if OPEN in verdicts else verdicts.pop() if len(verdicts) == 1 else SPLIT
-    words = "; ".join(f"{NAMES.get(name, name)} {d}" for name, d in known.items())
-    return words, qualified(verdict, min(d.seeds for d in known.values()))
+    return "; ".join(f"{NAMES.get(name, name)} {d}" for name, d in known.items()), together(list(known.values()))
+
+
+def together(found: Sequence[Difference]) -> str:
+    """One verdict: agrees if all are positive, differs if all are negative, split if they lie on both sides.
+
+    Where an interval holds zero nothing is decided; a verdict of fewer than three seeds says how few.
+    """
+    verdicts = {d.verdict() for d in found}
+    verdict = OPEN if OPEN in verdicts or not verdicts else verdicts.pop() if len(verdicts) == 1 else SPLIT
+    return qualified(verdict, min((d.seeds for d in found), default=0))
 
 
 def qualified(verdict: str, seeds: int) -> str:
@@ -106,3 +122,10 @@ def qualified(verdict: str, seeds: int) -> str:
 def table(rows: Sequence[Row]) -> pd.DataFrame:
     """The rows, under the names of their parts."""
     return pd.DataFrame(rows, columns=[f.replace("_", " ") for f in Row._fields]).set_index("claim")
+
+
+def linked(rows: pd.DataFrame) -> HTML:
+    """The table, with every mention of a chapter a link to its page: that lies beside the page which shows the table."""
+    with pd.option_context("display.max_colwidth", None):  # claims are sentences
+        text = rows.to_html()
+    return HTML(_CHAPTER.sub(lambda found: f'<a href="{CHAPTERS[int(found[1]) - 1]}.html">{found[0]}</a>', text))

@@ -1,4 +1,7 @@
-"""The claims of the RSIDiff paper, computed from what has been exported."""
+"""The claims of the RSIDiff paper, computed from what has been exported.
+
+Changes are paired by prompt, arms seed by seed; intervals count seeds and prompts from three seeds on, with fewer the prompts alone.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +14,6 @@ from selfimprove.claims import (
     OPEN,
     QUALITY,
     RIGHT,
-    SPLIT,
     UNTESTABLE,
     Difference,
     Experiments,
@@ -20,10 +22,18 @@ from selfimprove.claims import (
     qualified,
     said,
     table,
+    together,
 )
+from selfimprove.collapse import LIMITS
 from selfimprove.results import signed
 from selfimprove.rsi_results import peak
 from selfimprove.statistics import seeds_with_intervals
+
+ROUNDS, BESIDE = "chapter 8, Round after round", "chapter 8, Beside it"
+LOST, CURES = "chapter 9, What is lost", "chapter 9, One cure at a time"
+PARTS, KEPT, WEIGHTS = "chapter 10, The three parts", "chapter 10, How many to keep", "chapter 10, The weights"
+AWAY = ("distance", "nearest", "precision")  # signs that images have left the base's distribution
+RSI, CARELESS = ("rsi_rounds", "rsi"), ("rsi_collapse", "careless")
 
 
 def claims(root: str | Path) -> pd.DataFrame:
@@ -35,35 +45,65 @@ def claims(root: str | Path) -> pd.DataFrame:
     ) -> tuple[str, str]:
         return said({c: difference(e, first, second, c, at, at_second) for c in columns})
 
-    rsi = ("rsi_rounds", "rsi")
+    def beaten(arm: str) -> tuple[str, str]:
+        """The default against a cell of the ablations, at round 3."""
+        return against(RSI, ("rsi_ablations", arm), 3)
+
+    def cured(arm: str) -> tuple[str, str]:
+        """The careless arm with one cure against without, at the end."""
+        return against(("rsi_collapse", arm), CARELESS, -1)
+
+    long, weights = ("rsi_rounds", "sft-long"), "figure 10: 35 by overall results"
     rows = [
         Row(
-            "recursion with selection and weights improves on the base",
-            "HPS v2.1 +7.0 %, ImageReward +181.6 % at round 6",
-            *against(rsi, rsi, 6, at_second=0),
+            "recursion with selection and weights improves on the base", "HPS v2.1 +7.0 %, ImageReward +181.6 % at round 6", ROUNDS,
+            *against(RSI, RSI, 6, at_second=0),
         ),
         Row(
-            "scores that did not select improve too",
-            "PickScore and ImageReward rise",
-            *against(rsi, rsi, 6, ("alignment", "saturation"), at_second=0),
+            "scores that did not select improve too", "PickScore and ImageReward rise", ROUNDS,
+            *against(RSI, RSI, 6, ("alignment", "saturation"), at_second=0),
         ),
-        Row("the best round is in the middle, then it declines", "best at round 6 of 8", *_peak(e)),
+        Row("the best round is in the middle, then it declines", "best at round 6 of 8", "chapter 8, The peak", *_peak(e)),
         Row(
-            "better than SFT on all samples, trained twice as long",
-            "from round 4, with 1,200 samples",
-            *against(rsi, ("rsi_rounds", "sft-long"), 6, at_second=-1),
+            "better than SFT on all samples, trained twice as long", "at round 6", BESIDE, *against(RSI, long, 6, at_second=-1),
         ),
-        Row("filtered prompts give better images from the same model", "figure 4, one pair of images", *_prompts(e)),
-        Row("with templates in place of filtered prompts it is worse", "figure 7", *against(rsi, ("rsi_ablations", "no-prompts"), 3)),
-        Row("without preference sampling it is worse", "figure 7", *against(rsi, ("rsi_ablations", "no-selection"), 3)),
-        Row("without weights it is worse", "figure 7", *against(rsi, ("rsi_ablations", "no-weights"), 3)),
-        Row("with none of the three it falls below the base", "figure 7", *_below_base(e)),
-        Row("300 of 5,000 beats 100", "figure 8", *against(rsi, ("rsi_ablations", "selected-100"), 3)),
-        Row("2,000 of 5,000 lead early", "figure 8, before round 3", *against(("rsi_ablations", "selected-2000"), rsi, 1)),
-        Row("... and have lost the lead by round 3", "figure 8", *against(rsi, ("rsi_ablations", "selected-2000"), 3)),
-        Row("people prefer it to base and SFT", "69.0 % and 59.8 % (appeal)", "no raters", UNTESTABLE),
-        Row("it carries over to SD3 with manual selection and LoRA", "figure 9, pictures", "no such model here", UNTESTABLE),
-    ]
+        Row("... already from round 4 on", "with 1,200 samples", BESIDE, *against(RSI, long, 4, at_second=-1)),
+        Row(
+            "filtered prompts give better images from the same model", "figure 4, one pair of images", "chapter 8, Is it the prompts?",
+            *_prompts(e),
+        ),
+        Row("trained on its own images without care a model loses quality", "figure 2, pictures", LOST, *_fallen(e, CARELESS)),
+        Row("... and its images leave the base's distribution", "figure 2, pictures", "chapter 9, The signs", *_away(e)),
+        Row("filtered prompts mitigate that", "section 3.2", CURES, *cured("prompts")),
+        Row("preference sampling does", "section 3.3", CURES, *cured("selection")),
+        Row("weights by distance do", "section 3.4", CURES, *cured("weights")),
+        Row("with templates in place of filtered prompts it is worse", "figure 7", PARTS, *beaten("no-prompts")),
+        Row("without preference sampling it is worse", "figure 7", PARTS, *beaten("no-selection")),
+        Row("without weights it is worse", "figure 7", PARTS, *beaten("no-weights")),
+        Row("with none of the three it falls below the base", "figure 7", PARTS, *_fallen(e, ("rsi_ablations", "none"))),
+        Row("300 of 5,000 beats 100", "figure 8", KEPT, *beaten("selected-100")),
+        Row("1,000 of 5,000 lead early", "figure 8, before round 3", KEPT, *against(("rsi_ablations", "selected-1000"), RSI, 1)),
+        Row("the 1,000 have lost the lead by round 3", "figure 8", KEPT, *beaten("selected-1000")),
+        Row("2,000 of 5,000 lead early", "figure 8, before round 3", KEPT, *against(("rsi_ablations", "selected-2000"), RSI, 1)),
+        Row("the 2,000 have lost the lead by round 3", "figure 8", KEPT, *beaten("selected-2000")),
+        Row("with either PickScore falls in the end", "figure 8, after round 3", KEPT, _unseen(e), UNTESTABLE),
+        Row("a smaller beta is worse", weights, WEIGHTS, *beaten("beta-low")),
+        Row("a larger beta is worse", weights, WEIGHTS, *beaten("beta-high")),
+        Row("a smaller sigma² is worse", "figure 11: 2 by overall results", WEIGHTS, *beaten("sigma-low")),
+        Row("a larger sigma² is worse", "figure 11: 2 by overall results", WEIGHTS, *beaten("sigma-high")),
+        Row(
+            "a distance of 35 parts what is in from what is out", "section 3.4", "chapter 10, What would beta = 35 mean?",
+            "no latents of Stable Diffusion 1.4 here; the page computes in which distance it could", UNTESTABLE,
+        ),
+        Row(
+            "people prefer it to base and SFT", "69.0 % and 59.8 % (appeal), 77.2 % and 64.9 % (faithfulness)",
+            "chapter 13, The papers' numbers, and yours", "no raters", UNTESTABLE,
+        ),
+        Row(
+            "it carries over to SD3 with manual selection and LoRA", "figure 9, pictures", "nowhere",
+            "no such model here", UNTESTABLE,
+        ),
+    ]  # fmt: skip
     return table(rows)
 
 
@@ -88,12 +128,29 @@ def _prompts(e: Experiments) -> tuple[str, str]:
     own = [f["over_plain_ci95"] for f in found]
     mean, low, high = seeds_with_intervals(means, own) if len(means) > 2 else (means[0], *own[0])
     result = Difference(mean, low, high, len(means) if len(means) > 2 else 1)
-    return f"quality {result}", qualified(result.verdict(), result.seeds)
+    return f"quality {result}", together([result])
 
 
-def _below_base(e: Experiments) -> tuple[str, str]:
-    found = {c: difference(e, ("rsi_ablations", "none"), ("rsi_ablations", "none"), c, -1, 0) for c in (QUALITY, RIGHT)}
-    words, _ = said(found)
-    verdicts = {d.verdict() for d in found.values() if d}
-    verdict = OPEN if OPEN in verdicts or not verdicts else SPLIT if len(verdicts) > 1 else AGREES if verdicts == {DIFFERS} else DIFFERS
-    return words, qualified(verdict, min((d.seeds for d in found.values() if d), default=0))
+def _fallen(e: Experiments, arm: tuple[str, str]) -> tuple[str, str]:
+    """The change of an arm from its beginning to its end; the claim is that both truths fall."""
+    found = {c: difference(e, arm, arm, c, -1, 0) for c in (QUALITY, RIGHT)}
+    return said(found)[0], together([d.reversed() for d in found.values() if d])
+
+
+def _away(e: Experiments) -> tuple[str, str]:
+    """Signs of a shift without care after the last round, as ratios to the base's own: agrees if in every seed all leave their range."""
+    runs = e.load(CARELESS[0]).get(CARELESS[1], {})
+    if not runs:
+        return "not run yet", OPEN
+    ends = [r["rounds"][-1]["drift"] for r in runs.values()]
+    words = "; ".join(f"{name} {', '.join(f'{d[name]:.2f}' for d in ends)}" for name in AWAY)
+    outside = [not LIMITS[name].low <= d[name] <= LIMITS[name].high for d in ends for name in AWAY]
+    verdict = AGREES if all(outside) else OPEN if any(outside) else DIFFERS
+    return f"ratios to the base's own at the end, by seed: {words}", qualified(verdict, len(ends))
+
+
+def _unseen(e: Experiments) -> str:
+    """What a scorer that does not select says instead, from round 2 to the last round of these cells."""
+    arms = {n: ("rsi_ablations", f"selected-{n}") for n in (1000, 2000)}
+    found = {f"{n:,} kept": difference(e, arm, arm, "alignment", 3, 2) for n, arm in arms.items()}
+    return f"no PickScore here, and these cells end at round 3; 'alignment', which does not select, from round 2 to 3: {said(found)[0]}"

@@ -17,7 +17,7 @@ ORDER = [
     "study.images", "study.pairwise", "study", "study.analysis", "study.demo", "study.page", "study.panel", "study.grid", "request",
     "__main__", "shapes.pretrain", "theory", "theory.claims", "theory.worlds", "theory.figures", "theory.forward", "theory.practical",
     "theory.objective", "theory.bound", "theory.gradient", "theory.self_play", "theory.fixed_points", "theory.dpo", "theory.errata",
-    "theory.films",
+    "theory.films", "theory.spin_claims",
 ]  # fmt: skip
 
 

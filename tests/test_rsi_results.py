@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from selfimprove.claims import AGREES, DIFFERS, OPEN, SPLIT, UNTESTABLE, Difference, Experiments, difference, said
+from selfimprove.claims import AGREES, CHAPTERS, DIFFERS, OPEN, SPLIT, UNTESTABLE, Difference, Experiments, difference, linked, said
 from selfimprove.collapse import LIMITS
 from selfimprove.results import load_results
 from selfimprove.rsi_claims import claims
@@ -73,6 +73,11 @@ def root(tmp_path: Path) -> Path:
         export(tmp_path, "rounds", "sft-long", seed, [0, 0.2])
     export(tmp_path, "ablations", "none", 0, [0, -0.12, -0.2, -0.3])
     export(tmp_path, "ablations", "no-selection", 0, [0, 0.1, 0.2, 0.35])
+    export(tmp_path, "ablations", "beta-low", 0, [0, 0.1, 0.2, 0.2])
+    export(tmp_path, "ablations", "selected-1000", 0, [0, 0.2, 0.3, 0.25])
+    export(tmp_path, "ablations", "selected-2000", 0, [0, 0.2, 0.3, 0.25])
+    export(tmp_path, "collapse", "careless", 0, [0, -0.1, -0.5])
+    export(tmp_path, "collapse", "weights", 0, [0, -0.1, -0.4])
     return tmp_path
 
 
@@ -135,8 +140,27 @@ def test_verdicts_follow_from_the_intervals(root: Path) -> None:
     assert verdicts["with none of the three it falls below the base"] == f"{AGREES}, one seed"
     assert verdicts["without weights it is worse"] == OPEN  # not run
     assert table["here"]["without weights it is worse"] == "not run yet"
-    assert (verdicts == UNTESTABLE).sum() == 2
+    assert verdicts["... already from round 4 on"] == AGREES
+    assert verdicts["trained on its own images without care a model loses quality"] == f"{AGREES}, one seed"
+    assert verdicts["... and its images leave the base's distribution"] == f"{AGREES}, one seed"
+    assert table["here"]["... and its images leave the base's distribution"].endswith("distance 0.10; nearest 0.10; precision 0.10")
+    assert verdicts["weights by distance do"] == f"{AGREES}, one seed"
+    assert verdicts["preference sampling does"] == OPEN  # not run
+    assert verdicts["a smaller beta is worse"] == f"{AGREES}, one seed"
+    assert verdicts["1,000 of 5,000 lead early"] == f"{AGREES}, one seed"
+    assert verdicts["the 1,000 have lost the lead by round 3"] == f"{AGREES}, one seed"
+    assert "1,000 kept -0.0" in table["here"]["with either PickScore falls in the end"]
+    assert (verdicts == UNTESTABLE).sum() == 4
+    assert table.index.is_unique
     assert claims(root / "nowhere")["verdict"].isin([OPEN, UNTESTABLE]).all()
+
+
+def test_chapters_in_a_table_are_links(root: Path) -> None:
+    text = linked(claims(root)).data
+    assert text.count('<a href="08_rsi_rounds.html">chapter 8</a>, Beside it') == 2
+    assert text.count("chapter") == text.count(">chapter ")  # every mention
+    assert "&lt;" in linked(pd.DataFrame({"a": ["<b>"]})).data  # cells are text
+    assert [p.stem for p in sorted((EXPORTED.parent.parent / "notebooks").glob("[0-9]*.ipynb"))] == list(CHAPTERS)
 
 
 def test_tables_by_hand(root: Path) -> None:

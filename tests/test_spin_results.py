@@ -8,9 +8,12 @@ import pandas as pd
 import pytest
 from test_evaluation_results import shapes_model
 
-from selfimprove.claims import AGREES, DIFFERS, OPEN, SPLIT
+from selfimprove import losses, rsi_claims, spin_claims
+from selfimprove.aggregate import Rule
+from selfimprove.claims import AGREES, CHAPTERS, DIFFERS, OPEN, SPLIT, UNTESTABLE
 from selfimprove.protocol import write_scores
 from selfimprove.results import load_results
+from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove.spin_claims import claims
 from selfimprove.spin_results import (
     CONTROLS,
@@ -26,6 +29,7 @@ from selfimprove.spin_results import (
     signs_figure,
     training_signs,
 )
+from selfimprove.theory import spin_claims as theory
 
 EXPORTED = Path(__file__).parent.parent / "book" / "results"
 PROMPTS = [f"p{i}" for i in range(40)]
@@ -48,7 +52,8 @@ def export(root: Path, experiment: str, arm: str, seed: int, quality: list[float
                 "delta_prev": gain - before,
             }
             columns[f"oracle_{name}"] = 0.5 + gain + 0.01 * rng.normal(size=len(PROMPTS)) * (k > 0)
-        rounds.append({"round": k, "oracle": truths})
+        scores = {name: {"mean": i + k} for i, name in enumerate(SHAPES_SCORERS)}
+        rounds.append({"round": k, "oracle": truths, "scores": scores})
         frames.append(pd.DataFrame(columns, index=pd.Index(PROMPTS, name="prompt")).assign(round=k))
         if k and "sft" not in arm:
             log = {"margin": gains[0], "implicit_accuracy": 0.5 + gains[0], "player_real": 1 - gains[1], "opponent_real": 1.0, "round": k}
@@ -103,6 +108,58 @@ def test_other_prompts_by_hand(root: Path) -> None:
     assert row["verdict"] == OPEN  # one rises, the other cannot be told from zero
 
 
+def test_win_rates_by_hand(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spin_claims, "BEST_OF", Rule(2))  # the models made up here draw four images a prompt
+    folder = root / "evaluation_shapes" / "held-in"
+    folder.mkdir(parents=True)
+    write_scores(folder / "base.parquet", shapes_model("base"))
+    for seed in range(3):
+        write_scores(folder / f"spin-{seed}.parquet", shapes_model(f"SPIN round 3, seed {seed}", 1.0, seed + 1))
+        write_scores(folder / f"sft-{seed}.parquet", shapes_model(f"SFT equal steps, seed {seed}", -0.5, seed + 11))
+    table = claims(root)
+    assert table.loc["by scores it wins most prompts from the base", "here"].startswith("the scorers' average ")
+    assert table.loc["by scores it wins most prompts from the base", "verdict"] == AGREES
+    assert "all right 50.0 % [50.0, 50.0] (3 seeds)" in table.loc["... and by what is true", "here"]  # ties
+    assert table.loc["... and by what is true", "verdict"] == OPEN
+    assert table.loc["... more of them than SFT at equal steps does", "verdict"] == AGREES
+    assert float(table.loc["... more of them than SFT at equal steps does", "here"].partition(" % against ")[2].partition(" ")[0]) < 50
+    assert table.loc["... and than Diffusion-DPO does", "here"] == "not run yet"
+    assert table.loc["medians of the scores rise as means do", "verdict"] == AGREES
+
+
+@pytest.fixture(scope="module")
+def derived() -> pd.DataFrame:
+    return theory.claims(examples=4, samples=100_000, points=300)
+
+
+def test_theory_is_executed(derived: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    differing = derived[derived["verdict"] == DIFFERS].index.tolist()
+    assert len(derived) == 13
+    assert [name.partition(",")[0] for name in differing] == [
+        "errors of means are errors of noise predictions", "... also in the form that is trained",
+        "what self-play ends at cannot be improved by SFT", "... of (4.9)",
+    ]  # fmt: skip
+    assert (derived["verdict"] == OPEN).sum() == 1  # the exact objective
+    exact = losses.spin_exact
+    monkeypatch.setattr(losses, "spin_exact", lambda *a: exact(*a[:4], a[4] * len(a[0]), *a[5:]))  # summed over steps, not averaged
+    assert theory._lemma(4).verdict == DIFFERS
+
+
+def test_claims_say_where_they_are_tested(tmp_path: Path, derived: pd.DataFrame) -> None:
+    """A chapter, and a heading that stands on its page."""
+    pages = {n: EXPORTED.parent.parent / "notebooks" / f"{name}.ipynb" for n, name in enumerate(CHAPTERS, 1)}
+    for table in (claims(tmp_path), rsi_claims.claims(tmp_path), derived):
+        assert table.index.is_unique
+        for where in table["where"]:
+            chapter, _, section = where.partition(", ")
+            if where == "nowhere":
+                continue
+            cells = json.loads(pages[int(chapter.removeprefix("chapter "))].read_text())["cells"]
+            lines = "".join(line for c in cells if c["cell_type"] == "markdown" for line in [*c["source"], "\n"]).splitlines()
+            plain = [line.lstrip("# ").replace("$", "").replace("\\", "") for line in lines if line.startswith("##")]
+            assert section in plain, f"no such section: {where}"
+
+
 def test_controls_by_hand(root: Path) -> None:
     table = controls_table(root)
     assert list(table.index) == ["nothing: the round as it is", *CONTROLS.values()]
@@ -137,6 +194,11 @@ def test_signs_by_hand(root: Path) -> None:
     assert len(signs) == 3 * (3 + 1 + 1 + 5)  # rounds of every arm that has an opponent; the first of `continued` is `spin`'s
     first = signs[(signs["arm"] == "spin-default") & (signs["seed"] == 0)].iloc[0]
     assert (first["real_error"], first["margin"], first["all_right"]) == pytest.approx((0.2, 0.2, -0.2))
+    log = pd.read_parquet(root / "spin_map" / "spin-default-0-training.parquet")
+    log["margin"] = range(len(log))
+    log.to_parquet(root / "spin_map" / "spin-default-0-training.parquet")
+    early, late = (training_signs(root, at).query("arm == 'spin-default' and seed == 0")["margin"].item() for at in (0.5, 1.0))
+    assert (early, late) == (8.5, 18.5)  # of twenty steps the ninth and tenth, the last two
     table = predictors_table(signs[signs["experiment"] == "spin_map"])
     assert table.loc["real error", "all right"].startswith("-1.00")  # made to be so
     assert table.loc["margin", "quality"].startswith("+1.00")
@@ -165,12 +227,14 @@ def test_gains_by_sampler(tmp_path: Path) -> None:
 
 
 def test_samples_figure(root: Path) -> None:
-    lines = samples_figure(load_results(root / "spin_shapes")).axes[0].lines
-    assert sorted(lines[0].get_xdata()) == [5760, 11520, 17280]  # type: ignore[arg-type]
+    scores, quality = (axis.lines for axis in samples_figure(load_results(root / "spin_shapes")).axes)
+    assert sorted(scores[0].get_xdata()) == [5760, 11520, 17280]  # type: ignore[arg-type]
+    assert list(scores[0].get_ydata()) == [3.0, 4.0, 5.0]  # the mean of 0 to 4, one more each round
+    assert list(quality[0].get_ydata()) == pytest.approx([0.6, 0.7, 0.8])
 
 
 def test_nothing_run_yet(tmp_path: Path) -> None:
-    assert (claims(tmp_path)["verdict"] == OPEN).all()
+    assert claims(tmp_path)["verdict"].isin([OPEN, UNTESTABLE]).all()
     assert (controls_table(tmp_path)["all right, change in the round"] == "not run").all()
     assert (second_round_table(tmp_path) == "not run").all(axis=None)
     assert map_table(tmp_path).empty
@@ -181,4 +245,5 @@ def test_nothing_run_yet(tmp_path: Path) -> None:
 def test_what_is_exported() -> None:
     table = claims(EXPORTED)
     assert table.loc["round 1 improves on the base", "here"].count("3 seeds") == 2
+    assert "% [" in table.loc["by scores it wins most prompts from the base", "here"]
     assert len(training_signs(EXPORTED)) >= 12
