@@ -1,15 +1,19 @@
-"""Bundles of finished runs: what they take, that a round goes on from one, and what is refused."""
+"""Bundles of finished runs: what they take, that a round goes on from one, what is refused, and which are published with the book."""
 
+import re
 import zipfile
+from fnmatch import fnmatch
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from course import bundle
-from course.sessions import CourseError
-from selfimprove.config import get_preset
+from course.sessions import ROOT, CourseError
+from selfimprove.config import PRESETS, get_preset
 from selfimprove.game import set_up
 from selfimprove.rounds import play
+from selfimprove.runs import identity_hash
 
 
 @pytest.mark.filterwarnings("ignore:round 2 shows signs of collapse")  # six images are too few for a sign to mean anything
@@ -99,3 +103,17 @@ def test_damaged_bundles_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CourseError, match="no bundle"):
         bundle.unpack(tmp_path / "no.zip", tmp_path / "new")
     assert bundle.main(["unpack", str(tmp_path / "no.zip")]) == 1
+
+
+def test_the_published_bundles_are_of_the_folder_that_make_round_writes() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "publish.yml").read_text()
+    packed = re.findall(r"python -m course\.bundle pack (\S+) --rounds (\d) --to (\S+)", workflow)
+    assert [rounds for _, rounds, _ in packed] == ["1", "2"]
+    assert len({target for *_, target in packed}) == 2
+    cells = nbformat.read(ROOT / "notebooks" / "spin_round.ipynb", as_version=4).cells
+    parameters = next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
+    preset = re.search(r'^preset: str = "(\S+)"', parameters, re.MULTILINE)
+    assert preset is not None
+    for pattern, _, _ in packed:
+        digits = identity_hash({})
+        assert [name for name in PRESETS if fnmatch(f"runs/{name}-{digits}", pattern)] == [preset[1]]
