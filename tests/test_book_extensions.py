@@ -35,6 +35,18 @@ def test_buttons_open_the_notebook_that_is_in_the_repository() -> None:
     assert download["buttons"][0]["url"] == "_sources/executed/04_gradient.ipynb"
 
 
+def test_pages_of_the_course_have_no_launch_buttons() -> None:
+    page = "executed/course/04_dpo_and_spin"
+    launch = {"label": "launch-buttons", "buttons": [{"url": f"https://colab.example/blob/main/{page}.ipynb"}]}
+    download = {"label": "download-buttons", "buttons": [{"url": f"_sources/{page}.ipynb"}]}
+    context = {"header_buttons": [launch, download]}
+    to_the_source(None, page, "page.html", context, None)
+    assert context["header_buttons"] == [download]
+    without: dict[str, object] = {}
+    to_the_source(None, page, "page.html", without, None)
+    assert not without.get("header_buttons")
+
+
 def test_pictures_wait_and_hold_their_place(tmp_path: Path) -> None:
     Image.new("RGB", (30, 20)).save(tmp_path / "source.png")
     app = SimpleNamespace(srcdir=tmp_path, builder=SimpleNamespace(name="html", images={"source.png": "shown.png"}))
