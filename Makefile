@@ -37,7 +37,8 @@ lint: .venv/.check
 	$(BIN)/mypy
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
 
-# side by side, each in one thread: small models gain nothing from a second
+# side by side, each in one thread: small models gain nothing from a second. Afterwards the built book is the small one; `make book`
+# puts the published one back, and executes only what has changed since
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 	$(BIN)/python book/build.py --preset smoke
@@ -45,12 +46,14 @@ test: lint
 book: .venv/.check
 	$(BIN)/python book/build.py
 
-# without a built book: the smallest one
+# what shows or prints the book takes the one that is built; where there is none, the small one
 book/_build/html/index.html: | .venv/.check
 	$(BIN)/python book/build.py --preset smoke
 
-# every page of the book in a real browser (the system's chromium)
-book-test: .venv/.check book/_build/html/index.html
+# every page of the book in a real browser (the system's chromium), built from the notebooks as they are now, which is quick if none has
+# changed: the small book, or with PRESET=shapes-spin the published one
+book-test: .venv/.check
+	$(BIN)/python book/build.py --preset $(or $(PRESET),smoke)
 	$(PIP) --editable '.[test,book,browser]'
 	@$(BIN)/pytest tests_browser/test_book*.py tests_browser/test_interactive.py; tested=$$?; echo "screenshots: runs/book-browser/"; exit $$tested
 
@@ -146,4 +149,4 @@ course-bundle: .venv/.check
 	$(BIN)/python -m course.bundle pack $(RUNS)
 
 clean:
-	rm -rf .venv runs book/_build book/executed .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv runs book/_build book/executed book/_cache .pytest_cache .mypy_cache .ruff_cache

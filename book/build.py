@@ -1,18 +1,27 @@
 """python book/build.py: execute the notebooks through papermill into book/executed/, then build the book, warnings being errors.
 
-A notebook is executed again only if it, a module that it imports, its parameters or the results that it reads have changed.
+A notebook is executed again only if it, a module that it imports, its parameters or the results that it reads have changed: executed
+pages are kept in book/_cache/ under the SHA-256 of all that, and the wanted ones are copied into book/executed/. So the small book of
+`make test` and the published one take turns without executing anything again.
 """
 
 import argparse
 import ast
+import filecmp
 import hashlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cache
+from itertools import zip_longest
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -24,8 +33,12 @@ from colophon import colophon
 from selfimprove.runs import provenance, write_json
 
 ROOT = Path(__file__).parent.parent
-EXECUTED = ROOT / "book" / "executed"
-CHAIN = ("spin_round", "rsi_round", "12_compare_models")  # in this order: the last page compares the base with the player written last
+EXECUTED, CACHE = ROOT / "book" / "executed", ROOT / "book" / "_cache"
+RUNS = Path("runs", "book")  # what pages play live, a folder each; seen from the root, where notebooks are executed
+RESULTS = ROOT / "book" / "results"
+KEPT = 4  # copies of a page in the cache
+CHAIN = ("spin_round", "12_compare_models")  # in this order: the second judges the player of the first
+WITH_RUN = ("spin_round", "rsi_round", "11_evaluation")  # these have a parameter `run`, the folder in which finished stages are read back
 SMALL = "This page was made with small settings, to be quick. What it computes live says little; `make book` makes the page as published."
 
 
@@ -52,42 +65,109 @@ def pages(preset: str) -> dict[str, dict[str, Any]]:
     return theory | rounds | study | {"07_spin_rounds": {}, "08_rsi_rounds": {}, "13_at_scale": {}, "claims": {}} | read
 
 
+@cache
+def _parsed(source: str) -> tuple[list[str], list[str]]:
+    """What some Python imports, modules and perhaps names in them, and its strings."""
+    names, strings = [], []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            strings.append(node.value)
+    return names, strings
+
+
 def imported(source: str) -> set[Path]:
     """Files of the package that some Python imports, and what those import."""
     found: set[Path] = set()
     pending = [source]
     while pending:
-        for node in ast.walk(ast.parse(pending.pop())):
-            if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            elif isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            else:
+        for name in _parsed(pending.pop())[0]:
+            parts = name.split(".")
+            if parts[0] != "selfimprove":
                 continue
-            for name in names:
-                parts = name.split(".")
-                if parts[0] != "selfimprove":
-                    continue
-                for depth in range(1, len(parts) + 1):  # a package's own file runs before those in it
-                    here = ROOT.joinpath(*parts[:depth])
-                    for path in (here.with_suffix(".py"), here / "__init__.py"):
-                        if path.exists() and path not in found:
-                            found.add(path)
-                            pending.append(path.read_text())
+            for depth in range(1, len(parts) + 1):  # a package's own file runs before those in it
+                here = ROOT.joinpath(*parts[:depth])
+                for path in (here.with_suffix(".py"), here / "__init__.py"):
+                    if path not in found and path.exists():
+                        found.add(path)
+                        pending.append(path.read_text())
     return found
 
 
-def fingerprint(notebook: Path, parameters: dict[str, Any]) -> str:
+def results_read(code: str, modules: Iterable[Path]) -> list[Path]:
+    """Files of book/results that a page may read.
+
+    They lie in what the notebook's code or a module that it imports names, or matches by a pattern such as "training_memory_*.json".
+    A notebook that reads there, and whose names are nowhere to be found, may read everything.
+    """
+    if "book/results" not in code:
+        return []
+    texts = [code, *(path.read_text() for path in modules)]
+    patterns = {string.rpartition("/")[2] for text in texts for string in _parsed(text)[1] if "*" in string}
+    patterns = {p for p in patterns if p[:1].isalpha()}  # not "*.json" of another folder
+    there = sorted(RESULTS.iterdir())
+    named = [p for p in there if any(p.name in text for text in texts) or any(fnmatch(p.name, pattern) for pattern in patterns)]
+    files = [file for p in named or there for file in ([p] if p.is_file() else sorted(p.rglob("*")))]
+    return [file for file in files if file.suffix in (".json", ".parquet", ".png")]
+
+
+def fingerprint(notebook: Path, parameters: dict[str, Any], *more: str) -> str:
     """SHA-256 of everything that the executed page depends on: itself, the modules it imports, its parameters, the results it reads."""
     text = notebook.read_text()
     code = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code")
-    sources = sorted(imported(code))
-    if "book/results" in code:
-        sources += [p for p in sorted((ROOT / "book" / "results").rglob("*")) if p.suffix in (".json", ".parquet", ".png")]
-    digest = hashlib.sha256((text + json.dumps(parameters, sort_keys=True)).encode())
-    for path in [*sources, *sorted((ROOT / "selfimprove").rglob("*.json"))]:  # the card of the shipped models, the papers' tables
+    modules = sorted(imported(code))
+    shipped = sorted((ROOT / "selfimprove").rglob("*.json"))  # the card of the shipped models, the papers' tables
+    digest = hashlib.sha256(json.dumps([text, parameters, *more], sort_keys=True).encode())
+    for path in [*modules, *results_read(code, modules), *shipped]:
+        digest.update(str(path.relative_to(ROOT)).encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Page:
+    """A notebook to be executed, and the SHA-256 of all that its page depends on; `earlier`: the page whose player it judges."""
+
+    name: str
+    parameters: dict[str, Any]
+    banner: str  # put under its title
+    fingerprint: str
+    earlier: "Page | None" = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}-{self.fingerprint[:12]}"
+
+    @property
+    def copy(self) -> Path:
+        """The executed page in the cache; its record lies beside it."""
+        return CACHE / f"{self.label}.ipynb"
+
+    @property
+    def record(self) -> Path:
+        return CACHE / f"{self.label}.json"
+
+    @property
+    def run(self) -> Path:
+        """A folder that no other code has written to: finished stages that are read back in it are this code's."""
+        return RUNS / self.label
+
+    @property
+    def player(self) -> Path:
+        """The model of the last round played."""
+        return self.run / f"round_{self.parameters['iter']}" / "pipeline"
+
+    def cached(self) -> bool:
+        return self.copy.exists() and self.record.exists() and json.loads(self.record.read_text())["fingerprint"] == self.fingerprint
+
+    def given(self) -> dict[str, Any]:
+        """Its parameters, and those that say where to play, or whom to judge: no choice of a reader's, so in no record."""
+        if self.earlier:
+            return self.parameters | {"model_b": str(self.run / f"{self.earlier.name}_{self.earlier.parameters['iter']}")}
+        return self.parameters | ({"run": str(self.run)} if self.name in WITH_RUN else {})
 
 
 def _prepend(notebook: Path, words: str) -> None:
@@ -98,21 +178,63 @@ def _prepend(notebook: Path, words: str) -> None:
     nbformat.write(page, notebook)
 
 
-def execute(name: str, parameters: dict[str, Any], banner: str = "") -> None:
-    """One notebook into book/executed/, unless it is there and current; `banner` is put under its title."""
-    source, target, record = ROOT / "notebooks" / f"{name}.ipynb", EXECUTED / f"{name}.ipynb", EXECUTED / f"{name}.json"
-    current = fingerprint(source, parameters)
-    if target.exists() and record.exists() and json.loads(record.read_text())["fingerprint"] == current:
-        print(f"{name}: unchanged, not executed again")
-        return
-    print(f"{name}: executing with {parameters}", flush=True)
+def _make(page: Page) -> None:
+    """One notebook into the cache."""
+    print(f"{page.name}: executing with {page.parameters}", flush=True)
     start = time.perf_counter()
-    papermill.execute_notebook(source, target, parameters, cwd=ROOT, progress_bar=False)
-    if banner:
-        _prepend(target, banner)
+    page.record.unlink(missing_ok=True)  # until it is written again, the copy counts for nothing
+    given = page.given()
+    if page.earlier:  # a link, for comparisons are kept by their models' paths, and this one's are to be this code's own
+        link = ROOT / given["model_b"]
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path("..") / page.earlier.player.relative_to(RUNS), target_is_directory=True)
+    papermill.execute_notebook(ROOT / "notebooks" / f"{page.name}.ipynb", page.copy, given, cwd=ROOT, progress_bar=False)
+    if page.banner:
+        _prepend(page.copy, page.banner)
     seconds = round(time.perf_counter() - start)
-    target.write_text(target.read_text().replace(f"{ROOT}/", ""))  # warnings name their file: readers have it elsewhere
-    write_json(record, {"fingerprint": current, "parameters": parameters, "seconds": seconds, "provenance": provenance()})
+    page.copy.write_text(page.copy.read_text().replace(f"{ROOT}/", ""))  # warnings name their file: readers have it elsewhere
+    record = {"fingerprint": page.fingerprint, "parameters": page.parameters, "seconds": seconds, "provenance": provenance()}
+    write_json(page.record, record)
+
+
+def _parameters(copy: Path) -> dict[str, Any] | None:
+    """What a page in the cache was executed with; None if it was not finished."""
+    record = copy.with_suffix(".json")
+    return json.loads(record.read_text())["parameters"] if record.exists() else None
+
+
+def tidy(page: Page) -> None:
+    """After a page was executed: of its copies the newest stay; what was played live stays of it, and of those with other parameters."""
+    its_own = f"{page.name}-" + "[0-9a-f]" * 12
+    copies = sorted(CACHE.glob(f"{its_own}.ipynb"), key=lambda copy: copy.stat().st_mtime, reverse=True)
+    other = {copy.stem for copy in copies[:KEPT] if _parameters(copy) not in (None, page.parameters)}
+    for folder in (ROOT / RUNS).glob(its_own):
+        if folder.name not in (page.label, *other):
+            shutil.rmtree(folder)
+    for copy in copies:
+        if copy.stem not in (page.label, *other) and page.earlier:
+            for comparison in set(re.findall(r"runs/compare-[0-9a-f]{8}", copy.read_text())):  # of a model that only the build has
+                shutil.rmtree(ROOT / comparison, ignore_errors=True)
+    for copy in copies[KEPT:]:
+        copy.unlink()
+        copy.with_suffix(".json").unlink(missing_ok=True)
+
+
+def execute(page: Page, again: bool = False) -> bool:
+    """One page into book/executed/, out of the cache where it is there; `again`: anyhow. Whether it was executed."""
+    made = again or not page.cached()
+    if made:
+        _make(page)
+        tidy(page)
+    else:
+        print(f"{page.name}: unchanged, not executed again")
+        os.utime(page.copy)  # among the newest: it is in use
+    for source in (page.copy, page.record):
+        target = EXECUTED / f"{page.name}{source.suffix}"
+        if not target.exists() or not filecmp.cmp(source, target, shallow=False):
+            shutil.copyfile(source, target)  # not its time: Sphinx reads again what is newer than its last reading
+    return made
 
 
 def in_turn(wanted: Iterable[str]) -> list[list[str]]:
@@ -121,22 +243,44 @@ def in_turn(wanted: Iterable[str]) -> list[list[str]]:
     return [[name for name in CHAIN if name in names], *([name] for name in names if name not in CHAIN)]
 
 
-def execute_in_turn(jobs: list[tuple[str, dict[str, Any], str]]) -> None:
-    for job in jobs:
-        execute(*job)
+def prepared(wanted: Mapping[str, tuple[dict[str, Any], str]]) -> list[list[Page]]:
+    """Pages with their fingerprints, in turn; a page depends on those that it waits for. `wanted`: name -> parameters, banner."""
+    lists = []
+    for names in in_turn(wanted):
+        chain: list[Page] = []
+        for name in names:
+            parameters, banner = wanted[name]
+            earlier = chain[-1] if chain else None
+            digest = fingerprint(ROOT / "notebooks" / f"{name}.ipynb", parameters, banner, earlier.fingerprint if earlier else "")
+            chain.append(Page(name, parameters, banner, digest, earlier))
+        lists.append(chain)
+    return lists
 
 
-def execute_all(wanted: Mapping[str, tuple[dict[str, Any], str]]) -> None:
-    """Every page of `wanted` (name -> parameters, banner), side by side; the first that fails ends the build.
+def execute_in_turn(pages: list[Page]) -> int:
+    """How many of them were executed. A page is played again too if its player, which the next one needs, has been deleted."""
+    made = 0
+    for page, later in zip_longest(pages, pages[1:]):
+        made += execute(page, again=later is not None and not later.cached() and not (ROOT / page.player).exists())
+    return made
+
+
+def execute_all(wanted: Mapping[str, tuple[dict[str, Any], str]]) -> int:
+    """Every page of `wanted` (name -> parameters, banner), side by side; the first that fails ends the build. How many were executed.
 
     One thread each, whatever the machine: models this small gain nothing from a second, and sums are then in one order everywhere.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
-    EXECUTED.mkdir(exist_ok=True)
-    with ProcessPoolExecutor(min(4, os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
+    for folder in (EXECUTED, CACHE):
+        folder.mkdir(exist_ok=True)
+    there, missing = [], []
+    for pages in prepared(wanted):
+        (there if all(page.cached() for page in pages) else missing).append(pages)
+    for pages in there:  # only copied: not worth the start of a process
+        execute_in_turn(pages)
+    with ProcessPoolExecutor(min(4, os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:  # its processes start when needed
         try:
-            for done in as_completed([pool.submit(execute_in_turn, [(n, *wanted[n]) for n in names]) for names in in_turn(wanted)]):
-                done.result()
+            return sum(done.result() for done in as_completed([pool.submit(execute_in_turn, pages) for pages in missing]))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -147,12 +291,18 @@ def main() -> None:
     parser.add_argument("--preset", default="shapes-spin", help="of the executed round; 'smoke' takes seconds and shows nothing")
     arguments = parser.parse_args()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # the notebooks' kernels inherit it
-    published = pages("shapes-spin")
-    execute_all({name: (made, "" if made == published[name] else SMALL) for name, made in pages(arguments.preset).items()})
+    start, published, chosen = time.perf_counter(), pages("shapes-spin"), pages(arguments.preset)
+    executed = execute_all({name: (made, "" if made == published[name] else SMALL) for name, made in chosen.items()})
+    ready = time.perf_counter()
     (EXECUTED / "colophon.md").write_text(colophon(EXECUTED, (ROOT / "book" / "_toc.yml").read_text()))
     subprocess.run([sys.executable, "-m", "course.pages"], check=True, cwd=ROOT)
     builder = [str(Path(sys.executable).parent / "jupyter-book"), "build", "-W", "--keep-going", "-q", str(ROOT / "book")]
     subprocess.run(builder, check=True)
+    whole = time.perf_counter() - start
+    print(
+        f"{executed} pages executed now, {len(chosen) - executed} from the cache: {ready - start:.0f} s; "
+        f"the book from them: {whole - (ready - start):.0f} s; in all {whole:.0f} s"
+    )
     print(f"the book: {(ROOT / 'book' / '_build' / 'html' / 'index.html').relative_to(ROOT)}")
 
 
