@@ -1,3 +1,4 @@
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import torch
 from conftest import tiny_pipeline
 from torch import Tensor
 
-from selfimprove.compare import Sampling, at_one_guidance, read_guidances, set_up_comparison, sweep_table
+from selfimprove.compare import Sampling, at_one_guidance, newest_player, read_guidances, set_up_comparison, sweep_table
 from selfimprove.prompt_sets import JudgedPrompts
 from selfimprove.runs import RunError
 
@@ -100,3 +101,14 @@ def test_guidances_are_read_and_checked() -> None:
         Sampling(guidances=(0.5,))
     with pytest.raises(ValueError, match="images=0"):
         Sampling(images=0)
+
+
+def test_the_newest_player_is_a_readers_own(tmp_path: Path) -> None:
+    """Not one of the book's build, a level deeper, which may be newer and is deleted when its page is executed again."""
+    with pytest.raises(ValueError, match="no finished round under"):
+        newest_player(tmp_path)
+    for age, folder in enumerate(("book/spin_round-0123456789ab/round_2", "b/round_1", "a/round_2")):
+        pipeline = tmp_path / folder / "pipeline"
+        pipeline.mkdir(parents=True)
+        os.utime(pipeline, (1000 - age, 1000 - age))
+    assert newest_player(tmp_path) == tmp_path / "b/round_1/pipeline"
