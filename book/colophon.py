@@ -13,22 +13,28 @@ their pages name, and carry a record of their own.
 
 
 def colophon(executed: Path, contents: str) -> str:
-    """Markdown of a table of what was executed, from one `<page>.json` each; what all have in common is said once.
+    """Markdown of what was executed, from one `<page>.json` each: the pages, their seconds in all, and the settings that they share.
+
+    Settings have numbers, in the order in which the pages come to them, and a page has the number of its own.
 
     `contents`: the table of contents, `_toc.yml`; what is not in it is named without a link.
     """
     records = {path.stem: json.loads(path.read_text()) for path in sorted(executed.glob("*.json"))}
-    pages = ["| page | executed | seconds | parameters |", "|---|---|---|---|"]
+    made = {name: _setting(record["provenance"]) for name, record in records.items()}
+    numbers = {setting: number for number, setting in enumerate(dict.fromkeys(tuple(m.values()) for m in made.values()), 1)}
+    pages = ["| page | executed | seconds | made with | parameters |", "|---|---|---|---|---|"]
     for name, record in records.items():
         chosen = ", ".join(f"`{k}={v}`" for k, v in record["parameters"].items()) or "as published"
         page = f"[](./{name})" if f"executed/{name}\n" in contents else name
-        pages.append(f"| {page} | {record['provenance']['time'][:16].replace('T', ' ')} | {record['seconds']} | {chosen} |")
-    made = [_setting(record["provenance"]) for record in records.values()]
-    settings = ["| " + " | ".join(("made with", *made[0])) + " |", "|---" * (len(made[0]) + 1) + "|"] if made else []
-    for setting in sorted({tuple(m.values()) for m in made}):
-        count = sum(tuple(m.values()) == setting for m in made)
-        settings.append("| " + " | ".join((f"{count} page{'s' * (count != 1)}", *map(str, setting))) + " |")
-    return "\n".join([WORDS, *pages, "", *settings, ""])
+        time = record["provenance"]["time"][:16].replace("T", " ")
+        pages.append(f"| {page} | {time} | {record['seconds']} | {numbers[tuple(made[name].values())]} | {chosen} |")
+    total = [f"All pages together: {sum(record['seconds'] for record in records.values()):,} seconds.", ""]
+    names = next(iter(made.values()), {})
+    settings = ["| " + " | ".join(("made with", "pages", *names)) + " |", "|---" * (len(names) + 2) + "|"] if made else []
+    for setting, number in numbers.items():
+        count = sum(tuple(m.values()) == setting for m in made.values())
+        settings.append("| " + " | ".join((str(number), str(count), *map(str, setting))) + " |")
+    return "\n".join([WORDS, *pages, "", *total, *settings, ""])
 
 
 def _setting(provenance: dict[str, Any]) -> dict[str, Any]:

@@ -277,10 +277,18 @@ def record(folder: Path, name: str, **changes: object) -> None:
 def test_the_colophon_names_every_page_and_tells_machines_apart(tmp_path: Path) -> None:
     record(tmp_path, "01_a")
     record(tmp_path, "02_b")
-    assert "| 2 pages | a machine | 2 | 3.11 | 2 | 0123456 |" in colophon(tmp_path, TOC)
+    assert "| 1 | 2 | a machine | 2 | 3.11 | 2 | 0123456 |" in colophon(tmp_path, TOC)
     record(tmp_path, "02_b", threads=1, git="abcdefg012-dirty")
+    record(tmp_path, "03_c")
     text = colophon(tmp_path, TOC)
-    assert "| [](./02_b) | 2026-01-02 03:04 | 7 | as published |" in text
-    assert "| 1 page | a machine | 1 | 3.11 | 2 | abcdefg-dirty |" in text
-    assert "| 01_a | 2026" in colophon(tmp_path, "")
-    assert "| 1 page | a machine | 2 | 3.11 | 2 | 0123456 |" in text
+    assert "| [](./01_a) | 2026-01-02 03:04 | 7 | 1 | as published |" in text
+    assert "| [](./02_b) | 2026-01-02 03:04 | 7 | 2 | as published |" in text
+    assert "| 03_c | 2026-01-02 03:04 | 7 | 1 | as published |" in text
+    assert "| 1 | 2 | a machine | 2 | 3.11 | 2 | 0123456 |" in text
+    assert "| 2 | 1 | a machine | 1 | 3.11 | 2 | abcdefg-dirty |" in text
+    assert "All pages together: 21 seconds." in text
+
+
+def test_a_colophon_of_nothing_has_no_settings(tmp_path: Path) -> None:
+    assert "All pages together: 0 seconds.\n\n" in colophon(tmp_path, TOC)
+    assert "machine" not in colophon(tmp_path, TOC)
