@@ -27,8 +27,8 @@ def gaps(
 ) -> pd.DataFrame:
     """(4.9) less (4.8) example by example, for every T, eta, distance of theta from theta_k and link.
 
-    beta_t is `beta_per_step` / |h_t|, a function of t between the constant and the proof's. One row a case: means of both
-    objectives, smallest and mean gap, the largest |argument| of the link, and the mean over examples of its variance over t.
+    beta_t is `beta_per_step / |h_t|`, a function of t between the constant and the proof's. One row a case: means of both
+    objectives, smallest and mean gap, the largest absolute argument of the link, and the mean over examples of its variance over t.
     """
     rows = []
     for total in totals:

@@ -30,7 +30,7 @@ def noised_densities(alphas: Sequence[float]) -> Float[np.ndarray, "alphas 2 n n
 
 
 def total_variation(densities: Float[np.ndarray, "2 n n"]) -> float:
-    """Half the integral of |p(x_t | 0) - p(x_t | 1)|, in [0, 1]: 0 if x_t does not tell the two conditions apart."""
+    """Half the integral of `|p(x_t | 0) - p(x_t | 1)|`, in [0, 1]: 0 if x_t does not tell the two conditions apart."""
     return float(np.abs(densities[0] - densities[1]).sum() / 2 * (2 * REACH / (FINENESS - 1)) ** 2)
 
 

@@ -145,7 +145,7 @@ def per_example_losses(count: int, etas: Sequence[float], beta: float = 40.0) ->
 
 
 def opponents_own_error(count: int = 64, guidances: Sequence[float] = (1.0, 1.5, 3.0, 7.5)) -> pd.DataFrame:
-    """The fourth error of (4.8), |x'_{t-1} - mu_k(x'_t)|^2 at sigma = 0, against the guidance of the rollout."""
+    """The fourth error of (4.8), `|x'_{t-1} - mu_k(x'_t)|^2` at sigma = 0, against the guidance of the rollout."""
     rows = []
     for guidance in guidances:
         with torch.no_grad():
