@@ -7,6 +7,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 BOOK = ROOT / "book"
+REFERENCE = {"api.md", "changelog.md", "cite.md", "errata.md", "glossary.md", "notation.md", "references.md"}  # looked up, not read through
+OUTSIDE = {"study.ipynb"}  # for raters; no page of the book
+EXPERIMENTS = ["spin_round", "07_spin_rounds", "rsi_round", "08_rsi_rounds", "09_collapse", "10_ablations", "11_evaluation"]
 
 
 def pages() -> dict[str, str]:
@@ -59,7 +62,36 @@ def test_every_proposition_is_proved() -> None:
         assert len(kinds) % 2 == 0, name
 
 
-def test_theory_pages_end_by_saying_what_was_learned() -> None:
+def test_pages_end_by_saying_what_was_learned() -> None:
+    """In the last lines, which are words: a section of its own on the pages of theory, a paragraph elsewhere."""
     for name, text in pages().items():
-        if re.match(r"0[1-6]", name):
-            assert text.rpartition("\n## ")[2].startswith("What do I now know that I did not?\n"), name
+        if name in REFERENCE | OUTSIDE:
+            continue
+        last = text.strip().rpartition("\n## ")[2].startswith("What do I now know that I did not?\n")
+        assert last or text.strip().rpartition("\n\n")[2].startswith("What you now know that you did not: "), name
+        if name.endswith(".ipynb"):
+            assert json.loads((ROOT / "notebooks" / name).read_text())["cells"][-1]["cell_type"] == "markdown", name
+
+
+def test_titles_carry_the_number_by_which_chapters_are_called() -> None:
+    for name, text in pages().items():
+        if re.match(r"\d", name):
+            assert text.startswith(f"# {int(name[:2])}. "), name
+
+
+def test_chapters_are_called_by_one_word_and_linked() -> None:
+    """[chapter 8](08_rsi_rounds.ipynb): neither "notebook 08" nor a number without a link, and each link leads to its number."""
+    for name, text in pages().items():
+        for number, target in re.findall(r"\[[Cc]hapter (\d+)\]\(([^)]+)\)", text):
+            assert target.rpartition("/")[2].startswith(f"{int(number):02d}_"), (name, number, target)
+        bare = re.sub(r"\[[^\]]*\]\([^)]*\)", "", text)
+        assert re.findall(r"\b(?:chapter|notebook)s?\s+\d+", bare, flags=re.IGNORECASE) == [], name
+
+
+def test_pages_of_experiments_link_a_term_where_it_first_stands() -> None:
+    """In the text: headings, tables and code have no links."""
+    for name in EXPERIMENTS:
+        words = re.sub(r"^(?:#|\||```).*$", "", pages()[f"{name}.ipynb"], flags=re.MULTILINE)
+        for term in ("oracle", "obedience", "guidance"):
+            before, found, _ = words.partition(term)
+            assert not found or before.endswith("{term}`"), (name, term)
