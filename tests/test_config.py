@@ -13,7 +13,7 @@ def test_bad_settings_are_named(name: str, value: object) -> None:
         Settings(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["link", "sampler", "error_in", "prediction_type"])
+@pytest.mark.parametrize("name", ["link", "sampler", "error_in", "prediction_type", "evaluation_part"])
 def test_unknown_choices_are_named(name: str) -> None:
     settings = Settings()
     object.__setattr__(settings, name, "cubic")  # past the type checker that tests run under
@@ -42,6 +42,13 @@ def test_unknown_preset() -> None:
         get_preset("nosuch")
 
 
+@pytest.mark.parametrize("alpha", [0, -8])
+def test_an_adapter_that_is_scaled_away_is_refused(alpha: int) -> None:
+    with pytest.raises(ValueError, match=f"lora_alpha={alpha} must be at least 1"):
+        Settings(lora_rank=4, lora_alpha=alpha)
+    assert Settings(lora_alpha=alpha).lora_rank is None  # nothing is scaled
+
+
 def test_every_preset_gives_valid_settings_for_every_round() -> None:
     for preset in PRESETS.values():
         rounds = [preset.for_round(k) for k in range(1, 6)]
@@ -56,6 +63,13 @@ def test_changed_overrides_every_round_and_the_identity_sees_it() -> None:
     assert changed.identity() != preset.identity()
     assert dataclasses.replace(preset).identity() == preset.identity()
     assert preset.changed(rollout_batch=3, gradient_checkpointing=True, checkpoint_every=7).identity() == preset.identity()
+
+
+def test_settings_that_came_later_are_no_part_of_an_identity_made_before_them() -> None:
+    preset = PRESETS["shapes-spin"]
+    later = {"lora_rank", "lora_alpha", "sampler", "prediction_type", "error_in", "pushing", "evaluation_part"}
+    assert not later & set(preset.identity())
+    assert preset.changed(evaluation_part="validation").identity() == preset.identity() | {"evaluation_part": "validation"}
 
 
 def test_learning_rate_warms_up_then_decays() -> None:
