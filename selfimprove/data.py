@@ -1,13 +1,13 @@
-"""Image-text sets: the shapes world's winners, or anyone's folder in the Hugging Face imagefolder convention."""
+"""Image-text sets: the shapes world's winners, anyone's folder in the Hugging Face imagefolder convention, or Pick-a-Pic."""
 
 import csv
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,22 +17,22 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from selfimprove.draws import EVALUATION_SEED, example_id, key_hash
-from selfimprove.pairs import DataError, Shards
+from selfimprove.pairs import LEAST, DataError, Shards, kept_out, streamed
 from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove.scorers.images import to_rgb
 from selfimprove.shapes.captions import Caption, caption
 from selfimprove.shapes.image_sets import HELD_IN_SCENES, base_set, losers, winners
 from selfimprove.shapes.render import Drawing, render
 
-T = TypeVar("T")
+STREAMS = {"test": "evaluation", "validation": "validation"}  # of the shapes world's prompts, by the part that judges
 
 
 @dataclass(frozen=True)
 class ImageText:
     """Captioned images. `fetch(i)` gives image i, (3, H, W) in [0, 1]; rows of `validation` are never trained on.
 
-    `evaluation`: prompts of the evaluation with the index of the image wanted for each; `scenes`: where the truth about a
-    prompt is known (the shapes world), what each evaluation prompt says.
+    `evaluation`: prompts of the evaluation, of one of the two parts kept out of training, with the index of the image wanted for each;
+    `scenes`: where the truth about a prompt is known (the shapes world), what each evaluation prompt says.
     """
 
     name: str
@@ -63,26 +63,35 @@ class ImageText:
         return [example_id(prompt, index) for prompt, index in self.evaluation]
 
 
-def load_data(data: str, samples: int, validation: int, evaluation: int, image_size: tuple[int, int], seed: int) -> ImageText:
-    """`samples` training and `validation` further images with captions, and `evaluation` prompts.
+def load_data(
+    data: str, samples: int, validation: int, evaluation: int, image_size: tuple[int, int], seed: int, part: str = "test"
+) -> ImageText:
+    """`samples` training and `validation` further images with captions, and `evaluation` prompts, of the test or the validation part.
 
-    What is kept out of training, at most a tenth, is the same for every `seed`; which of the rest are trained on depends on it.
+    Three parts share no caption: train, validation, test. The latter two, together a tenth at most but one caption each, are the same
+    for every `seed` and either `part`; which of the rest are trained on depends on the seed.
 
     `data` is "shapes" (the winners), "shapes-base" (what the embedded model was trained on), a folder of images with
-    `metadata.jsonl` or `metadata.csv` (columns `file_name` and `text`), or a Pick-a-Pic parquet shard or a folder of them, whose
-    preferred images are the real ones.
+    `metadata.jsonl` or `metadata.csv` (columns `file_name` and `text`), or pairs in Pick-a-Pic's schema, whose preferred images are the
+    real ones: a parquet shard, a folder of them, or the id owner/name of a data set on the hub, of which the first pairs needed are
+    streamed. A folder with fewer than three different captions is split by image.
 
     Raises:
-        DataError: see `_read_metadata` and `pairs.Shards`; also when no image can be read.
+        DataError: see `_read_metadata`, `pairs.Shards` and `pairs.streamed`; also when no image can be read, too few captions or images
+            are there to be split, or the part is not known.
     """
+    if part not in STREAMS:
+        raise DataError(f"evaluation_part={part!r} is not known; choose one of {list(STREAMS)}")
     if not data:
         raise DataError("data='' names nothing; give 'shapes' or a folder of images with metadata.jsonl")
     if data in ("shapes", "shapes-base"):
-        return _shapes(data, samples, validation, evaluation, seed)
+        return _shapes(data, samples, validation, evaluation, seed, part)
     path = Path(data).expanduser()
     if path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
-        return _shards(data, samples, validation, evaluation, image_size, seed)
-    return _folder(path, samples, validation, evaluation, image_size, seed)
+        return _pairs(path.name, Shards(data), samples, validation, evaluation, image_size, seed, part)
+    if not path.exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", data):
+        return _pairs(data, _first_pairs(data, samples, validation, evaluation), samples, validation, evaluation, image_size, seed, part)
+    return _folder(path, samples, validation, evaluation, image_size, seed, part)
 
 
 def no_images() -> ImageText:
@@ -95,7 +104,10 @@ def no_images() -> ImageText:
 
 
 def shapes_prompts(count: int, scenes: Tensor = HELD_IN_SCENES, stream: str = "evaluation") -> list[Caption]:
-    """Full captions of scenes, each scene in turn, in the grammar's many phrasings; the same whatever the training seed."""
+    """Full captions of scenes, each scene in turn, in the grammar's many phrasings; the same whatever the training seed.
+
+    Another `stream` phrases the same scenes anew: of 256 prompts of "evaluation" and of "validation" two agree.
+    """
     order = sorted(range(len(scenes)), key=lambda i: key_hash(EVALUATION_SEED, stream, i))
     rows = [scenes[order[i % len(order)]].tolist() for i in range(count)]
     return [caption(tuple(s), EVALUATION_SEED, stream, i, kinds={"full": 1.0}) for i, s in enumerate(rows)]
@@ -111,7 +123,7 @@ def indexed(prompts: Sequence[str]) -> list[tuple[str, int]]:
     return indexed
 
 
-def _shapes(name: str, samples: int, validation: int, evaluation: int, seed: int) -> ImageText:
+def _shapes(name: str, samples: int, validation: int, evaluation: int, seed: int, part: str) -> ImageText:
     count = samples + validation
     captions, drawn = winners(count, seed) if name == "shapes" else base_set(count, seed)
     again = winners(count, seed, copy=1).drawing if name == "shapes" else None
@@ -121,7 +133,7 @@ def _shapes(name: str, samples: int, validation: int, evaluation: int, seed: int
         return render(Drawing(*(part[row : row + 1] for part in drawn)))[0][0]
 
     texts = [c.text for c in captions]
-    prompts = shapes_prompts(evaluation)
+    prompts = shapes_prompts(evaluation, stream=STREAMS[part])
     return ImageText(
         name=name,
         captions=texts,
@@ -205,9 +217,9 @@ def fitted(image: Image.Image, size: tuple[int, int]) -> Float[Tensor, "3 h w"]:
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
 
 
-def _folder(folder: Path, samples: int, validation: int, evaluation: int, image_size: tuple[int, int], seed: int) -> ImageText:
+def _folder(folder: Path, samples: int, validation: int, evaluation: int, image_size: tuple[int, int], seed: int, part: str) -> ImageText:
     entries = _read_metadata(folder)
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b"train, validation, test\0")  # folders that were split otherwise are other data
     paths, captions, skipped = [], [], []
     for path, text in tqdm(entries, desc="reading images", leave=False):
         digest.update(f"{path.relative_to(folder)}\0{text}\0".encode())
@@ -219,59 +231,66 @@ def _folder(folder: Path, samples: int, validation: int, evaluation: int, image_
             continue
         paths.append(path)
         captions.append(text)
-    if len(paths) < 2:
-        raise DataError(f"data={str(folder)!r}: {len(skipped)} of {len(entries)} images cannot be read; at least 2 must be readable")
     ids = [example_id(*pair) for pair in indexed(captions)]
-    order = sorted(range(len(paths)), key=lambda i: key_hash(EVALUATION_SEED, "split", ids[i]))
-    kept_out, rest = _split(order, validation, evaluation)
-    prompts = [captions[kept_out[i % len(kept_out)]] for i in range(evaluation)]
+    keys = captions if len(set(captions)) >= LEAST else ids
+    parts = kept_out(keys, validation, evaluation, f"data={str(folder)!r}: {len(paths)} of {len(entries)} images can be read")
+    held_out = {key: place for place, key in enumerate(parts.validation)}
+    trainable, judging = set(keys).difference(*parts), getattr(parts, part)
+    said = dict(zip(keys, captions, strict=True))
     return ImageText(
         name=folder.name,
         captions=captions,
         ids=ids,
         fetch=lambda i: open_image(paths[i], image_size),
-        train=sorted(rest, key=lambda i: key_hash(seed, "chosen", ids[i]))[:samples],
-        validation=kept_out[:validation],
-        evaluation=indexed(prompts),
+        train=sorted((i for i, k in enumerate(keys) if k in trainable), key=lambda i: key_hash(seed, "chosen", ids[i]))[:samples],
+        validation=sorted((i for i, k in enumerate(keys) if k in held_out), key=lambda i: held_out[keys[i]])[:validation],
+        evaluation=indexed([said[judging[i % len(judging)]] for i in range(evaluation)]),
         fingerprint=digest.hexdigest(),
         skipped=skipped,
     )
 
 
-def _split(order: list[T], validation: int, evaluation: int) -> tuple[list[T], list[T]]:
-    """What is kept out of training, a tenth at the most: the images of the validation, and their captions for the evaluation; the rest."""
-    count = min(max(validation, evaluation), max(1, len(order) // 10))
-    return order[:count], order[count:]
+def _first_pairs(source: str, samples: int, validation: int, evaluation: int) -> Shards:
+    """The first pairs of a data set on the hub that leave `samples` to train on, however many are kept out; all, if there are fewer."""
+    count = samples + validation + evaluation
+    while True:
+        shards = Shards(streamed(source, count), count)
+        captions = [row.prompt for row in shards.rows]
+        short = count  # as long as there are too few prompts to be split
+        if len(set(captions)) >= LEAST:
+            away = set[str]().union(*kept_out(captions, validation, evaluation, source))
+            short = samples - sum(caption not in away for caption in captions)
+        if short <= 0 or len(captions) < count:
+            return shards
+        count += short
 
 
-def _shards(data: str, samples: int, validation: int, evaluation: int, image_size: tuple[int, int], seed: int) -> ImageText:
-    """Pick-a-Pic: winners are the real images, losers what they were preferred to. A prompt is trained on or kept out, never both."""
-    shards = Shards(data)
-    prompts = sorted({row.prompt for row in shards.rows}, key=lambda p: key_hash(EVALUATION_SEED, "split", p))
-    if len(prompts) < 2:
-        raise DataError(f"data={data!r} has {len(prompts)} prompts with a preference ({shards.dropped}); at least 2 are needed")
-    judged, _ = _split(prompts, validation, evaluation)
-    kept_out = set(judged)
+def _pairs(
+    name: str, shards: Shards, samples: int, validation: int, evaluation: int, image_size: tuple[int, int], seed: int, part: str
+) -> ImageText:
+    """Pick-a-Pic: winners are the real images, losers what they were preferred to. A prompt is in one part alone."""
     captions = [row.prompt for row in shards.rows]
+    found = f"data={name!r} has {len(set(captions))} prompts with a preference ({shards.dropped})"
+    parts = kept_out(captions, validation, evaluation, found)
+    trainable, judging = set(captions).difference(*parts), getattr(parts, part)
     ids = [example_id(*pair) for pair in indexed(captions)]
     first_of = {caption: i for i, caption in reversed(list(enumerate(captions)))}
-    trainable = [i for i, caption in enumerate(captions) if caption not in kept_out]
-    chosen = sorted(sorted(trainable, key=lambda i: key_hash(seed, "chosen", ids[i]))[:samples])  # in the shards' order, to read each once
+    rows = [i for i, caption in enumerate(captions) if caption in trainable]
+    chosen = sorted(sorted(rows, key=lambda i: key_hash(seed, "chosen", ids[i]))[:samples])  # in the shards' order, to read each once
 
     def side(row: int, won: bool) -> Tensor:
-        found = shards.rows[row]
-        return fitted(shards.image(found, found.first_wins == won), image_size)
+        pair = shards.rows[row]
+        return fitted(shards.image(pair, pair.first_wins == won), image_size)
 
-    digest = hashlib.sha256("\0".join(f"{c}\0{r.first_wins}" for c, r in zip(captions, shards.rows, strict=True)).encode())
     return ImageText(
-        name=Path(data).name,
+        name=name,
         captions=captions,
         ids=ids,
         fetch=lambda i: side(i, True),
         fetch_loser=lambda i: side(i, False),
         train=chosen,
-        validation=[first_of[p] for p in judged[:validation]],
-        evaluation=indexed([judged[i % len(judged)] for i in range(evaluation)]),
-        fingerprint=digest.hexdigest(),
-        skipped=[str(shards.dropped)] if shards.dropped.ties or shards.dropped.unlabelled else [],
+        validation=[first_of[p] for p in parts.validation[:validation]],
+        evaluation=indexed([judging[i % len(judging)] for i in range(evaluation)]),
+        fingerprint=shards.fingerprint(),
+        skipped=[str(shards.dropped)] if shards.dropped else [],
     )

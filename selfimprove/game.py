@@ -8,7 +8,7 @@ import torch
 from accelerate import PartialState
 
 from selfimprove.config import Preset, Settings
-from selfimprove.data import DataError, ImageText, load_data, no_images, shapes_prompts
+from selfimprove.data import STREAMS, DataError, ImageText, load_data, no_images, shapes_prompts
 from selfimprove.lora import check_rank
 from selfimprove.models import Diffuser, ModelError, load_diffuser, model_hash, resolve_model
 from selfimprove.prompts import Collection, PromptError, collect, fingerprint, load_prompts, templates
@@ -62,11 +62,14 @@ def set_up(
     settings, data, prompts = preset.settings, data or preset.data, prompts or preset.prompts
     collection = _collect(prompts, settings, seed) if settings.objective == "weighted" else None
     if not data and not collection:
-        raise DataError("data='' names nothing; give 'shapes', a folder of images with metadata.jsonl, or shards of Pick-a-Pic")
+        raise DataError(
+            "data='' names nothing; give 'shapes', a folder of images with metadata.jsonl, or pairs of Pick-a-Pic (shards or id)"
+        )
     folder = resolve_model(model or preset.model)
     diffuser = load_diffuser(folder, chosen)
     if data:
-        images = load_data(data, settings.samples, settings.validation, settings.evaluation_prompts, diffuser.image_size, seed)
+        counts = (settings.samples, settings.validation, settings.evaluation_prompts)
+        images = load_data(data, *counts, diffuser.image_size, seed, settings.evaluation_part)
     else:
         images = no_images()
     images = _judged_on(images, collection, prompts, settings)
@@ -115,7 +118,7 @@ def _judged_on(images: ImageText, collection: Collection | None, prompts: str, s
             raise PromptError(f"prompts={prompts!r} leaves none to judge by; give at least two different prompts")
         return images.judged_on(collection.held_out, None, settings.evaluation_images)
     if not images.evaluation:
-        scenes = shapes_prompts(settings.evaluation_prompts)
+        scenes = shapes_prompts(settings.evaluation_prompts, stream=STREAMS[settings.evaluation_part])
         return images.judged_on([c.text for c in scenes], scenes, settings.evaluation_images)
     return images.judged_on([p for p, _ in images.evaluation], images.scenes, settings.evaluation_images)
 
@@ -151,7 +154,7 @@ def _check(settings: Settings, diffuser: Diffuser, images: ImageText, scorers: M
             raise ModelError(f"{name}={getattr(settings, name)} is more than the {len(diffuser.schedule)} steps of the model's schedule")
     source = settings.generated_source
     if source == "loser" and images.fetch_loser is None:
-        raise DataError("generated_source='loser' needs labelled pairs: shards of Pick-a-Pic (a file or a folder) or data='shapes'")
+        raise DataError("generated_source='loser' needs labelled pairs: Pick-a-Pic (shards, or a dataset's id owner/name) or data='shapes'")
     if source in ("real", "real-reencoded") and images.fetch_fresh is None:
         raise DataError(f"generated_source={source!r} needs fresh real images, which only data='shapes' can give")
     if settings.real_samples > len(images.train):

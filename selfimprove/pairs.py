@@ -1,24 +1,39 @@
 """Labelled pairs: two images of one prompt and which was preferred; from Pick-a-Pic's parquet shards, or of the shapes world.
 
 Columns read of a shard: `caption`, `jpg_0`, `jpg_1` (encoded images), `label_0`, `label_1` (1, 0, or .5 for a tie) and `has_label`.
+A data set of that schema on the hub is streamed into such shards first.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 import pyarrow.parquet as pq
+from accelerate import PartialState
 from PIL import Image
+from tqdm.auto import tqdm
 
+from selfimprove.draws import EVALUATION_SEED, key_hash
 from selfimprove.scorers.images import eight_bit
 from selfimprove.shapes import image_sets
 from selfimprove.shapes.render import render
 
 IMAGES = ("jpg_0", "jpg_1")
 COLUMNS = ("caption", *IMAGES, "label_0", "label_1", "has_label")
+_KINDS = (pa.string(), pa.binary(), pa.binary(), pa.float64(), pa.float64(), pa.bool_())
+STREAMED = Path("runs/datasets")  # where data sets of the hub are kept, as far as they were streamed
+ROWS = 256  # pairs in each of their shards; one with fewer, even none, is the last
+LEAST = 3  # different captions that can be split: to train on, to validate and to test by
+SAMPLED = 1 << 16  # bytes of a row group's column of images that go into a fingerprint
 
 
 class DataError(ValueError):
@@ -45,13 +60,68 @@ def shapes_pairs(count: int, seed: int) -> Iterator[LabelledPair]:
 
 @dataclass
 class Dropped:
-    """Rows that decide nothing."""
+    """Rows that decide nothing; of a streamed data set also those without a caption or an image, which nobody here can mend."""
 
     ties: int = 0
     unlabelled: int = 0
+    incomplete: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.ties or self.unlabelled or self.incomplete)
 
     def __str__(self) -> str:
-        return f"{self.ties} ties and {self.unlabelled} unlabelled rows dropped"
+        incomplete = f", {self.incomplete} incomplete" if self.incomplete else ""
+        return f"{self.ties} ties and {self.unlabelled} unlabelled{incomplete} rows dropped"
+
+    def first_wins(self, row: Mapping[str, Any], where: str) -> bool | None:
+        """Whether the first image of a row was preferred; None, counted, where the row decides nothing.
+
+        Raises:
+            DataError: labels other than 1 and 0, 0 and 1, or a half each.
+        """
+        labels = (row["label_0"], row["label_1"])
+        if not row["has_label"]:
+            self.unlabelled += 1
+        elif labels not in ((1, 0), (0, 1), (0.5, 0.5)):  # nor may one be null or no number, which equals nothing
+            raise DataError(
+                f"{where}: the labels {labels[0]} and {labels[1]} must be 1 and 0, 0 and 1, or 0.5 each; mend or remove the row"
+            )
+        elif labels[0] == 0.5:
+            self.ties += 1
+        else:
+            return bool(labels[0] == 1)
+        return None
+
+
+class KeptOut(NamedTuple):
+    """Captions that nothing trains on: those that models are judged on, and those that settings are chosen on."""
+
+    test: list[str]
+    validation: list[str]
+
+
+def kept_out(captions: Sequence[str], validation: int, evaluation: int, found: str) -> KeptOut:
+    """The captions of the test and of the validation part, by hash; `captions`: one an image.
+
+    Each part has as many captions as images or prompts are asked of it, within a twentieth of the captions and of the images; one at
+    least. A caption of more images than that is kept out only where there is no other.
+
+    Raises:
+        DataError: fewer than three captions; opens with what was `found`.
+    """
+    images, limit = Counter(captions), len(captions) / 20
+    if len(images) < LEAST:
+        raise DataError(f"{found}; at least {LEAST} are needed, to train on, to validate and to test by")
+    order = sorted(images, key=lambda c: (images[c] > limit, key_hash(EVALUATION_SEED, "split", c)))
+    most = min(max(validation, evaluation), max(1, len(order) // 20))
+    parts = []
+    for _ in KeptOut._fields:
+        count = 1
+        while count < most and sum(images[c] for c in order[: count + 1]) <= limit:
+            count += 1
+        parts.append(order[:count])
+        order = order[count:]
+    return KeptOut(*parts)
 
 
 class Row(NamedTuple):
@@ -71,13 +141,13 @@ class Row(NamedTuple):
 class Shards:
     """Parquet shards, their labels read and checked; images are read by row group when asked for.
 
-    `rows`: the pairs that decide something, in order; `dropped`: how many do not.
+    `rows`: the pairs that decide something, in order, the first `limit` of them if one is given; `dropped`: how many rows do not.
 
     Raises:
         DataError: no shard there, a column missing, a row without caption or with labels that do not sum to one (with file and row).
     """
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, limit: int | None = None) -> None:
         path = Path(source).expanduser()
         paths = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
         if not paths or not paths[0].is_file():
@@ -85,27 +155,48 @@ class Shards:
         self.rows: list[Row] = []
         self.dropped = Dropped()
         for shard in paths:
+            if limit is not None and len(self.rows) >= limit:
+                break
             missing = [c for c in COLUMNS if c not in pq.read_schema(shard).names]
             if missing:
                 raise DataError(f"{shard} lacks the columns {missing}; a Pick-a-Pic shard has {list(COLUMNS)}")
             self._index(shard)
+        self.rows = self.rows[:limit]
 
     def _index(self, shard: Path) -> None:
         file, number = pq.ParquetFile(shard), 0
+        if recorded := (file.schema_arrow.metadata or {}).get(b"dropped"):  # while this shard was streamed
+            counts = asdict(self.dropped)
+            self.dropped = Dropped(**{name: counts[name] + count for name, count in json.loads(recorded).items()})
         for group in range(file.num_row_groups):
             for place, row in enumerate(file.read_row_group(group, columns=[c for c in COLUMNS if c not in IMAGES]).to_pylist()):
                 number += 1
                 where = f"{shard}, row {number}"
-                if not row["has_label"]:
-                    self.dropped.unlabelled += 1
-                elif row["label_0"] is None or row["label_1"] is None or abs(row["label_0"] + row["label_1"] - 1) > 1e-6:
-                    raise DataError(f"{where}: the labels {row['label_0']} and {row['label_1']} do not sum to one; mend or remove the row")
-                elif row["label_0"] == 0.5:
-                    self.dropped.ties += 1
-                elif not row["caption"]:
+                won = self.dropped.first_wins(row, where)
+                if won is None:
+                    continue
+                if not row["caption"]:
                     raise DataError(f"{where} has no caption; mend or remove the row")
-                else:
-                    self.rows.append(Row(row["caption"], row["label_0"] > 0.5, shard, group, place, number))
+                self.rows.append(Row(row["caption"], won, shard, group, place, number))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of captions and labels, and of what is cheap to learn of the images: by row group, their bytes' number and the first."""
+        digest = hashlib.sha256("\0".join(f"{r.prompt}\0{r.first_wins}" for r in self.rows).encode())
+        groups: dict[Path, dict[int, None]] = {}
+        for row in self.rows:
+            groups.setdefault(row.shard, {})[row.group] = None
+        for shard, numbers in groups.items():
+            footer = pq.read_metadata(shard)
+            with shard.open("rb") as stream:
+                for part in map(footer.row_group, numbers):
+                    for column in (part.column(i) for i in range(part.num_columns)):
+                        if column.path_in_schema not in IMAGES:
+                            continue
+                        size = column.total_compressed_size
+                        digest.update(f"\0{size} {column.total_uncompressed_size}\0".encode())
+                        stream.seek(column.dictionary_page_offset if column.has_dictionary_page else column.data_page_offset)
+                        digest.update(stream.read(min(size, SAMPLED)))
+        return digest.hexdigest()
 
     def __iter__(self) -> Iterator[LabelledPair]:
         for row in self.rows:
@@ -133,3 +224,77 @@ class Shards:
 def _group(shard: Path, group: int) -> Any:
     """The encoded images of a row group; rows are asked for in order, so the last two are enough."""
     return pq.ParquetFile(shard).read_row_group(group, columns=list(IMAGES))
+
+
+def streamed(source: str, count: int) -> str:
+    """The folder of shards with the first `count` pairs, or somewhat more, of the `train` split of a data set that decide something.
+
+    `source`: its id, owner/name. It is streamed only as far as needed, and goes on from the last shard that is there: a shard is written
+    beside and renamed, and stays as it is. A data set that ends earlier ends with a shard of fewer than `ROWS` pairs. With several
+    processes the main one streams and the others wait: more than a few minutes' worth had better be streamed by one process first.
+
+    Raises:
+        DataError: the data set cannot be had or read on, lacks columns, or has impossible labels.
+    """
+    folder = (STREAMED / source.replace("/", "--")).resolve()
+    with PartialState().main_process_first():
+        done = sorted(folder.glob("*.parquet"))
+        if done and done[-1].stem != f"{len(done) - 1:06d}":
+            raise DataError(f"{folder}: a shard before {done[-1].name} is missing; remove the folder, to have the data set streamed anew")
+        last = pq.read_metadata(done[-1]) if done else None
+        if not (last and (last.num_rows < ROWS or ROWS * len(done) >= count)):
+            position = json.loads(last.metadata[b"position"]) if last else {"rows": 0}
+            try:
+                _stream(source, folder, len(done), -(-count // ROWS), position)
+            except DataError:
+                raise
+            except Exception as error:  # the hub client raises many unrelated types
+                raise DataError(
+                    f"data={source!r}: no such folder or file here, and the data set of that id could not be streamed "
+                    f"({type(error).__name__}: {error}); check the id, the connection and, where it asks for one, your login "
+                    "(hf auth login), or give a folder; what has been streamed is kept, so start again to go on"
+                ) from error
+    return str(folder)
+
+
+def _stream(source: str, folder: Path, first: int, end: int, position: dict[str, Any]) -> None:
+    """Write shards `first` to `end` - 1 from the rows after `position`, where the shard before them ended."""
+    from datasets import load_dataset  # slow to import, and only needed here
+
+    stream = load_dataset(source, split="train", streaming=True)
+    rows: Iterable[Mapping[str, Any]] = stream
+    if "state" in position and hasattr(stream, "load_state_dict"):  # skips whole files of the data set without fetching them
+        stream.load_state_dict(position["state"])
+    else:
+        rows = islice(iter(stream), position["rows"], None)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept: list[dict[str, Any]] = []
+    dropped, read, shard = Dropped(), position["rows"], first
+
+    def write() -> None:
+        here = {"rows": read} | ({"state": stream.state_dict()} if hasattr(stream, "state_dict") else {})
+        metadata = {"dropped": json.dumps(asdict(dropped)), "position": json.dumps(here)}
+        table = pa.Table.from_pylist(kept, pa.schema(list(zip(COLUMNS, _KINDS, strict=True)), metadata))
+        path = folder / f"{shard:06d}.parquet"
+        unfinished = path.with_suffix(f".{os.getpid()}-unfinished")  # two runs may stream at once, and write the same
+        pq.write_table(table, unfinished, compression="none", use_dictionary=False)  # images are compressed already
+        unfinished.rename(path)
+
+    with tqdm(desc=f"streaming {source}", unit="pairs", initial=first * ROWS, total=end * ROWS) as progress:
+        for row in rows:
+            read += 1
+            if missing := [c for c in COLUMNS if c not in row]:
+                raise DataError(f"data={source!r} lacks the columns {missing}; Pick-a-Pic has {list(COLUMNS)}")
+            if dropped.first_wins(row, f"{source}, row {read}") is None:
+                continue
+            if not (row["caption"] and all(row[name] for name in IMAGES)):
+                dropped.incomplete += 1
+                continue
+            kept.append({name: row[name] for name in COLUMNS})
+            progress.update()
+            if len(kept) == ROWS:
+                write()
+                kept, dropped, shard = [], Dropped(), shard + 1
+                if shard == end:
+                    return
+        write()

@@ -7,14 +7,14 @@ import torch
 from conftest import write_images
 from PIL import Image
 
-from selfimprove.data import DataError, fitted, load_data, open_image
+from selfimprove.data import DataError, ImageText, fitted, load_data, open_image, shapes_prompts
 from selfimprove.shapes.captions import HELD_OUT, SCENES
 
 SIZE = (16, 16)
 
 
-def load(folder: Path | str, samples: int = 20, seed: int = 0) -> object:
-    return load_data(str(folder), samples, 4, 10, SIZE, seed)
+def load(folder: Path | str, samples: int = 20, seed: int = 0, part: str = "test") -> ImageText:
+    return load_data(str(folder), samples, 4, 10, SIZE, seed, part)
 
 
 def rows(folder: Path) -> list[dict]:
@@ -68,26 +68,66 @@ def test_one_truncated_image_in_a_hundred_is_skipped_and_named(tmp_path: Path) -
     data = load(folder, samples=200)
     assert data.skipped == ["042.png"]
     assert len(data.captions) == 99
-    assert (len(data.train), len(data.validation)) == (90, 4)  # nine are kept out: for 10 evaluation prompts, a tenth at the most
+    shown = [
+        data.captions.count(caption) for caption in {p for p, _ in load(folder).evaluation + load(folder, part="validation").evaluation}
+    ]
+    assert len(shown) == 2  # of seven captions one each: a tenth would be less
+    assert len(data.train) == 99 - sum(shown)
+    assert len(data.validation) == 4
 
 
-def test_what_is_kept_out_is_judged_on_and_the_same_for_every_seed(tmp_path: Path) -> None:
+def parts(folder: Path, seed: int = 0) -> tuple[set[str], set[str], set[str]]:
+    """Captions trained on (as many as there are), those of validation, those of the test."""
+    chosen = load(folder, 1000, seed, "validation")
+    return ({chosen.captions[i] for i in chosen.train}, {p for p, _ in chosen.evaluation}, {p for p, _ in load(folder, 1, seed).evaluation})
+
+
+def test_three_parts_share_no_caption_and_are_the_same_for_every_seed(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "many", 100)
     write_rows(folder, [row | {"text": f"picture {i}"} for i, row in enumerate(rows(folder))])
-    first, other = load(folder, 20, 0), load(folder, 20, 1)
-    assert first.evaluation == other.evaluation
-    assert first.validation == other.validation
-    assert len({prompt for prompt, _ in first.evaluation}) == 10
+    train, validation, test = parts(folder)
+    assert (len(train), len(validation), len(test)) == (90, 5, 5)  # ten were asked for in each; kept out is a tenth
+    assert train | validation | test == {f"picture {i}" for i in range(100)}
+    assert parts(folder, seed=1) == (train, validation, test)
+    first, other = load(folder, 20, 0), load(folder, 20, 1, "validation")
     assert set(first.train) != set(other.train)
-    for data in (first, other):
-        assert not {data.captions[i] for i in data.train} & {prompt for prompt, _ in data.evaluation}
-        assert {data.captions[i] for i in data.validation} <= {prompt for prompt, _ in data.evaluation}
+    assert first.validation == other.validation
+    assert load(folder, 20, 0, "validation").train == first.train  # what is trained on does not depend on who judges
+    assert {first.captions[i] for i in first.validation} < validation
+    assert first.fingerprint == other.fingerprint
+
+
+def test_a_caption_of_many_images_is_trained_on(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "many", 100)
+    write_rows(folder, [row | {"text": "the usual" if i < 60 else f"picture {i}"} for i, row in enumerate(rows(folder))])
+    train, validation, test = parts(folder)
+    assert "the usual" in train
+    assert (len(validation), len(test)) == (2, 2)  # a twentieth of the captions each
+
+
+def test_images_that_share_captions_are_split_one_by_one(tmp_path: Path) -> None:
+    """With two captions nothing would be left to train on."""
+    folder = write_images(tmp_path / "few", 40)
+    write_rows(folder, [row | {"text": f"picture {i % 2}"} for i, row in enumerate(rows(folder))])
+    data = load(folder, 100)
+    assert len(data.train) == 36
+    assert len(data.validation) == 2
+    assert not set(data.train) & set(data.validation)
+
+
+def test_too_few_images_to_split(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="2 of 2 images can be read; at least 3 are needed, to train on, to validate and to test by"):
+        load(write_images(tmp_path / "two", 2))
+    data = load(write_images(tmp_path / "three", 3))
+    assert (len(data.train), len(data.validation)) == (1, 1)
+    with pytest.raises(DataError, match="evaluation_part='train' is not known; choose one of .'test', 'validation'."):
+        load(tmp_path / "three", part="train")
 
 
 def test_all_images_unreadable(images: Path) -> None:
     for path in images.glob("*.png"):
         path.write_bytes(b"no image")
-    with pytest.raises(DataError, match="30 of 30 images cannot be read; at least 2 must be readable"):
+    with pytest.raises(DataError, match="0 of 30 images can be read; at least 3 are needed"):
         load(images)
 
 
@@ -156,3 +196,15 @@ def test_shapes_data() -> None:
     assert other.captions != data.captions
     assert data.fetch_fresh is not None
     assert not torch.equal(data.fetch_fresh(0), data.fetch(0))
+
+
+def test_shapes_are_judged_by_other_prompts_on_validation() -> None:
+    """The test's prompts and the identity of the data are those of all runs there are."""
+    data, chosen = (load_data("shapes", 12, 4, 20, (64, 64), 0, part) for part in ("test", "validation"))
+    assert data.fingerprint == chosen.fingerprint == "shapes winners 12+4"
+    assert data.evaluation[0] == ("little cyan circle, black background", 0)
+    assert [p for p, _ in chosen.evaluation] == [c.text for c in shapes_prompts(20, stream="validation")]
+    assert len({p for p, _ in data.evaluation} & {p for p, _ in chosen.evaluation}) == 1  # of thousands of phrasings one is drawn twice
+    assert chosen.scenes is not None
+    assert [c.text for c in chosen.scenes] == [p for p, _ in chosen.evaluation]
+    assert (chosen.train, chosen.validation, chosen.captions) == (data.train, data.validation, data.captions)

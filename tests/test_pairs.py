@@ -2,6 +2,8 @@ from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -28,7 +30,7 @@ def row(first: int, second: int, label: float, **changes: object) -> dict:
 
 def shard(folder: Path, rows: list[dict], name: str = "train-00000.parquet") -> Path:
     folder.mkdir(exist_ok=True)
-    pd.DataFrame(rows).to_parquet(folder / name)
+    pq.write_table(pa.Table.from_pylist(rows), folder / name)  # pandas would make null of what is no number
     return folder
 
 
@@ -51,7 +53,12 @@ def test_shards_are_read_in_order_and_what_decides_nothing_is_counted(tmp_path: 
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (row(1, 2, 1.0, label_1=0.3), "row 2: the labels 1.0 and 0.3 do not sum to one"),
+        (row(1, 2, 1.0, label_1=0.3), "row 2: the labels 1.0 and 0.3 must be 1 and 0, 0 and 1, or 0.5 each"),
+        (row(1, 2, 1.0, label_1=float("nan")), "row 2: the labels 1.0 and nan must be"),
+        (row(1, 2, 1.0, label_0=float("nan"), label_1=float("nan")), "row 2: the labels nan and nan must be"),
+        (row(1, 2, 2.0), "row 2: the labels 2.0 and -1.0 must be"),
+        (row(1, 2, 0.75), "row 2: the labels 0.75 and 0.25 must be"),
+        (row(1, 2, float("inf")), "row 2: the labels inf and -inf must be"),
         (row(1, 2, 1.0, label_0=None), "row 2: the labels"),
         (row(2, 1, 1.0, jpg_1=None), "row 2, jpg_1 is null"),
         (row(1, 2, 1.0, jpg_0=b"no image"), "row 2, jpg_0 is no image"),
