@@ -210,7 +210,7 @@ SPIN = (
         "$\\epsilon_\\theta=\\epsilon^*$ ([](../executed/05_fixed_points)).",
     ),
     Erratum(
-        "Theorem 5.3: for any $\\lambda$",
+        "Theorem 5.3: for any penalty",
         "$\\theta_k$ is the global minimum of (4.9) for any $\\lambda\\ge0$",
         "for any $\\beta_t$ and any $\\sigma_t$, which is what the proof shows",
         "page 8; (4.9) has $\\beta_t$ and no $\\lambda$, which could enter only through $\\sigma_t^2=\\lambda T/(2\\beta_t)$; nor has "

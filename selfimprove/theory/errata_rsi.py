@@ -87,8 +87,8 @@ RSI = (
         "Yes: blank and blurred images count in full, {prf:ref}`prop-mean-distance` ([](../executed/09_collapse)).",
     ),
     Erratum(
-        "(3), (4), (6): $\\lambda_t$",
-        "\"a time-dependent weighting factor\"",
+        "(3), (4), (6): the time weight",
+        "$\\lambda_t$ is \"a time-dependent weighting factor\"",
         "it has to be chosen",
         _time_weight,
         "Yes, to who repeats it. Here it is the signal-to-noise ratio, which leaves the plain error in the noise "
