@@ -93,6 +93,7 @@ def test_the_notebooks_keep_the_courses_form(path: Path) -> None:
     notebook = read(path)
     number = int(path.stem[:2])
     assert notebook.cells[0].source.startswith(f"# Session {number}: ")
+    assert notebook.cells[-1].source.startswith("What you now know that you did not: ")
     found = exercises(notebook)
     assert {"pencil", "code", "experiment"} <= {e.kind for e in found}
     assert [e.number for e in found] == [f"{number}.{i + 1}" for i in range(len(found))]
@@ -253,6 +254,7 @@ def test_the_books_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert (tmp_path / "notebooks" / path.name).exists()
         text = "\n".join(c.source for c in read(path).cells)
         assert "YOUR ANSWER HERE" not in text
+        assert read(path).cells[-1].source.startswith("What you now know that you did not: ")
         assert "`notebooks/" not in text
         for link in re.findall(r"\[\]\(\.\./(\w+)\.ipynb\)", text):
             assert (ROOT / "notebooks" / f"{link}.ipynb").exists(), link
@@ -260,6 +262,21 @@ def test_the_books_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             assert f"````{{exercise}} {exercise.number}, {exercise.kind}, {exercise.points} points: {exercise.title}" in text
             assert f"| {exercise.number} {exercise.title} | {exercise.kind} | {exercise.points} |" in syllabus
     assert f"are worth {sum(e.points for p in PATHS for e in exercises(read(p)))} points" in syllabus
+
+
+def test_syllabus_and_notebooks_name_the_same_reading_and_notes_the_same_proofs() -> None:
+    syllabus, notes = (ROOT / "book" / "chapters" / "course.md").read_text(), (ROOT / "course" / "notes.md").read_text()
+    sections = syllabus.split("### Session ")[1:]
+    for path, section in zip(PATHS, sections, strict=True):
+        listed = re.findall(r"\[\]\((\S+)\)", section[section.index("*Reading:*") : section.index("*Notebook and page:*")])
+        paragraphs = read(path).cells[1].source.split("\n\n")
+        reading = next(words for words in paragraphs if words.startswith("**Reading.**"))
+        named = re.findall(r"`(?:notebooks|book/chapters)/([\w.]+)`", reading)
+        assert {link.removeprefix("../executed/") for link in listed} == {*named} - {"notation.md", "errata.md"}  # to look things up
+    proved = [re.search(r"Exercises (1\.1 .*) are proved in the reading", text) for text in (syllabus, notes)]
+    assert proved[0] is not None
+    assert proved[1] is not None
+    assert proved[0][1] == proved[1][1]
 
 
 def test_slides_hold_everything_they_need() -> None:
