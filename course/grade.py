@@ -4,8 +4,8 @@ Locked cells (setup and tests) are put back from `course/sessions/` before anyth
 nothing; nbgrader's own `OverwriteCells` does the same from its database, which this course does without. The student's code runs with your
 rights: grade on a machine, or in a container, where that does no harm.
 
-What this does not stop: tests run in the same Python as the code they test, which can replace what they call (`torch.allclose = print`,
-a builtin, IPython itself) or return objects that equal everything. `replaced` names the plain cases of the first kind in the remarks; no
+What this does not stop: tests run in the same Python as the code they test, which can replace what they call (`torch.allclose`, a
+builtin, IPython itself) or return objects that equal everything. `replaced` names the plain cases of the first kind in the remarks; no
 list of them is complete, so points for code are final only once somebody has looked at the solution cells.
 """
 
