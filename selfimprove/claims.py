@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
+from selfimprove.aggregate import RAW
 from selfimprove.results import Results, load_results, signed
+from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove.statistics import bootstrap_interval, seeds_and_prompts
 
 AGREES, DIFFERS, SPLIT, OPEN, UNTESTABLE = "agrees", "differs", "split", "not decided", "cannot be tested here"
@@ -52,8 +54,9 @@ class Experiments:
         return load_results(self.root / name)
 
     def prompts(self, name: str, arm: str, seed: int) -> pd.DataFrame:
-        """Scores by prompt and round."""
-        return pd.read_parquet(self.root / name / f"{arm}-{seed}-prompts.parquet")
+        """Scores by prompt and round; the embedded scorers' average beside them."""
+        frame = pd.read_parquet(self.root / name / f"{arm}-{seed}-prompts.parquet")
+        return frame.assign(**{RAW: frame[list(SHAPES_SCORERS)].mean(axis=1)}) if set(SHAPES_SCORERS) <= set(frame) else frame
 
 
 def difference(
@@ -91,15 +94,17 @@ class Row(NamedTuple):
 
 
 QUALITY, RIGHT = "oracle_quality", "oracle_all_right"
-NAMES = {QUALITY: "quality", RIGHT: "all right", "alignment": "unseen scorer 'alignment'"}
+NAMES = {RAW: "the scorers' average", QUALITY: "quality", RIGHT: "all right", "alignment": "unseen scorer 'alignment'"}
 
 
 def said(found: dict[str, Difference | None]) -> tuple[str, str]:
-    """The differences in words, and their one verdict."""
-    known = {name: d for name, d in found.items() if d is not None}
+    """The differences in words, and the verdict: one if all measures give the same, else one a measure ("quality agrees, ...")."""
+    known = {NAMES.get(name, name): d for name, d in found.items() if d is not None}
     if len(known) < len(found):
         return "not run yet", OPEN
-    return "; ".join(f"{NAMES.get(name, name)} {d}" for name, d in known.items()), together(list(known.values()))
+    verdicts = {name: d.verdict() for name, d in known.items()}
+    verdict = ", ".join(f"{name} {v}" for name, v in verdicts.items()) if len(set(verdicts.values())) > 1 else next(iter(verdicts.values()))
+    return "; ".join(f"{name} {d}" for name, d in known.items()), qualified(verdict, min(d.seeds for d in known.values()))
 
 
 def together(found: Sequence[Difference]) -> str:

@@ -33,7 +33,7 @@ def claims(root: str | Path) -> pd.DataFrame:
     core, judged = experiments.load("spin_shapes"), load_evaluations(Path(root) / "evaluation_shapes" / "held-in")
 
     def against(first: str, second: str, at: int, at_second: int, other: str = "spin_shapes") -> tuple[str, str]:
-        return said({c: difference(experiments, ("spin_shapes", first), (other, second), c, at, at_second) for c in (QUALITY, RIGHT)})
+        return said({c: difference(experiments, ("spin_shapes", first), (other, second), c, at, at_second) for c in (RAW, QUALITY, RIGHT)})
 
     rounds = "chapter 7, Round after round"
     rows = [
@@ -140,7 +140,7 @@ def _stalls(experiments: Experiments) -> tuple[str, str]:
     words, _ = said({QUALITY: found})
     seen = max((images_seen(r, 1) for r in experiments.load("spin_shapes").get("sft-compute", {}).values()), default=0)
     if 0 < seen < STALL:
-        return f"{words}, but only {seen:,} samples", OPEN
+        return f"{words}, but only {seen:,} samples", UNTESTABLE
     return words, together([found.reversed()]) if found else OPEN
 
 
@@ -156,5 +156,5 @@ def _below_data(core: Results) -> tuple[str, str]:
         own.append(reached["ci95"])
     found = Difference(*seeds_with_intervals(above, own), len(runs))
     if found.high < -FAR:
-        return f"quality less the winners' {found}: too far below to test it", OPEN
+        return f"quality less the winners' {found}: too far below to test it", UNTESTABLE
     return f"quality less the winners' {found}", qualified(found.reversed().verdict(), found.seeds)

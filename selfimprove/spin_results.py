@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import spearmanr
 
+from selfimprove.aggregate import RAW
 from selfimprove.claims import QUALITY, RIGHT, Experiments, difference
 from selfimprove.figures import MARKERS, colours
 from selfimprove.results import Results, signed
@@ -79,6 +80,9 @@ def samplers_table(root: str | Path) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+SECOND = {QUALITY: "quality, change in round 2", RIGHT: "all right, change in round 2", RAW: "scorers' average, change in round 2"}
+
+
 def second_round_table(root: str | Path) -> pd.DataFrame:
     """Fig. 5's question: from where round 1 ended, a round against the player of round 1, or one more against the base and its images."""
     experiments = Experiments(Path(root))
@@ -89,10 +93,7 @@ def second_round_table(root: str | Path) -> pd.DataFrame:
         "old less new": (old, new, None),
     }
     rows = {
-        label: {
-            name: str(difference(experiments, first, second, column, 2, before) or "not run")
-            for column, name in ((QUALITY, "quality, change in round 2"), (RIGHT, "all right, change in round 2"))
-        }
+        label: {name: str(difference(experiments, first, second, column, 2, before) or "not run") for column, name in SECOND.items()}
         for label, (first, second, before) in pairs.items()
     }
     return pd.DataFrame.from_dict(rows, orient="index")

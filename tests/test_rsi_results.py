@@ -8,7 +8,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from selfimprove.claims import AGREES, CHAPTERS, DIFFERS, OPEN, SPLIT, UNTESTABLE, Difference, Experiments, difference, linked, said
+from selfimprove.claims import (
+    AGREES,
+    CHAPTERS,
+    DIFFERS,
+    OPEN,
+    SPLIT,
+    UNTESTABLE,
+    Difference,
+    Experiments,
+    difference,
+    linked,
+    said,
+    together,
+)
 from selfimprove.collapse import LIMITS
 from selfimprove.results import load_results
 from selfimprove.rsi_claims import claims
@@ -118,16 +131,17 @@ def test_one_verdict_of_several_differences() -> None:
     up, down, unsure = Difference(0.1, 0.05, 0.15, 3), Difference(-0.1, -0.15, -0.05, 3), Difference(0.0, -0.1, 0.1, 3)
     for found, verdict in (
         ((up, up), AGREES),
-        ((up, down), SPLIT),
+        ((up, down), "0 agrees, 1 differs"),
         ((down, down), DIFFERS),
-        ((down, unsure), OPEN),
-        ((up, unsure), OPEN),
+        ((down, unsure), "0 differs, 1 not decided"),
+        ((unsure, unsure), OPEN),
         ((up, None), OPEN),
     ):
         assert said({str(i): d for i, d in enumerate(found)})[1] == verdict
     alone = Difference(0.1, 0.05, 0.15, 1)
     assert said({"0": up, "1": alone})[1] == "agrees, one seed"
-    assert said({"0": alone, "1": unsure})[1] == OPEN
+    assert said({"0": alone, "1": unsure})[1] == "0 agrees, 1 not decided, one seed"
+    assert together([up, down]) == SPLIT
 
 
 def test_verdicts_follow_from_the_intervals(root: Path) -> None:

@@ -10,7 +10,7 @@ from test_evaluation_results import shapes_model
 
 from selfimprove import losses, rsi_claims, spin_claims
 from selfimprove.aggregate import Rule
-from selfimprove.claims import AGREES, CHAPTERS, DIFFERS, OPEN, SPLIT, UNTESTABLE
+from selfimprove.claims import AGREES, CHAPTERS, DIFFERS, OPEN, UNTESTABLE
 from selfimprove.protocol import write_scores
 from selfimprove.results import load_results
 from selfimprove.scorers import SHAPES_SCORERS
@@ -52,6 +52,7 @@ def export(root: Path, experiment: str, arm: str, seed: int, quality: list[float
                 "delta_prev": gain - before,
             }
             columns[f"oracle_{name}"] = 0.5 + gain + 0.01 * rng.normal(size=len(PROMPTS)) * (k > 0)
+        columns |= {name: 10 + i + columns["oracle_quality"] for i, name in enumerate(SHAPES_SCORERS)}
         scores = {name: {"mean": i + k} for i, name in enumerate(SHAPES_SCORERS)}
         rounds.append({"round": k, "oracle": truths, "scores": scores})
         frames.append(pd.DataFrame(columns, index=pd.Index(PROMPTS, name="prompt")).assign(round=k))
@@ -83,12 +84,12 @@ def test_claims_by_hand(root: Path) -> None:
     table = claims(root)
     verdicts = table["verdict"]
     assert verdicts["round 1 improves on the base"] == AGREES
-    assert verdicts["round 2 improves on round 1"] == SPLIT  # quality up, obedience down
+    assert verdicts["round 2 improves on round 1"] == "the scorers' average agrees, quality agrees, all right differs"
     assert verdicts["in the end it surpasses SFT at equal steps"] == AGREES
-    assert table.loc["in the end it surpasses SFT at equal steps", "here"].startswith("quality +0.250 [+0.242, +0.257] (3 seeds)")
+    assert table.loc["in the end it surpasses SFT at equal steps", "here"].split("; ")[1].startswith("quality +0.25")
     assert verdicts["playing on against the old opponent stalls"] == AGREES
     assert verdicts["round 2 surpasses Diffusion-DPO"] == OPEN
-    assert verdicts["fine-tuning has stopped improving"] == OPEN
+    assert verdicts["fine-tuning has stopped improving"] == UNTESTABLE
     assert table.loc["fine-tuning has stopped improving", "here"].endswith("but only 5,760 samples")
     assert verdicts["it cannot surpass the data"] == DIFFERS  # .8 against winners of about .75
     assert table.loc["it cannot surpass the data", "here"].startswith("quality less the winners'")
@@ -105,7 +106,7 @@ def test_other_prompts_by_hand(root: Path) -> None:
     row = claims(root).loc[claim]
     assert row["here"].startswith("quality +0.00")
     assert "(2 seeds); all right +0.000 [+0.000, +0.000] (2 seeds)" in row["here"]
-    assert row["verdict"] == OPEN  # one rises, the other cannot be told from zero
+    assert row["verdict"] == "quality agrees, all right not decided, 2 seeds"
 
 
 def test_win_rates_by_hand(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,6 +245,6 @@ def test_nothing_run_yet(tmp_path: Path) -> None:
 
 def test_what_is_exported() -> None:
     table = claims(EXPORTED)
-    assert table.loc["round 1 improves on the base", "here"].count("3 seeds") == 2
+    assert table.loc["round 1 improves on the base", "here"].count("3 seeds") == 3
     assert "% [" in table.loc["by scores it wins most prompts from the base", "here"]
     assert len(training_signs(EXPORTED)) >= 12
