@@ -1,4 +1,4 @@
-"""python -m benchmarks.scale: FLOPs and training memory of the presets for Stable Diffusion, simulated; a minute, no weights.
+"""python -m benchmarks.scale: FLOPs and training memory of the rows about Stable Diffusion, simulated; a minute or two, no weights.
 
 Writes book/results/scale.json.
 """

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
+from peft import LoraConfig
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -15,12 +16,15 @@ from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
 from selfimprove.config import Settings
-from selfimprove.lora import add_adapter
+from selfimprove.lora import ADAPTED
 from selfimprove.models import Diffuser, images_at_once
 
 
 class Flops(NamedTuple):
-    """Of one latent or image, a multiplication with its addition counted as 2; `step`: the player's forward and backward."""
+    """Of one latent or image, a multiplication with its addition counted as 2; `step`: the player's forward and backward.
+
+    `forward` is the network's without an adapter: those that draw have theirs merged, and the opponent's is switched off.
+    """
 
     forward: float
     step: float
@@ -67,21 +71,24 @@ def _like(network: Any, lora_rank: int | None = None) -> Any:
     with torch.device("meta"):
         made = type(network).from_config(network.config)
         if lora_rank:
-            add_adapter(made, lora_rank, lora_rank, 0, 0)
+            made.requires_grad_(False)
+            made.add_adapter(LoraConfig(r=lora_rank, target_modules=list(ADAPTED)))
     for module in made.modules():
         for name, weight in module.named_parameters(recurse=False):
             setattr(module, name, nn.Parameter(torch.empty(weight.shape), weight.requires_grad))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))  # of positions, in transformers
     return made
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What costs depend on: UNet and VAE, of which only the configurations are read; latents, images, tokens of a prompt, device.
+    """What costs depend on: denoiser and VAE, of which only the configurations are read; latents, images, tokens of a prompt, device.
 
     `resident`: bytes of the loaded base pipeline, which stays on the device while a round trains.
     """
 
-    unet: UNet2DConditionModel
+    unet: UNet2DConditionModel | SD3Transformer2DModel
     vae: AutoencoderKL
     latent: tuple[int, int, int]
     image: tuple[int, int]
@@ -99,7 +106,7 @@ class Shapes:
 
     @property
     def parameters(self) -> int:
-        """Weights of the UNet."""
+        """Weights of the denoiser."""
         return sum(p.numel() for p in self.unet.parameters())
 
     @property
@@ -107,26 +114,59 @@ class Shapes:
         """(tokens, width) of a prompt's embedding."""
         return self.tokens, self.unet.config.cross_attention_dim
 
-    def inputs(self, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    def inputs(self, batch: int) -> tuple[Tensor, ...]:
         """(x_t, t, text) for the UNet."""
         return torch.zeros(batch, *self.latent), torch.zeros(batch, dtype=torch.long), torch.zeros(batch, *self.text)
+
+
+class Shapes3(Shapes):
+    """Those of Stable Diffusion 3, whose transformer reads text tokens beside the latent's patches, and a pooled embedding besides."""
+
+    @property
+    def text(self) -> tuple[int, int]:
+        """(tokens, width) of a prompt's embedding."""
+        return self.tokens, self.unet.config.joint_attention_dim
+
+    def inputs(self, batch: int) -> tuple[Tensor, ...]:
+        """(x_t, text, pooled text, t) for the transformer."""
+        noisy, t, text = super().inputs(batch)
+        return noisy, text, torch.zeros(batch, self.unet.config.pooled_projection_dim), t
+
+
+_VAE: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4, "layers_per_block": 2,
+    "block_out_channels": (128, 256, 512, 512),
+}  # fmt: skip
+CLIP_TEXT = 123_060_480  # weights of CLIP ViT-L/14's text encoder
+SD3_TEXT = 123_650_304 + 694_659_840 + 4_762_310_656  # of the same and of ViT-bigG/14's, both with projections, and of T5 v1.1 XXL's
 
 
 def stable_diffusion() -> Shapes:
     """Stable Diffusion 1.x at 512 pixels, on a GPU; no weights are made or read."""
     with FakeTensorMode():
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2,
-            block_out_channels=(128, 256, 512, 512),
-        )  # fmt: skip
-    text_encoder = 123_060_480  # weights of CLIP ViT-L/14's
-    resident = 4 * (text_encoder + sum(p.numel() for network in (unet, vae) for p in network.parameters()))
-    return Shapes(unet, vae, (4, 64, 64), (512, 512), 77, "cuda", resident)
+        vae = AutoencoderKL(**_VAE)
+    return Shapes(unet, vae, (4, 64, 64), (512, 512), 77, "cuda", _resident(CLIP_TEXT, unet, vae))
+
+
+def stable_diffusion_3() -> Shapes3:
+    """Stable Diffusion 3 medium at 1,024 pixels, on a GPU; it can be counted here, not run.
+
+    Depth 24, and as many heads of 64, as its paper has it; the rest as in diffusers' scripts/convert_sd3_to_diffusers.py, which writes the
+    published folder, and the 77 + 256 tokens of its pipeline.
+    """
+    with FakeTensorMode():
+        transformer = SD3Transformer2DModel(num_layers=24, num_attention_heads=24, caption_projection_dim=24 * 64, pos_embed_max_size=192)
+        vae = AutoencoderKL(**_VAE, latent_channels=16, use_quant_conv=False, use_post_quant_conv=False)
+    return Shapes3(transformer, vae, (16, 128, 128), (1024, 1024), 77 + 256, "cuda", _resident(SD3_TEXT, transformer, vae))
+
+
+def _resident(text_encoders: int, *networks: nn.Module) -> int:
+    return 4 * (text_encoders + sum(p.numel() for network in networks for p in network.parameters()))
 
 
 def count_flops(shapes: Shapes, settings: Settings) -> Flops:
-    """FLOPs of one latent through the UNet and one image through the VAE; what checkpointing computes again is not counted."""
+    """FLOPs of one latent through the denoiser and one image through the VAE; what checkpointing computes again is not counted."""
 
     def counted(run: Callable[[], Any]) -> float:
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # the fused kernels are not counted
@@ -135,9 +175,10 @@ def count_flops(shapes: Shapes, settings: Settings) -> Flops:
 
     with FakeTensorMode():
         player, vae, inputs = _like(shapes.unet, settings.lora_rank), _like(shapes.vae), shapes.inputs(1)
+        plain = _like(shapes.unet) if settings.lora_rank else player
         step = counted(lambda: player(*inputs).sample.sum().backward())
         with torch.no_grad():
-            forward = counted(lambda: player(*inputs))
+            forward = counted(lambda: plain(*inputs))
             decode = counted(lambda: vae.decode(inputs[0]))
             encode = counted(lambda: vae.encode(torch.zeros(1, 3, *shapes.image)))
     return Flops(forward, step, decode, encode)

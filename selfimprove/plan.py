@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from accelerate import PartialState
 
-from selfimprove.config import Preset, Settings
+from selfimprove.config import Precision, Preset, Settings
 from selfimprove.costs import Flops, Shapes, count_flops, sampling_memory, training_memory
 from selfimprove.game import Game
-from selfimprove.models import Diffuser
+from selfimprove.models import AUTOCAST, Diffuser
 from selfimprove.scorers import Scorer
 
 # (FLOP/s in bf16, dense; GB of memory), by their makers' data sheets
@@ -29,23 +29,25 @@ class Plan(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What one round counts: forwards of sampling and of the opponent, latents trained on, images decoded and encoded; and in words."""
+    """What one round counts: forwards of sampling and of the opponent, latents trained on, images decoded, images encoded; and in words."""
 
     what: str
     forwards: int
     opponent: int
     trained: int
-    images: int
+    decoded: int
+    encoded: int
 
 
-def seconds_per_pass(diffuser: Diffuser, batch: int = 4) -> float:
-    """Seconds of one UNet forward for one latent, timed on a small batch after a warm-up."""
+def seconds_per_pass(diffuser: Diffuser, batch: int = 4, precision: Precision = "no") -> float:
+    """Seconds of one UNet forward for one latent, timed on a small batch after a warm-up, in the `precision` of the run."""
     noisy = torch.zeros(batch, *diffuser.latent_shape, device=diffuser.device)
     text = diffuser.embed([""]).to(diffuser.device).expand(batch, -1, -1)
-    with torch.inference_mode():
+    mixed = torch.autocast(diffuser.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST)
+    with torch.inference_mode(), mixed:
         diffuser.unet(noisy[:1], 500, text[:1])
         start = time.perf_counter()
-        float(diffuser.unet(noisy, 500, text).sample.sum())  # the sum waits for the device
+        float(diffuser.unet(noisy, 500, text).sample.float().sum())  # the sum waits for the device
     return (time.perf_counter() - start) / batch
 
 
@@ -68,7 +70,7 @@ def plan(game: Game, last: int) -> Plan:
     flops = count_flops(shapes, settings)
     # on a CPU fewer, so that timing a large network takes no minutes
     batch = max(1, min(16, int(1e12 / flops.forward))) if shapes.device == "cpu" else 16
-    per_pass, per_image = seconds_per_pass(diffuser, batch), seconds_per_image(diffuser, game.scorers, batch)
+    per_pass, per_image = seconds_per_pass(diffuser, batch, settings.precision), seconds_per_image(diffuser, game.scorers, batch)
     lines = [f"run folder {run.path}"]
     if game.collection:
         lines.append(f"{len(game.collection.prompts)} different prompts collected, {len(game.collection.held_out)} kept out for evaluation")
@@ -78,14 +80,14 @@ def plan(game: Game, last: int) -> Plan:
         if run.is_done(index, "evaluation"):
             lines.append(f"round {index}: finished already")
             continue
-        counts = count(preset, index, examples, judged, processes)
+        counts = count(preset, index, examples, judged, processes, bool(game.opponent_cache))
         passes = counts.forwards + counts.opponent + counts.trained * flops.step / flops.forward
-        needed = (passes * per_pass + counts.images * per_image) / 60 / processes
+        needed = (passes * per_pass + max(counts.decoded, counts.encoded) * per_image) / 60 / processes
         minutes, total = minutes + needed, total + operations(counts, flops)
         lines.append(f"round {index}: {counts.what}: about {duration(needed)}")
     memory = training_memory(shapes, settings, second_network(settings) and not game.opponent_cache, processes)
     sampling = sampling_memory(shapes, settings)
-    disk = float(disk_space(shapes, settings, last, examples, judged))
+    disk = float(disk_space(shapes, preset, last, examples, judged, processes, bool(game.opponent_cache)))
     cards = [f"{duration(total / peak / REACHED / 60)} on {card}" for card, (peak, _) in PEAKS.items()]
     if minutes == 0:
         lines.append("nothing is left to compute")
@@ -104,18 +106,22 @@ def second_network(settings: Settings) -> bool:
     return settings.objective == "spin" and not (settings.lora_rank and settings.opponent == "previous")
 
 
-def count(preset: Preset, index: int, examples: int, judged: int, processes: int = 1) -> Counts:
-    """What a round counts in all processes, from its settings, the number of real images and that of evaluation images."""
+def count(preset: Preset, index: int, examples: int, judged: int, processes: int = 1, cache: bool = False) -> Counts:
+    """What a round counts in all processes, from its settings, the number of real images and that of evaluation images.
+
+    `cache`: whether the opponent's errors are kept for other runs; then it draws for every example.
+    """
     s = preset.for_round(max(index, 1))
     what = f"evaluation on {judged} images"
     forwards = judged * s.evaluation_steps * (1 + (s.evaluation_guidance != 1))
     if index == 0:
-        return Counts(what, forwards, 0, 0, judged)
+        return Counts(what, forwards, 0, 0, judged, 0)
     recursive = s.objective == "weighted"
     pool = s.samples if recursive else examples
-    trained_on = (s.selected or pool) + s.real_samples if recursive else pool
+    trained_on = (s.selected or pool) * (index if s.accumulate else 1) + s.real_samples if recursive else pool
     steps, batch = s.steps_for(trained_on, processes), s.batch_size * s.accumulation * processes
-    rolled = pool if recursive else drawn(s, examples, processes) * (s.objective == "spin" and s.generated_source == "rollout")
+    made = pool if recursive else drawn(s, examples, processes, cache)
+    rolled = made if recursive else made * (s.objective == "spin" and s.generated_source == "rollout")
     forwards += rolled * s.rollout_steps * (1 + (s.guidance != 1))
     if recursive:
         what = f"{pool} rollouts, {s.selected or pool} kept ({s.strategy}), {steps} steps of {batch} (lr {s.lr:g}), {what}"
@@ -124,35 +130,53 @@ def count(preset: Preset, index: int, examples: int, judged: int, processes: int
     else:
         what = f"{rolled} rollouts, {steps} steps of {batch} pairs (lr {s.lr:g}, beta {s.beta:g}), {what}"
     trained = (2 if s.objective == "spin" else 1) * steps * batch
-    return Counts(what, forwards, trained if s.objective == "spin" else 0, trained, judged + rolled)
+    decoded, encoded = through_vae(s, index, examples, made)
+    return Counts(what, forwards, trained if s.objective == "spin" else 0, trained, judged + decoded, encoded)
 
 
-def drawn(settings: Settings, examples: int, processes: int = 1) -> int:
-    """How many images a round of self-play has its opponent draw: for the examples it trains on, for all where weights compare them."""
-    return examples if settings.weighting != "none" else settings.reached(examples, processes)
+def through_vae(settings: Settings, index: int, examples: int, pool: int) -> tuple[int, int]:
+    """How many images a round decodes and encodes beside its evaluation: of a `pool` of its own, and of the data's real ones once."""
+    s, views = settings, 1 + settings.flip
+    if s.objective == "weighted":
+        again = pool * (s.generated_latents == "reencoded")
+        return again + pool * bool(s.metrics), again * views + s.real_samples * views  # each is decoded once more to be scored
+    decoded, encoded = 0, examples * views * (index == 1)
+    if s.objective == "spin" and s.generated_source == "rollout":
+        decoded, encoded = (pool, encoded + pool * views) if s.generated_latents == "reencoded" else (0, encoded)
+    elif s.objective == "spin":
+        twice = pool * (s.generated_source == "real-reencoded")
+        decoded, encoded = twice, encoded + pool * views + twice
+    return decoded, encoded
+
+
+def drawn(settings: Settings, examples: int, processes: int = 1, cache: bool = False) -> int:
+    """How many images a round of self-play has its opponent draw: for the examples it trains on; for all where weights or a cache ask."""
+    return examples if cache or settings.weighting != "none" else settings.reached(examples, processes)
 
 
 def operations(counts: Counts, flops: Flops) -> float:
     """FLOPs of UNet and VAE; text encoder and scorers, below a hundredth, are left out."""
     network = (counts.forwards + counts.opponent) * flops.forward + counts.trained * flops.step
-    return network + counts.images * (flops.decode + flops.encode)
+    return network + counts.decoded * flops.decode + counts.encoded * flops.encode
 
 
-def disk_space(shapes: Shapes, settings: Settings, last: int, examples: int, judged: int) -> int:
+def disk_space(shapes: Shapes, preset: Preset, last: int, examples: int, judged: int, processes: int = 1, cache: bool = False) -> int:
     """Bytes of a run folder after `last` rounds, and of the checkpoint while the last one trains."""
-    s, weights = settings, 4 * shapes.parameters
+    s, weights = preset.settings, 4 * shapes.parameters
     value = 4 if s.precision == "no" else 2
     latent, text = (torch.Size(shape).numel() for shape in (shapes.latent, shapes.text))
     sides = 4 if s.flip else 2  # mean and standard deviation, of the mirrored image too
     evaluations = (last + 1) * judged * latent * 4
-    checkpoint = weights if s.lora_rank else 2 * (4 if s.ema else 3) * weights  # the next one is written before the last one goes
+    # player, two moments of what is trained, average; the next one is written before the last one goes
+    checkpoint = 2 * ((1 if s.lora_rank else 3) + bool(s.ema)) * weights
     rolled = (sides + (s.generated_latents == "reencoded")) * latent * value
     if s.objective == "weighted":
         each = s.samples * rolled + (s.selected or s.samples) * (text + sides * latent) * value
         return last * (weights + each) + evaluations + checkpoint
     once = examples * (text + sides * latent) * value
-    each = drawn(s, examples) * rolled if s.objective == "spin" else 0
-    return last * (weights + each) + once + evaluations + checkpoint
+    each_round = (drawn(preset.for_round(k), examples, processes, cache) for k in range(1, last + 1))
+    kept = sum(each_round) if s.objective == "spin" else 0
+    return last * weights + kept * rolled + once + evaluations + checkpoint
 
 
 def unit(value: float) -> str:

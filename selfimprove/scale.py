@@ -1,33 +1,51 @@
 """What the presets for Stable Diffusion cost, from their settings and the shapes of the network alone: a table for those who plan."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from selfimprove.config import PRESETS, Settings
-from selfimprove.costs import Flops, count_flops, stable_diffusion, training_memory
+from selfimprove.config import PRESETS, Preset, Settings
+from selfimprove.costs import Flops, Shapes, count_flops, stable_diffusion, stable_diffusion_3, training_memory
 from selfimprove.plan import PEAKS, REACHED, count, disk_space, duration, operations, second_network, unit
 
 CARDS = {"sd15-spin": 8, "sd15-dpo": 8, "sd15-sft": 8}  # processes that give the papers' batches; the other presets are for one
-SCALED = tuple(name for name in PRESETS if name.startswith("sd"))
+# RSIDiff's section 4.4, to be counted and not to be run: no code here takes Stable Diffusion 3. What it does not say is as in sd14-rsi (a
+# batch of 12, 500 evaluation prompts), as in sd15-spin-lora (the rank), or as in diffusers' pipeline (28 steps, guidance 7)
+SD3 = "sd3-rsi, not runnable"
+SCALED: dict[str, Preset] = {name: preset for name, preset in PRESETS.items() if name.startswith("sd")} | {
+    SD3: Preset(
+        "", "",
+        replace(
+            PRESETS["sd14-rsi"].settings, samples=13_000, strategy="manual", selected=1000, epochs=0, steps=2000, lora_rank=16,
+            batch_size=1, accumulation=12, rollout_steps=28, guidance=7.0, evaluation_steps=28, evaluation_guidance=7.0,
+        ),
+    )
+}  # fmt: skip
+ROUNDS = {"sd14-rsi": 8, SD3: 3}  # of recursion, by its paper; self-play's are in the presets
 
 
 class Cost(NamedTuple):
-    """One preset played to its last round: FLOPs in all and of sampling, images made included; bytes of memory a process, and on disk."""
+    """One preset played to its last round: FLOPs in all, and of training steps alone; bytes of memory a process, and on disk."""
 
     rounds: int
     cards: int
     flops: float
-    sampling: float
+    training: float
     memory: float
     disk: float
 
 
+def shapes_of(name: str) -> Shapes:
+    """Those of the pipeline that a row of the table is about."""
+    return stable_diffusion_3() if name == SD3 else stable_diffusion()
+
+
 def simulate(name: str) -> dict[str, Any]:
     """What takes seconds to count, of one preset: FLOPs a latent or image, and bytes at the peak of a training step."""
-    settings, shapes = PRESETS[name].settings, stable_diffusion()
+    settings, shapes = SCALED[name].settings, shapes_of(name)
     flops = count_flops(shapes, Settings(lora_rank=settings.lora_rank))
     memory = training_memory(shapes, settings, second_network(settings), CARDS.get(name, 1)).peak
     return {"flops": flops._asdict(), "memory": memory}
@@ -35,28 +53,37 @@ def simulate(name: str) -> dict[str, Any]:
 
 def costs_of(name: str, simulated: dict[str, Any], examples: int | None = None, judged: int | None = None) -> Cost:
     """Costs of a preset with so many real images and evaluation images; None: the preset's own numbers. `simulated`: see `simulate`."""
-    preset = PRESETS[name]
+    preset = SCALED[name]
     s, flops, cards = preset.settings, Flops(**simulated["flops"]), CARDS.get(name, 1)
     real, evaluated = examples or s.samples, judged or s.evaluation_prompts * s.evaluation_images
-    last = len(preset.rounds) if s.objective == "spin" else 8 if s.objective == "weighted" else 1
+    last = ROUNDS.get(name, len(preset.rounds))
     counts = [count(preset, index, real, evaluated, cards) for index in range(last + 1)]
-    sampling = sum(c.forwards * flops.forward + c.images * (flops.decode + flops.encode) for c in counts)
+    training = sum(c.opponent * flops.forward + c.trained * flops.step for c in counts)
     total = sum(operations(c, flops) for c in counts)
-    disk = float(disk_space(stable_diffusion(), s, last, real, evaluated))
-    return Cost(last, cards, total, sampling, float(simulated["memory"]), disk)
+    disk = float(disk_space(shapes_of(name), preset, last, real, evaluated, cards))
+    return Cost(last, cards, total, training, float(simulated["memory"]), disk)
 
 
 def scale_table(path: str | Path, examples: int | None = None) -> pd.DataFrame:
     """Every preset for Stable Diffusion: operations, time of its cards at 30 % of their peak, memory of a process, disk.
 
-    `path`: what `python -m benchmarks.scale` wrote.
+    `path`: what `python -m benchmarks.scale` wrote. With `examples`, the captions of the data, only those that train on data.
     """
     simulated, rows = json.loads(Path(path).read_text())["presets"], []
-    for name in SCALED:
+    for name, preset in SCALED.items():
+        if examples and preset.settings.objective == "weighted":
+            continue
         cost = costs_of(name, simulated[name], examples)
         row = {"preset": name, "rounds": cost.rounds, "cards": cost.cards, "operations": f"{unit(cost.flops)}FLOP"}
-        row |= {"of it sampling": f"{cost.sampling / cost.flops:.0%}"}
+        row |= {"of it training": f"{cost.training / cost.flops:.0%}"}
         for card, (peak, gigabytes) in PEAKS.items():
             row[f"if {card}"] = duration(cost.flops / peak / REACHED / 60 / cost.cards) if cost.memory < gigabytes * 1e9 else "does not fit"
         rows.append(row | {"memory a process": f"{unit(cost.memory)}B", "disk": f"{unit(cost.disk)}B"})
     return pd.DataFrame(rows).set_index("preset")
+
+
+def scale_sentence(path: str | Path) -> str:
+    """When, where and with what the simulated numbers were made, of `path` as in `scale_table`."""
+    made = json.loads(Path(path).read_text())["provenance"]
+    versions = ", ".join(f"{k} {v}" for k, v in made["versions"].items())
+    return f"Simulated {made['time']} on {made['machine']} (`python -m benchmarks.scale`); {versions}; git {made['git'][:10]}."

@@ -2,19 +2,34 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from test_rounds import PRESET, game
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from selfimprove import models
 from selfimprove.batches import TrainingSet
-from selfimprove.config import PRESETS, Settings
-from selfimprove.costs import Held, Shapes, count_flops, sampling_memory, stable_diffusion, training_memory
+from selfimprove.config import PRESETS, Preset, Settings
+from selfimprove.costs import (
+    CLIP_TEXT,
+    SD3_TEXT,
+    Held,
+    Shapes,
+    count_flops,
+    sampling_memory,
+    stable_diffusion,
+    stable_diffusion_3,
+    training_memory,
+)
+from selfimprove.game import Game, set_up
 from selfimprove.lora import WithoutAdapter, add_adapter
 from selfimprove.models import Diffuser, load_diffuser
 from selfimprove.opponent import LiveOpponent
-from selfimprove.plan import plan
+from selfimprove.plan import count, disk_space, plan
 from selfimprove.rounds import play
 from selfimprove.train import train
 
@@ -25,6 +40,38 @@ def test_flops_of_stable_diffusion() -> None:
     assert flops.forward == pytest.approx(0.8033e12, rel=1e-3)
     assert flops.step == pytest.approx(2.4068e12, rel=1e-3)
     assert (flops.decode, flops.encode) == pytest.approx((2.5145e12, 1.1167e12), rel=1e-3)
+
+
+def test_an_adapter_makes_no_forward_longer() -> None:
+    """1.7178 TFLOP a step with rank 8; those that draw have no adapter, and the opponent's is off."""
+    flops = count_flops(stable_diffusion(), Settings(lora_rank=8))
+    assert flops.forward == pytest.approx(0.8033e12, rel=1e-4)
+    assert flops.step == pytest.approx(1.7178e12, rel=1e-3)
+
+
+def test_stable_diffusion_3() -> None:
+    """Its 2,028,328,000 weights; 4,096 patches and 333 tokens, each through 12 w^2 weights a layer, and all with all in attention."""
+    shapes = stable_diffusion_3()
+    assert shapes.parameters == 2_028_328_000
+    tokens, width, depth = 64 * 64 + 333, 1536, 24
+    layers = depth * (2 * 12 * width**2 * tokens + 4 * tokens**2 * width)
+    flops = count_flops(shapes, Settings())
+    assert flops.forward == pytest.approx(layers, rel=0.01)  # patches, norms and the last layer's text, which nobody reads, besides
+    assert flops.step == pytest.approx(3 * flops.forward, rel=0.01)
+    assert flops.decode == pytest.approx(4 * 2.5145e12, rel=0.05)
+
+
+def test_text_encoders_are_as_large_as_they_are_said_to_be() -> None:
+    def weights(network: nn.Module) -> int:
+        return sum(p.numel() for p in network.parameters())
+
+    large = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, projection_dim=768)
+    giant = CLIPTextConfig(hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20, projection_dim=1280)
+    t5 = T5Config(vocab_size=32128, d_model=4096, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu")
+    with torch.device("meta"):
+        assert weights(CLIPTextModel(large)) == CLIP_TEXT
+        encoders = (CLIPTextModelWithProjection(large), CLIPTextModelWithProjection(giant), T5EncoderModel(t5))
+        assert sum(map(weights, encoders)) == SD3_TEXT
 
 
 STEPS = Settings(samples=10, steps=2, batch_size=8, lr=1e-3)
@@ -94,12 +141,94 @@ def test_the_plan_says_what_a_run_takes(tiny: Path, images: Path, tmp_path: Path
     assert planned.disk == pytest.approx(sum(sizes.values()) - base + moments, rel=0.15)
 
 
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_passes_are_timed_as_the_run_computes(tiny: Path, images: Path, tmp_path: Path, precision: str) -> None:
+    chosen = game(tiny, images, tmp_path / "run", PRESET.changed(precision=precision))
+    kinds = set()
+    chosen.diffuser.unet.conv_in.register_forward_hook(lambda module, given, made: kinds.add(made.dtype))
+    plan(chosen, 1)
+    assert kinds == {torch.float32 if precision == "no" else torch.bfloat16}
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}, {"ema": 0.9}, {"lora_rank": 2, "ema": 0.9}])
+def test_two_checkpoints_have_room(tiny: Path, training_data: TrainingSet, tmp_path: Path, changes: dict) -> None:
+    settings, diffuser = replace(STEPS, objective="sft", checkpoint_every=1, **changes), load_diffuser(tiny, torch.device("cpu"))
+    player = diffuser.load_unet(tiny).requires_grad_(True)
+    if settings.lora_rank:
+        add_adapter(player, settings.lora_rank, settings.lora_alpha, 0, 1)
+    train(player, None, replace(training_data, generated=None), diffuser.schedule, settings, 0, 1, tmp_path)
+    alone = disk_space(Shapes.of(diffuser), Preset("", "", settings), 0, 0, 0)
+    assert alone == pytest.approx(2 * (tmp_path / "training.pt").stat().st_size, rel=0.2)
+
+
+def test_disk_holds_the_images_of_every_round(tiny: Path) -> None:
+    shapes = Shapes.of(load_diffuser(tiny, torch.device("cpu")))
+    short = Preset("", "", STEPS, ({"steps": 1}, {"steps": 1}))
+    long = Preset("", "", STEPS, ({"steps": 1}, {"steps": 3}))
+    two_steps = 2 * STEPS.batch_size * 3 * 4 * torch.Size(shapes.latent).numel()  # as sampled; mean and deviation, encoded again
+    assert disk_space(shapes, long, 2, 100, 0) - disk_space(shapes, short, 2, 100, 0) == two_steps
+    assert disk_space(shapes, long, 2, 100, 0, 2) - disk_space(shapes, short, 2, 100, 0, 2) == 2 * two_steps
+
+
+def seen(monkeypatch: pytest.MonkeyPatch, played: Game, last: int) -> tuple[int, int]:
+    """How many images a run decodes and encodes."""
+    images = {"decode": 0, "encode": 0}
+    for name in images:
+        whole = getattr(Diffuser, name)
+
+        def counted(self: Diffuser, batch: Tensor, name: str = name, whole: Any = whole) -> Any:
+            images[name] += len(batch)
+            return whole(self, batch)
+
+        monkeypatch.setattr(Diffuser, name, counted)
+    play(played, last)
+    monkeypatch.undo()
+    return images["decode"], images["encode"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"steps": 2}, {"generated_latents": "raw"}, {"flip": True}, {"objective": "sft"}])
+def test_images_through_the_vae_are_counted(
+    tiny: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict
+) -> None:
+    preset = PRESET.changed(**changes)
+    found = seen(monkeypatch, game(tiny, images, tmp_path / "run", preset), 2)
+    counts = [count(preset, k, 12, 5) for k in range(3)]
+    held_out = 3 * 3  # few images, and in every evaluation
+    assert found == (sum(c.decoded for c in counts), sum(c.encoded for c in counts) + held_out)
+
+
+@pytest.mark.parametrize("changes", [{}, {"accumulate": True}])
+def test_recursion_is_counted(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict) -> None:
+    """Images are decoded once more to be scored; with `accumulate` the second round has twice the steps."""
+    settings = Settings(
+        objective="weighted", prompt_source="plain", samples=8, validation=0, rollout_steps=2, strategy="pool", selected=4, batch_size=4,
+        metrics=(("brightness", 1.0),), epochs=2, evaluation_prompts=4, evaluation_steps=2, on_collapse="ignore", **changes,
+    )  # fmt: skip
+    preset, prompts = Preset("", "", settings), tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(f"a picture of thing number {i}" for i in range(24)))
+    scorers = {"brightness": lambda images, prompts: images.mean((1, 2, 3))}
+    played = set_up(preset, "test", str(tiny), "", tmp_path / "run", 0, "cpu", str(prompts), scorers)
+    found = seen(monkeypatch, played, 2)
+    counts = [count(preset, k, 0, 4) for k in range(3)]
+    assert found == (sum(c.decoded for c in counts), sum(c.encoded for c in counts))
+    steps = [len(pd.read_parquet(tmp_path / f"run/round_{k}/train.parquet")) for k in (1, 2)]
+    assert [c.trained for c in counts[1:]] == [4 * n for n in steps] == [8, 16 if changes else 8]
+
+
 def test_a_kept_opponent_is_planned_out_of_memory(tiny: Path, images: Path, tmp_path: Path) -> None:
     def planned(cache: str) -> int:
         chosen = game(tiny, images, tmp_path / f"run{cache}")
         return plan(replace(chosen, opponent_cache=tmp_path if cache else None), 1).memory
 
     assert planned("cache") < planned("")
+
+
+def test_a_kept_opponent_draws_for_every_example(tiny: Path, images: Path, tmp_path: Path) -> None:
+    chosen = game(tiny, images, tmp_path / "run", PRESET.changed(steps=2))
+    few, all_of_them = plan(chosen, 1), plan(replace(chosen, opponent_cache=tmp_path), 1)
+    assert [f"round 1: {n} rollouts" in "\n".join(p.lines) for n, p in ((8, few), (12, all_of_them))] == [True, True]
+    assert few.flops < all_of_them.flops
+    assert few.disk < all_of_them.disk
 
 
 def test_diffuser_is_untouched(tiny: Path) -> None:

@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from selfimprove.scale import SCALED, costs_of, scale_table, simulate
+from selfimprove.config import Settings
+from selfimprove.costs import count_flops, stable_diffusion_3
+from selfimprove.scale import SCALED, SD3, costs_of, scale_sentence, scale_table, simulate
 
 EXPORTED = Path(__file__).parent.parent / "book" / "results" / "scale.json"
 SIMULATED = json.loads(EXPORTED.read_text())["presets"]
@@ -11,21 +13,42 @@ SIMULATED = json.loads(EXPORTED.read_text())["presets"]
 
 def test_what_is_exported_is_what_the_code_counts() -> None:
     assert simulate("sd15-spin-lora") == SIMULATED["sd15-spin-lora"]
+    assert SIMULATED[SD3]["flops"] == count_flops(stable_diffusion_3(), Settings(lora_rank=16))._asdict()
 
 
 def test_three_rounds_of_stable_diffusion() -> None:
     """50 + 500 + 200 steps of 2,048 pairs, 6.42 TFLOP each (two players' passes and two opponents'): 9.9 EFLOP, rollouts besides."""
     cost = costs_of("sd15-spin", SIMULATED["sd15-spin"], examples=1, judged=1)
     assert cost.flops == pytest.approx(9.86e18, rel=5e-3)
-    assert cost.sampling < 0.001 * cost.flops
+    assert cost.training > 0.999 * cost.flops
     paper = costs_of("sd15-spin", SIMULATED["sd15-spin"])
     drawn = (50 * 2048, 500_000, 200 * 2048)  # the captions that a round trains on: in the second more than there are
-    assert paper.sampling == pytest.approx(sum(drawn) * 83.96e12, rel=0.01)  # 100 forwards, an image decoded and encoded
+    besides = sum(drawn) * 83.96e12 + 500_000 * 1.1167e12  # 100 forwards, an image decoded and encoded; the real images encoded
+    assert paper.flops - paper.training == pytest.approx(besides, rel=0.003)  # and 500 evaluation images, four times
     assert paper.memory < 80e9
     assert costs_of("sd15-spin-lora", SIMULATED["sd15-spin-lora"]).memory < 24e9
 
 
 def test_the_table_has_every_preset() -> None:
     table = scale_table(EXPORTED, 50_000)
-    assert list(table.index) == list(SCALED)
+    assert list(table.index) == [name for name in SCALED if "rsi" not in name], "recursion has no captions"
     assert table.loc["sd15-spin", "cards"] == 8
+    assert list(scale_table(EXPORTED).index) == list(SCALED)
+    few = scale_table(EXPORTED, 12_800).loc["sd15-spin-lora"]
+    assert (few["operations"], few["if an RTX 4090"]) == ("4.4 EFLOP", "24.5 h")
+
+
+def test_recursion_on_stable_diffusion_3() -> None:
+    """3 times 13,000 images of 28 guided steps, decoded twice and encoded; 3 times 2,000 steps of 12; 5,000 images judged, four times."""
+    flops = SIMULATED[SD3]["flops"]
+    image, again = 56 * flops["forward"] + flops["decode"], flops["decode"] + flops["encode"]
+    cost = costs_of(SD3, SIMULATED[SD3])
+    assert cost.rounds == 3
+    assert cost.training == 3 * 2000 * 12 * flops["step"]
+    assert cost.flops == pytest.approx(cost.training + 3 * 13_000 * (image + again) + 4 * 5000 * image)
+    assert 24e9 < cost.memory < 80e9
+
+
+def test_the_sentence_says_when_and_how() -> None:
+    assert scale_sentence(EXPORTED).startswith("Simulated 20")
+    assert "`python -m benchmarks.scale`" in scale_sentence(EXPORTED)
