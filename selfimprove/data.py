@@ -17,12 +17,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from selfimprove.draws import EVALUATION_SEED, example_id, key_hash
-from selfimprove.pairs import LEAST, DataError, Shards, kept_out, streamed
+from selfimprove.pairs import LEAST, DataError, Shards, kept_out
 from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove.scorers.images import to_rgb
 from selfimprove.shapes.captions import Caption, caption
 from selfimprove.shapes.image_sets import HELD_IN_SCENES, base_set, losers, winners
 from selfimprove.shapes.render import Drawing, render
+from selfimprove.streaming import streamed
 
 STREAMS = {"test": "evaluation", "validation": "validation"}  # of the shapes world's prompts, by the part that judges
 
@@ -77,7 +78,7 @@ def load_data(
     streamed. A folder with fewer than three different captions is split by image.
 
     Raises:
-        DataError: see `_read_metadata`, `pairs.Shards` and `pairs.streamed`; also when no image can be read, too few captions or images
+        DataError: see `_read_metadata`, `pairs.Shards` and `streaming.streamed`; also when no image can be read, too few captions or images
             are there to be split, or the part is not known.
     """
     if part not in STREAMS:

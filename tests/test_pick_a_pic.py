@@ -10,7 +10,7 @@ import torch
 from test_pairs import encoded, row, shard
 from test_rounds import PRESET, SETTINGS
 
-from selfimprove import pairs
+from selfimprove import streaming
 from selfimprove.config import Preset
 from selfimprove.data import DataError, load_data
 from selfimprove.game import set_up
@@ -140,7 +140,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
     made = Hub()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets, "load_dataset", made.load_dataset)
-    monkeypatch.setattr(pairs, "ROWS", 8)
+    monkeypatch.setattr(streaming, "ROWS", 8)
     return made
 
 
@@ -201,7 +201,7 @@ def test_the_librarys_own_stream_goes_on_where_it_stopped(hub: Hub, tmp_path: Pa
         shard(tmp_path / "files", hub.rows[12 * part : 12 * part + 12], f"{part}.parquet")
     files = [str(path) for path in sorted((tmp_path / "files").iterdir())]
     monkeypatch.undo()
-    monkeypatch.setattr(pairs, "ROWS", 8)
+    monkeypatch.setattr(streaming, "ROWS", 8)
     opened = []
 
     def load_dataset(name: str, split: str, streaming: bool) -> datasets.IterableDataset:
