@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from selfimprove.config import PRESETS
+
 # accelerate shares a CPU among processes only where it is told to use the CPU, and keeps what it was told first
 PROGRAM = "from accelerate import PartialState; PartialState(cpu=True); from selfimprove.__main__ import main; main()"
 PLAY = [sys.executable, "-c", PROGRAM, "spin", "--preset", "smoke", "--iter", "1", "--device", "cpu", "--set", "batch_size=4"]
@@ -34,4 +36,6 @@ def test_two_processes_play_the_same_round(tiny: Path, images: Path, tmp_path: P
     record = json.loads((tmp_path / "two" / "round_1" / "manifest.json").read_text())["stages"]["training"]
     assert record["provenance"]["processes"] == 2
     logs = [pd.read_parquet(tmp_path / name / "round_1" / "train.parquet") for name in ("two", "one")]
+    margins = [log.pop("margin") / PRESETS["smoke"].settings.beta for log in logs]  # in errors, which are about 1: rounded at 6e-8
+    pd.testing.assert_series_equal(*margins, rtol=0, atol=6e-8)
     pd.testing.assert_frame_equal(*logs, rtol=1e-3, atol=1e-5)
