@@ -173,5 +173,5 @@ def folder_sentence(folder: str | Path, command: str) -> str:
 def _made(made: Sequence[dict[str, Any]], command: str) -> str:
     """On what and with what, from one record of `runs.provenance` or more."""
     versions = ", ".join(f"{k} {v}" for k, v in made[0]["versions"].items())
-    machines, revisions = ({m[k] for m in made} for k in ("machine", "git"))
-    return f"on {'; '.join(sorted(machines))}; {versions}; git {', '.join(sorted(r[:10] for r in revisions))}. Made by {command}."
+    machines, revisions = {m["machine"] for m in made}, {m["git"][:10] for m in made}
+    return f"on {'; '.join(sorted(machines))}; {versions}; git {', '.join(sorted(revisions))}. Made by {command}."
