@@ -179,6 +179,7 @@ def test_search_finds_a_phrase(context: BrowserContext, address: str) -> None:
     box.press("Enter")
     results = page.locator("#search-results li a")
     expect(results.first).to_be_visible()
+    page.wait_for_load_state("networkidle")  # every hit's page is fetched for its summary; leaving would break that off
     results.first.click()
     expect(page.locator("article")).to_contain_text("pushing term", ignore_case=True)
     assert (seen.said, seen.failed, seen.outside) == ([], [], [])

@@ -21,7 +21,7 @@ ETAS = (0.0, 0.5, 1.0)
 
 
 def joint_log_density(denoiser: AffineDenoiser, path: Trajectory, text: Float[Tensor, "b 1 c"]) -> Float[np.ndarray, " b"]:
-    """Log p(x_{1:T}) of each path under an affine denoiser's chain, from its joint covariance and scipy's Gaussian.
+    """`log p(x_{1:T})` of each path under an affine denoiser's chain, from its joint covariance and scipy's Gaussian.
 
     The last step is left out: its sigma is 0, and given x_1 the image has no density.
     """
@@ -77,7 +77,7 @@ def make_game(eta: float, count: int, steps: int = 20, guidance: float = 1.0, di
 def noise_form(count: int = 16) -> pd.DataFrame:
     """(C.3), (C.4): largest relative difference between an error of means and its noise form.
 
-    Once with h_t as derived from (C.2), once with the last factor read as sqrt(1 - alpha_{t-1}), as the extracted text has it.
+    Once with h_t as derived from (C.2), once with the last factor read as `sqrt(1 - alpha_{t-1})`, as the extracted text has it.
     """
     rows = []
     for eta in ETAS:
