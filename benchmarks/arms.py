@@ -21,7 +21,7 @@ from selfimprove.aggregate import by_prompt, summarise
 from selfimprove.collapse import CollapseError
 from selfimprove.config import Preset, Settings
 from selfimprove.game import Game, set_up
-from selfimprove.plan import count, drawn, plan
+from selfimprove.plan import count, plan
 from selfimprove.report import image_grid
 from selfimprove.rounds import play
 from selfimprove.runs import identity_hash, write_json, write_table
@@ -88,7 +88,7 @@ def _shared(game: Game, runs: Path) -> list[tuple[Path, Path]]:
     if game.collection or (s.objective == "spin" and s.generated_source == "rollout"):
         names = ("samples", "rollout_steps", "guidance", "eta", "generated_latents", "flip")
         later = {k: getattr(s, k) for k, off in (("sampler", "ddim"), ("precision", "no")) if getattr(s, k) != off}
-        if not game.collection and (rolled := drawn(s, len(game.data.train))) < len(game.data.train):
+        if not game.collection and (rolled := s.drawn(len(game.data.train))) < len(game.data.train):
             later["drawn"] = rolled
         rolled = identity_hash(source | {k: getattr(s, k) for k in names} | later)
         pairs.append((run.round(1) / "rollout", runs / f"shared-rollout-{rolled}"))

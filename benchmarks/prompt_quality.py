@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from scipy import stats
 
-from selfimprove.config import PRESETS, PromptSource
+from selfimprove.config import PromptSource
 from selfimprove.draws import example_id
 from selfimprove.game import set_up
+from selfimprove.presets import PRESETS
 from selfimprove.rollout import sample_batches
 from selfimprove.runs import provenance, write_json
 from selfimprove.samples import prepared_prompts

@@ -7,7 +7,8 @@ stopped. `--seeds` and `--arms` choose; `--size smoke` plays everything in a min
 from pathlib import Path
 
 from benchmarks.arms import Arm, play_from_command_line
-from selfimprove.config import PRESETS, Preset
+from selfimprove.config import Preset
+from selfimprove.presets import PRESETS
 
 ROUNDS = 8
 COLLAPSING = 6  # rounds of the arms that collapse, and of their cures

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from benchmarks.arms import Arm, play_from_command_line
 from benchmarks.spin_shapes import ADAPTER_RATE, JUDGED, fine_tuning
-from selfimprove.config import PRESETS, Preset
+from selfimprove.config import Preset
+from selfimprove.presets import PRESETS
 from selfimprove.spin_results import partner
 
 MAPPED = 512  # prompts that a cell of the map is judged by

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.arms import Arm, passes, play_from_command_line
-from selfimprove.config import PRESETS, Preset
+from selfimprove.config import Preset
+from selfimprove.presets import PRESETS
 
 ROUNDS = 3
 ADAPTER_RATE = 5e-4  # of adapters: where a round of rank 8 ends with the margin of a round of all weights (seed 9; no image was judged)

@@ -19,12 +19,12 @@ import torch
 from accelerate import PartialState
 
 from selfimprove.batches import TrainingSet
-from selfimprove.config import PRESETS
 from selfimprove.costs import Held, Shapes, training_memory
 from selfimprove.latents import build_store
 from selfimprove.lora import WithoutAdapter, add_adapter
 from selfimprove.models import load_diffuser, resolve_model
 from selfimprove.opponent import LiveOpponent, precompute
+from selfimprove.presets import PRESETS
 from selfimprove.runs import provenance, write_json
 from selfimprove.train import train
 

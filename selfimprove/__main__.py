@@ -8,9 +8,9 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from selfimprove.collapse import CollapseError
-from selfimprove.config import PRESETS
 from selfimprove.game import set_up
 from selfimprove.plan import plan
+from selfimprove.presets import PRESETS
 from selfimprove.report import ceiling_sentence, read_training, score_table, write_summary
 from selfimprove.request import Request, RsiRequest, changed_settings
 from selfimprove.rounds import play

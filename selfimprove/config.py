@@ -16,6 +16,7 @@ Opponent = Literal["previous", "base"]
 Shared = Literal["t+noise", "t", "nothing"]
 ErrorIn = Literal["epsilon", "v"]
 Sampler = Literal["ddim", "dpm++", "unipc"]
+SAMPLER_NAMES: dict[Sampler, str] = {"ddim": "DDIM", "dpm++": "DPM-Solver++", "unipc": "UniPC"}
 PredictionType = Literal["any", "epsilon", "v_prediction"]
 Precision = Literal["no", "bf16", "fp16"]
 PromptSource = Literal["filtered", "plain", "template"]
@@ -159,6 +160,13 @@ class Settings:
         """How many of so many examples a round trains on: all, unless its steps end within the first epoch."""
         return min(examples, self.steps_for(examples, processes) * self.batch_size * self.accumulation * processes)
 
+    def drawn(self, examples: int, processes: int = 1, cache: bool = False) -> int:
+        """How many images a round of self-play has its opponent draw: for the examples it trains on, as nobody needs the others.
+
+        For all, where weights compare images with one another, or where a `cache` of the opponent's errors is to serve longer rounds.
+        """
+        return examples if cache or self.weighting != "none" else self.reached(examples, processes)
+
 
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "text"}
 
@@ -217,83 +225,3 @@ class Preset:
         for index, differences in enumerate(self.rounds, start=1):
             flat |= {f"round {index} {name}": value for name, value in differences.items()}
         return flat
-
-
-_SHAPES = Settings(
-    samples=768, rollout_steps=10, guidance=3.0, rollout_batch=128, beta=2000.0, steps=60, lr=1.5e-6, warmup=5,
-    evaluation_prompts=256, evaluation_steps=10, evaluation_guidance=3.0,
-)  # fmt: skip
-
-_RSI = Settings(
-    objective="weighted", samples=5000, validation=0, clusters=1000, kept=40_000, judge=LANGUAGE_MODEL,
-    strategy="pool", selected=300, metrics=(("clip", 1.0), ("aesthetic", 1.0), ("hpsv2", 1.0)), weighting="distance",
-    distance="l2-scaled-twice", weight_beta=35.0, weight_sigma2=2.0, batch_size=12, lr=1e-6, epochs=30, warmup=0, decay=False,
-    evaluation_images=10,
-)  # fmt: skip
-
-_SHAPES_RSI = replace(
-    _RSI, samples=1280, validation=128, collected=60_000, clusters=256, kept=10_240, judge="rules", selected=77,
-    metrics=(("clip", 1.0), ("aesthetic", 1.0), ("shading", 1.0)), distance="l2", weight_beta=None, weight_sigma2=None,
-    rollout_steps=10, guidance=3.0, rollout_batch=128, evaluation_prompts=128, evaluation_images=4, evaluation_steps=10,
-    evaluation_guidance=3.0,
-)  # fmt: skip
-
-_SD15_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-_SD15 = Settings(samples=500_000, batch_size=8, accumulation=32, lr=2e-5, warmup=200, precision="bf16", evaluation_prompts=500)
-_SD15_ROUNDS = ({"beta": 2000.0, "steps": 50}, {"beta": 5000.0, "steps": 500}, {"beta": 5000.0, "steps": 200, "lr": 5e-8})
-_SD15_SCORERS = ("pickscore", "hpsv2", "imagereward")  # and aesthetic=path, whose head is on no hub
-
-PRESETS: dict[str, Preset] = {
-    "shapes-spin": Preset("shapes", "shapes", _SHAPES, ({}, {}, {})),
-    "shapes-rsi": Preset("shapes", "shapes-base", _SHAPES_RSI, prompts="shapes"),
-    # Diffusion-DPO is self-play's loss with the pairs' losers in place of the model's own images, and the base as opponent throughout
-    "shapes-dpo": Preset("shapes", "shapes", replace(_SHAPES, generated_source="loser", opponent="base", steps=3 * _SHAPES.steps)),
-    # the same code in seconds, to see that it runs; its numbers mean nothing
-    "smoke": Preset(
-        "shapes", "shapes",
-        replace(_SHAPES, samples=24, validation=8, rollout_steps=2, steps=3, batch_size=8, warmup=1, evaluation_prompts=12,
-                evaluation_steps=2),
-    ),
-    "smoke-rsi": Preset(
-        "shapes", "shapes-base",
-        replace(_SHAPES_RSI, samples=24, validation=8, collected=600, clusters=8, kept=48, selected=8, epochs=2, batch_size=4,
-                rollout_steps=2, evaluation_prompts=6, evaluation_images=2, evaluation_steps=2),
-        prompts="shapes",
-    ),
-    # Stable Diffusion 1.4, the paper's numbers; it does not say to which distance its beta of 35 belongs: see notebook 10
-    "sd14-rsi": Preset(
-        "CompVis/stable-diffusion-v1-4", "", replace(_RSI, precision="bf16", evaluation_prompts=500),
-        scorers=("clip", "hpsv2.1", "pickscore", "imagereward"),
-    ),
-    # anyone's prompts, as they are: no judge, no counts that a short list cannot meet; the distance calibrated on the base's own samples
-    "own-prompts": Preset(
-        "CompVis/stable-diffusion-v1-4", "",
-        replace(_RSI, precision="bf16", prompt_source="plain", clusters=0, kept=0, samples=1000, selected=100, evaluation_prompts=100,
-                metrics=(("clip", 1.0), ("pickscore", 1.0), ("hpsv2.1", 1.0)), distance="l2", weight_beta=None, weight_sigma2=None),
-        scorers=("clip", "pickscore", "hpsv2.1", "imagereward"),
-    ),
-    # Stable Diffusion 1.x on eight 80 GB cards, the paper's appendix: its 200 warm-up steps are longer than round 1
-    "sd15-spin": Preset(_SD15_MODEL, "", _SD15, _SD15_ROUNDS, scorers=_SD15_SCORERS),
-    "sd15-dpo": Preset(_SD15_MODEL, "", replace(_SD15, generated_source="loser", opponent="base", steps=350), scorers=_SD15_SCORERS),
-    # keeps its last step; the paper's baseline is the best on validation of the checkpoints at 500, 1,000, ... (step 2,000). To choose:
-    # runs of steps=500, 1000, ... with evaluation_part=validation, each the start of the longer ones; then the best on the test part
-    "sd15-sft": Preset(_SD15_MODEL, "", replace(_SD15, objective="sft", accumulation=8, lr=1e-5, steps=2000, warmup=500, decay=False),
-                       scorers=_SD15_SCORERS),
-    # one 24 GB card; the paper has no such run: its examples, betas and rounds, the usual rank and rate of adapters, a batch of 256
-    "sd15-spin-lora": Preset(
-        _SD15_MODEL, "",
-        replace(_SD15, batch_size=4, accumulation=64, lr=1e-4, warmup=20, lora_rank=16, lora_alpha=16, gradient_checkpointing=True),
-        tuple(r | {"lr": 1e-4} for r in _SD15_ROUNDS), scorers=_SD15_SCORERS,
-    ),
-}  # fmt: skip
-
-
-def get_preset(name: str) -> Preset:
-    """The preset of that name.
-
-    Raises:
-        ValueError: no such preset.
-    """
-    if name not in PRESETS:
-        raise ValueError(f"preset={name!r} is not known; choose one of {list(PRESETS)}")
-    return PRESETS[name]

@@ -33,10 +33,28 @@ class Flops(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Bytes of one process: `networks`, the weights of base pipeline, player and opponent; `peak`, the most that is held at once."""
+    """Bytes of one process that trains, part by part, at the moment when it holds the most.
 
-    networks: int
-    peak: int
+    `average`: the moving average of weights; `activations`: what the network keeps for its backward pass, and all else that a step holds.
+    """
+
+    pipeline: int
+    player: int
+    opponent: int
+    gradients: int
+    optimiser: int
+    average: int
+    activations: int
+
+    @property
+    def networks(self) -> int:
+        """Weights of base pipeline, player and opponent."""
+        return self.pipeline + self.player + self.opponent
+
+    @property
+    def peak(self) -> int:
+        """The most that is held at once."""
+        return sum(self)
 
 
 class Held(TorchDispatchMode):
@@ -185,7 +203,7 @@ def count_flops(shapes: Shapes, settings: Settings) -> Flops:
 
 
 def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool, processes: int = 1) -> Memory:
-    """Memory of a process that trains: the base pipeline, and from two simulated steps weights, gradients, moments, activations, opponent.
+    """Memory of a process that trains, from two simulated steps, and the base pipeline.
 
     `live_opponent`: whether a second network stands by. With several `processes` their buckets hold the gradients once more. What the
     device's libraries take beside (some hundreds of MB on a GPU) and gaps between blocks of memory come on top.
@@ -194,6 +212,7 @@ def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool, pro
     held, sides = Held(), 2 if settings.objective == "spin" else 1
     with FakeTensorMode(), held:
         player = _like(shapes.unet, settings.lora_rank).train()
+        own = held.now
         second = _like(shapes.unet).eval().requires_grad_(False) if live_opponent else None
         networks = held.now
         if settings.gradient_checkpointing:
@@ -204,7 +223,9 @@ def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool, pro
                 if isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
                     module.register_forward_pre_hook(lambda _, given: (given[0].float(), *given[1:]))
         optimiser = torch.optim.AdamW(trained, foreach=shapes.device == "cuda")
+        before = held.now
         average = [p.clone() for p in player.parameters()] if settings.ema else []
+        averaged = held.now - before
         inputs = shapes.inputs(sides * settings.batch_size)
         for _ in range(2):  # in the second the moments are there
             for _ in range(min(settings.accumulation, 2)):  # in the second the gradients are
@@ -216,15 +237,18 @@ def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool, pro
                 loss.backward()
             optimiser.step()
             optimiser.zero_grad()
-        buckets = sum(p.numel() * p.element_size() for p in trained) if processes > 1 else 0
+        moments = sum(t.untyped_storage().nbytes() for state in optimiser.state.values() for t in state.values())
+        gradients = sum(p.numel() * p.element_size() for p in trained)
     del average
-    return Memory(networks + shapes.resident, held.peak + shapes.resident + buckets)
+    kept = networks + averaged + moments + gradients
+    copies = 2 if processes > 1 else 1
+    return Memory(shapes.resident, own, networks - own, copies * gradients, moments, averaged, held.peak - kept)
 
 
 def sampling_memory(shapes: Shapes, settings: Settings) -> int:
     """Bytes of a process that draws images, decodes and encodes them: the base pipeline, the network that draws, the larger activations.
 
-    Scorers, which stay on the device too, are not counted.
+    Scorers, which stay on the device too, are not counted: see `scorers.resident_memory`.
     """
     guided = settings.rollout_batch * (1 + (settings.guidance != 1))
     images = images_at_once(shapes.image)

@@ -193,7 +193,7 @@ def spin_exact(
     player_generated: Float[Tensor, "steps b"],
     opponent_real: Float[Tensor, "steps b"],
     opponent_generated: Float[Tensor, "steps b"],
-    beta: float | Float[Tensor, " b"] | Float[Tensor, "steps #b"],
+    beta: float | Float[Tensor, " b"] | Float[Tensor, "steps #b"],  # noqa: F821 (an axis, not a name)
     convention: BetaConvention,
     dimensions: int,
     link: Link | LinkFunction = "logistic",

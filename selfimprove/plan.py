@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from accelerate import PartialState
 
-from selfimprove.config import Precision, Preset, Settings
+from selfimprove.config import SAMPLER_NAMES, Precision, Preset, Settings
 from selfimprove.costs import Flops, Shapes, count_flops, sampling_memory, training_memory
 from selfimprove.game import Game
 from selfimprove.models import AUTOCAST, Diffuser
-from selfimprove.scorers import Scorer
+from selfimprove.scorers import Scorer, resident_memory
 
 # (FLOP/s in bf16, dense; GB of memory), by their makers' data sheets
 PEAKS = {"an A100 (80 GB)": (312e12, 80), "an H100 or H200": (989e12, 80), "an RTX 4090": (165e12, 24)}
@@ -85,25 +85,32 @@ def plan(game: Game, last: int) -> Plan:
         needed = (passes * per_pass + max(counts.decoded, counts.encoded) * per_image) / 60 / processes
         minutes, total = minutes + needed, total + operations(counts, flops)
         lines.append(f"round {index}: {counts.what}: about {duration(needed)}")
-    memory = training_memory(shapes, settings, second_network(settings) and not game.opponent_cache, processes)
+    memory = training_memory(shapes, settings, second_network(settings, last) and not game.opponent_cache, processes)
     sampling = sampling_memory(shapes, settings)
     disk = float(disk_space(shapes, preset, last, examples, judged, processes, bool(game.opponent_cache)))
     cards = [f"{duration(total / peak / REACHED / 60)} on {card}" for card, (peak, _) in PEAKS.items()]
+    parts = ", ".join(f"{part} {_size(size)}" for part, size in memory._asdict().items() if size)
+    scorers = resident_memory(game.scorers.values())
     if minutes == 0:
         lines.append("nothing is left to compute")
         return Plan(lines, 0.0, 0.0, 0.0, 0)
     lines += [
         f"operations: {unit(total)}FLOP; at {REACHED:.0%} of the peak of one card, {', '.join(cards)}",
-        f"memory in training: {unit(float(memory.peak))}B, of it {unit(float(memory.networks))}B for networks; "
-        f"in sampling: {unit(float(sampling))}B, and scorers; disk: {unit(disk)}B",
+        f"memory in training: {_size(memory.peak)} ({parts})",
+        f"memory in sampling: {_size(sampling)}; of scorers, in both: {_size(scorers)}; disk: {_size(disk)}",
         f"in all about {duration(minutes)} on {diffuser.device}",
     ]
     return Plan(lines, minutes, total, disk, memory.peak)
 
 
-def second_network(settings: Settings) -> bool:
-    """Whether the opponent is a network of its own: with an adapter it is the player's, switched off, unless it never changes."""
-    return settings.objective == "spin" and not (settings.lora_rank and settings.opponent == "previous")
+def second_network(settings: Settings, last: int) -> bool:
+    """Whether the opponent is a network of its own in some round up to `last`.
+
+    With an adapter it is the player's, switched off, as long as that is where the round starts: always, unless the base stays opponent
+    in a second round.
+    """
+    own = settings.lora_rank and (settings.opponent == "previous" or last <= 1)
+    return settings.objective == "spin" and not own
 
 
 def count(preset: Preset, index: int, examples: int, judged: int, processes: int = 1, cache: bool = False) -> Counts:
@@ -120,18 +127,26 @@ def count(preset: Preset, index: int, examples: int, judged: int, processes: int
     pool = s.samples if recursive else examples
     trained_on = (s.selected or pool) * (index if s.accumulate else 1) + s.real_samples if recursive else pool
     steps, batch = s.steps_for(trained_on, processes), s.batch_size * s.accumulation * processes
-    made = pool if recursive else drawn(s, examples, processes, cache)
+    made = pool if recursive else s.drawn(examples, processes, cache)
     rolled = made if recursive else made * (s.objective == "spin" and s.generated_source == "rollout")
     forwards += rolled * s.rollout_steps * (1 + (s.guidance != 1))
     if recursive:
-        what = f"{pool} rollouts, {s.selected or pool} kept ({s.strategy}), {steps} steps of {batch} (lr {s.lr:g}), {what}"
+        what = f"{pool} rollouts ({_sampler(s)}), {s.selected or pool} kept ({s.strategy}), {steps} steps of {batch} (lr {s.lr:g}), {what}"
     elif s.objective == "sft":
         what = f"{steps} steps of {batch} images (lr {s.lr:g}), {what}"
     else:
-        what = f"{rolled} rollouts, {steps} steps of {batch} pairs (lr {s.lr:g}, beta {s.beta:g}), {what}"
+        others = f"{rolled} rollouts ({_sampler(s)})" if rolled else f"{made} images to play against ({s.generated_source})"
+        what = f"{others}, {steps} steps of {batch} pairs (lr {s.lr:g}, beta {s.beta:g}), {what}"
     trained = (2 if s.objective == "spin" else 1) * steps * batch
     decoded, encoded = through_vae(s, index, examples, made)
     return Counts(what, forwards, trained if s.objective == "spin" else 0, trained, judged + decoded, encoded)
+
+
+def _sampler(settings: Settings) -> str:
+    """Which sampler draws, in how many steps; one that the papers do not use says so."""
+    other = "" if settings.sampler == "ddim" else ", not the papers' DDIM"
+    other += ": another opponent" if other and settings.objective == "spin" else ""
+    return f"{SAMPLER_NAMES[settings.sampler]} in {settings.rollout_steps} steps{other}"
 
 
 def through_vae(settings: Settings, index: int, examples: int, pool: int) -> tuple[int, int]:
@@ -147,11 +162,6 @@ def through_vae(settings: Settings, index: int, examples: int, pool: int) -> tup
         twice = pool * (s.generated_source == "real-reencoded")
         decoded, encoded = twice, encoded + pool * views + twice
     return decoded, encoded
-
-
-def drawn(settings: Settings, examples: int, processes: int = 1, cache: bool = False) -> int:
-    """How many images a round of self-play has its opponent draw: for the examples it trains on; for all where weights or a cache ask."""
-    return examples if cache or settings.weighting != "none" else settings.reached(examples, processes)
 
 
 def operations(counts: Counts, flops: Flops) -> float:
@@ -174,9 +184,13 @@ def disk_space(shapes: Shapes, preset: Preset, last: int, examples: int, judged:
         each = s.samples * rolled + (s.selected or s.samples) * (text + sides * latent) * value
         return last * (weights + each) + evaluations + checkpoint
     once = examples * (text + sides * latent) * value
-    each_round = (drawn(preset.for_round(k), examples, processes, cache) for k in range(1, last + 1))
+    each_round = (preset.for_round(k).drawn(examples, processes, cache) for k in range(1, last + 1))
     kept = sum(each_round) if s.objective == "spin" else 0
     return last * weights + kept * rolled + once + evaluations + checkpoint
+
+
+def _size(size: float | int) -> str:
+    return f"{unit(float(size))}B"
 
 
 def unit(value: float) -> str:

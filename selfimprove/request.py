@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
 
-from selfimprove.config import PRESETS, Preset, Settings, get_preset
+from selfimprove.config import Preset, Settings
+from selfimprove.presets import PRESETS, get_preset
 
 _IPYTHON = {"In", "Out", "get_ipython", "exit", "quit", "open", "request", "from_namespace", "Request", "RsiRequest", "CompareRequest"}
 

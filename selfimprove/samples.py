@@ -51,13 +51,12 @@ def spin_samples(game: Game, settings: Settings, opponent: Path, index: int) -> 
 
 
 def _reached(game: Game, settings: Settings, ids: tuple[str, ...], index: int) -> list[int]:
-    """The examples that the round's steps come to, in order; nobody needs the opponent's images for the others.
+    """The examples that the opponent draws for (`Settings.drawn`), in order.
 
-    All, where weights compare images with one another, or where a cache of the opponent's errors is to serve longer rounds too. Within
-    the first epoch the order of a part is that of the whole, so the batches are the same.
+    Within the first epoch the order of a part is that of the whole, so the batches are the same.
     """
-    count = settings.reached(len(ids), PartialState().num_processes)
-    if count == len(ids) or settings.weighting != "none" or game.opponent_cache:
+    count = settings.drawn(len(ids), PartialState().num_processes, bool(game.opponent_cache))
+    if count == len(ids):
         return list(range(len(ids)))
     return sorted(row for row, _ in batch_rows(ids, game.seed, index, 0, count))
 

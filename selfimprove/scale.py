@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from selfimprove.config import PRESETS, Preset, Settings
+from selfimprove.config import Preset, Settings
 from selfimprove.costs import Flops, Shapes, count_flops, stable_diffusion, stable_diffusion_3, training_memory
 from selfimprove.plan import PEAKS, REACHED, count, disk_space, duration, operations, second_network, unit
+from selfimprove.presets import PRESETS
 
 CARDS = {"sd15-spin": 8, "sd15-dpo": 8, "sd15-sft": 8}  # processes that give the papers' batches; the other presets are for one
 # RSIDiff's section 4.4, to be counted and not to be run: no code here takes Stable Diffusion 3. What it does not say is as in sd14-rsi (a
@@ -44,11 +45,15 @@ def shapes_of(name: str) -> Shapes:
 
 
 def simulate(name: str) -> dict[str, Any]:
-    """What takes seconds to count, of one preset: FLOPs a latent or image, and bytes at the peak of a training step."""
+    """What takes seconds to count, of one preset: FLOPs a latent or image, and bytes at the peak of a training step, part by part."""
     settings, shapes = SCALED[name].settings, shapes_of(name)
     flops = count_flops(shapes, Settings(lora_rank=settings.lora_rank))
-    memory = training_memory(shapes, settings, second_network(settings), CARDS.get(name, 1)).peak
-    return {"flops": flops._asdict(), "memory": memory}
+    memory = training_memory(shapes, settings, second_network(settings, _rounds(name)), CARDS.get(name, 1))
+    return {"flops": flops._asdict(), "memory": memory._asdict()}
+
+
+def _rounds(name: str) -> int:
+    return ROUNDS.get(name, len(SCALED[name].rounds))
 
 
 def costs_of(name: str, simulated: dict[str, Any], examples: int | None = None, judged: int | None = None) -> Cost:
@@ -56,12 +61,12 @@ def costs_of(name: str, simulated: dict[str, Any], examples: int | None = None, 
     preset = SCALED[name]
     s, flops, cards = preset.settings, Flops(**simulated["flops"]), CARDS.get(name, 1)
     real, evaluated = examples or s.samples, judged or s.evaluation_prompts * s.evaluation_images
-    last = ROUNDS.get(name, len(preset.rounds))
+    last = _rounds(name)
     counts = [count(preset, index, real, evaluated, cards) for index in range(last + 1)]
     training = sum(c.opponent * flops.forward + c.trained * flops.step for c in counts)
     total = sum(operations(c, flops) for c in counts)
     disk = float(disk_space(shapes_of(name), preset, last, real, evaluated, cards))
-    return Cost(last, cards, total, training, float(simulated["memory"]), disk)
+    return Cost(last, cards, total, training, float(sum(simulated["memory"].values())), disk)
 
 
 def scale_table(path: str | Path, examples: int | None = None) -> pd.DataFrame:
@@ -80,6 +85,14 @@ def scale_table(path: str | Path, examples: int | None = None) -> pd.DataFrame:
             row[f"if {card}"] = duration(cost.flops / peak / REACHED / 60 / cost.cards) if cost.memory < gigabytes * 1e9 else "does not fit"
         rows.append(row | {"memory a process": f"{unit(cost.memory)}B", "disk": f"{unit(cost.disk)}B"})
     return pd.DataFrame(rows).set_index("preset")
+
+
+def memory_table(path: str | Path) -> pd.DataFrame:
+    """What a process holds when it holds the most, part by part and in all, for every preset; `path` as in `scale_table`."""
+    simulated = json.loads(Path(path).read_text())["presets"]
+    parts = pd.DataFrame({name: simulated[name]["memory"] for name in SCALED}).T
+    parts["in all"] = parts.sum(axis=1)
+    return parts.map(lambda size: f"{unit(float(size))}B" if size else "").rename_axis("preset")
 
 
 def scale_sentence(path: str | Path) -> str:

@@ -11,10 +11,11 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from selfimprove.config import PRESETS, Distance, Reference
+from selfimprove.config import Distance, Reference
 from selfimprove.data import shapes_prompts
 from selfimprove.draws import example_id
 from selfimprove.models import Diffuser, load_diffuser, resolve_model
+from selfimprove.presets import PRESETS
 from selfimprove.rollout import sample_batches
 from selfimprove.weighting import expected_distance, pairwise, weigh
 

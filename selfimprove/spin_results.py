@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 
 from selfimprove.aggregate import RAW
 from selfimprove.claims import QUALITY, RIGHT, Experiments, difference
+from selfimprove.config import SAMPLER_NAMES
 from selfimprove.figures import MARKERS, colours
 from selfimprove.results import Results, signed
 from selfimprove.scorers import SHAPES_SCORERS
@@ -56,9 +57,6 @@ def controls_table(root: str | Path) -> pd.DataFrame:
             row[f"{name}, against the round as it is"] = str(difference(experiments, own, plain, column, 1) or "not run") if arm else ""
         rows.append(row)
     return pd.DataFrame(rows).set_index("changed")
-
-
-SAMPLER_NAMES = {"ddim": "DDIM", "dpm++": "DPM-Solver++", "unipc": "UniPC"}
 
 
 def samplers_table(root: str | Path) -> pd.DataFrame:

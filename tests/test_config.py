@@ -3,7 +3,8 @@ import re
 
 import pytest
 
-from selfimprove.config import PRESETS, Settings, get_preset
+from selfimprove.config import Settings
+from selfimprove.presets import PRESETS, get_preset
 from selfimprove.train import learning_rate
 
 

@@ -1,7 +1,9 @@
 """Costs counted from shapes, against published figures and against what real steps hold."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -11,9 +13,9 @@ from test_rounds import PRESET, game
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from selfimprove import models
+from selfimprove import models, rounds
 from selfimprove.batches import TrainingSet
-from selfimprove.config import PRESETS, Preset, Settings
+from selfimprove.config import Preset, Settings
 from selfimprove.costs import (
     CLIP_TEXT,
     SD3_TEXT,
@@ -29,8 +31,10 @@ from selfimprove.game import Game, set_up
 from selfimprove.lora import WithoutAdapter, add_adapter
 from selfimprove.models import Diffuser, load_diffuser
 from selfimprove.opponent import LiveOpponent
-from selfimprove.plan import count, disk_space, plan
+from selfimprove.plan import count, disk_space, plan, second_network
+from selfimprove.presets import PRESETS
 from selfimprove.rounds import play
+from selfimprove.scorers import SHAPES_SCORERS, load_scorers, resident_memory
 from selfimprove.train import train
 
 
@@ -90,11 +94,19 @@ def test_memory_is_what_a_real_training_holds(tiny: Path, training_data: Trainin
         player = diffuser.load_unet(tiny).requires_grad_(True)
         if settings.lora_rank:
             add_adapter(player, settings.lora_rank, settings.lora_alpha, 0, 1)
+        trained = sum(p.numel() for p in player.parameters() if p.requires_grad) * 4
         network = diffuser.load_unet(tiny) if live else WithoutAdapter(player)
         opponent = LiveOpponent(network) if settings.objective == "spin" else None
         train(player, opponent, data, diffuser.schedule, settings, 0, 1, tmp_path)
     assert predicted.peak - shapes.resident == pytest.approx(held.peak, rel=0.1)
     assert predicted.networks < predicted.peak
+    assert predicted.gradients == trained
+    assert predicted.optimiser == pytest.approx(2 * trained, rel=0.01)
+    whole = sum(p.numel() for p in player.parameters()) * 4
+    assert (predicted.player, predicted.opponent, predicted.average) == pytest.approx(
+        (whole, shapes.parameters * 4 * live, whole * bool(settings.ema)), rel=0.01
+    )
+    assert predicted.activations > 0
 
 
 def test_memory_is_what_real_sampling_holds(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +143,13 @@ def test_the_plan_says_what_a_run_takes(tiny: Path, images: Path, tmp_path: Path
     assert any(
         line.startswith("operations: ") and "% of the peak of one card, " in line and "an H100 or H200" in line for line in planned.lines
     )
-    assert any(line.startswith("memory in training: ") and "; disk: " in line for line in planned.lines)
+    words = "\n".join(planned.lines)
+    assert re.search(
+        r"memory in training: .*B \(pipeline .*B, player .*B, opponent .*B, gradients .*B, optimiser .*B, activations .*B\)\n"
+        r"memory in sampling: .*B; of scorers, in both: 0 MB; disk: ",
+        words,
+    )
+    assert "round 1: 12 rollouts (DDIM in 2 steps), " in words
     forward = count_flops(Shapes.of(played.diffuser), PRESET.settings).forward
     assert planned.flops > (5 * 3 * 2 * 2 + 2 * 12 * 2 * 2 + 2 * 3 * 8 * 4) * forward  # evaluation, rollouts, training; the VAE besides
     play(played, 2)
@@ -221,6 +239,54 @@ def test_a_kept_opponent_is_planned_out_of_memory(tiny: Path, images: Path, tmp_
         return plan(replace(chosen, opponent_cache=tmp_path if cache else None), 1).memory
 
     assert planned("cache") < planned("")
+
+
+@pytest.mark.parametrize(
+    ("changes", "last", "expected"),
+    [
+        ({}, 1, True), ({"objective": "sft"}, 1, False), ({"lora_rank": 2}, 3, False),
+        ({"lora_rank": 2, "opponent": "base"}, 1, False),  # its only round starts where the opponent is
+        ({"lora_rank": 2, "opponent": "base"}, 2, True),
+    ],
+)  # fmt: skip
+def test_who_needs_a_second_network(
+    tiny: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict, last: int, expected: bool
+) -> None:
+    played = game(tiny, images, tmp_path / "run", PRESET.changed(**changes))
+    assert second_network(played.preset.settings, last) == expected
+    opponents: list[Any] = []
+    whole = rounds.train
+
+    def seen(player: Any, opponent: Any, *args: Any) -> Any:
+        opponents.append(opponent)
+        return whole(player, opponent, *args)
+
+    monkeypatch.setattr(rounds, "train", seen)
+    play(played, last)
+    assert any(o is not None and not isinstance(o.network, WithoutAdapter) for o in opponents) == expected
+
+
+def test_the_plan_says_when_another_sampler_draws(tiny: Path, images: Path, tmp_path: Path) -> None:
+    planned = plan(game(tiny, images, tmp_path / "run", PRESET.changed(sampler="unipc")), 1)
+    assert any("12 rollouts (UniPC in 2 steps, not the papers' DDIM: another opponent)" in line for line in planned.lines)
+
+
+def test_scorers_are_counted_once() -> None:
+    class Judge:
+        def __init__(self, **parts: Any) -> None:
+            self.parts = SimpleNamespace(**parts)
+
+        def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
+            return images.mean((1, 2, 3))
+
+    shared = nn.Linear(10, 10, bias=False)
+    judges = [Judge(network=shared, head=nn.Linear(10, 1, bias=False)), Judge(network=shared)]
+    assert resident_memory([*judges, lambda images, prompts: images.mean((1, 2, 3))]) == 4 * (100 + 10)
+    scorers = load_scorers(SHAPES_SCORERS, torch.device("cpu"))
+    before = resident_memory(scorers.values())
+    for scorer in scorers.values():
+        scorer(torch.rand(1, 3, 64, 64), ["a star"])
+    assert before < resident_memory(scorers.values())
 
 
 def test_a_kept_opponent_draws_for_every_example(tiny: Path, images: Path, tmp_path: Path) -> None:

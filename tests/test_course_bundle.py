@@ -10,8 +10,8 @@ import pytest
 
 from course import bundle
 from course.sessions import ROOT, CourseError
-from selfimprove.config import PRESETS, get_preset
 from selfimprove.game import set_up
+from selfimprove.presets import PRESETS, get_preset
 from selfimprove.rounds import play
 from selfimprove.runs import identity_hash
 

@@ -7,18 +7,17 @@ import selfimprove
 
 PACKAGE = Path(selfimprove.__file__).parent
 ORDER = [
-    "draws", "shapes.render", "shapes", "shapes.captions", "shapes.image_sets", "shapes.oracle", "config", "schedule", "losses", "frames",
-    "models", "lora", "costs", "judges", "scorers.images", "scorers.interface", "scorers.checkpoints", "scorers.nearest", "scorers.heads",
-    "scorers.clip", "scorers.openclip", "scorers.blip", "scorers.hps_package", "scorers.truth", "scorers.published", "scorers.embedded",
-    "scorers.families", "scorers", "pairs", "streaming", "data", "latents", "prompts", "prompt_sets", "rollout", "selection", "weighting",
-    "mixture",
-    "exact", "batches", "runs", "opponent", "train", "statistics", "protocol", "aggregate", "agreement", "sensitivity", "diversity",
-    "evaluate", "collapse", "game", "samples", "rounds", "plan", "scale", "compare", "figures", "published", "report", "results",
-    "evaluation_results", "rsi_results", "films", "claims", "rsi_claims", "spin_results", "spin_claims", "shrinkage", "study.store",
-    "study.images", "study.pairwise", "study", "study.analysis", "study.demo", "study.page", "study.panel", "study.grid", "request",
-    "__main__", "shapes.pretrain", "theory", "theory.claims", "theory.worlds", "theory.figures", "theory.forward", "theory.practical",
-    "theory.objective", "theory.bound", "theory.gradient", "theory.self_play", "theory.fixed_points", "theory.dpo", "theory.errata",
-    "theory.films", "theory.spin_claims",
+    "draws", "shapes.render", "shapes", "shapes.captions", "shapes.image_sets", "shapes.oracle", "config", "presets", "schedule",
+    "losses", "frames", "models", "lora", "costs", "judges", "scorers.images", "scorers.interface", "scorers.checkpoints",
+    "scorers.nearest", "scorers.heads", "scorers.clip", "scorers.openclip", "scorers.blip", "scorers.hps_package", "scorers.truth",
+    "scorers.published", "scorers.embedded", "scorers.families", "scorers", "pairs", "streaming", "data", "latents", "prompts",
+    "prompt_sets", "rollout", "selection", "weighting", "mixture", "exact", "batches", "runs", "opponent", "train", "statistics",
+    "protocol", "aggregate", "agreement", "sensitivity", "diversity", "evaluate", "collapse", "game", "samples", "rounds", "plan",
+    "scale", "compare", "figures", "published", "report", "results", "evaluation_results", "rsi_results", "films", "claims", "rsi_claims",
+    "spin_results", "spin_claims", "shrinkage", "study.store", "study.images", "study.pairwise", "study", "study.analysis", "study.demo",
+    "study.page", "study.panel", "study.grid", "request", "__main__", "shapes.pretrain", "theory", "theory.claims", "theory.worlds",
+    "theory.figures", "theory.forward", "theory.practical", "theory.objective", "theory.bound", "theory.gradient", "theory.self_play",
+    "theory.fixed_points", "theory.dpo", "theory.errata", "theory.films", "theory.spin_claims",
 ]  # fmt: skip
 
 

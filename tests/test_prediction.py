@@ -13,10 +13,11 @@ from test_rounds import PRESET, game
 from torch import Tensor
 
 from selfimprove.batches import TrainingSet, make_batch
-from selfimprove.config import PRESETS, Settings
+from selfimprove.config import Settings
 from selfimprove.game import set_up
 from selfimprove.models import Diffuser, ModelError, load_diffuser
 from selfimprove.opponent import LiveOpponent
+from selfimprove.presets import PRESETS
 from selfimprove.rollout import rollout
 from selfimprove.rounds import play
 from selfimprove.schedule import Schedule

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from selfimprove.config import PRESETS
+from selfimprove.presets import PRESETS
 
 # accelerate shares a CPU among processes only where it is told to use the CPU, and keeps what it was told first
 PROGRAM = "from accelerate import PartialState; PartialState(cpu=True); from selfimprove.__main__ import main; main()"

@@ -1,6 +1,6 @@
 import pytest
 
-from selfimprove.config import PRESETS
+from selfimprove.presets import PRESETS
 from selfimprove.request import CompareRequest, Request, RsiRequest, changed_settings, from_namespace
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from selfimprove import results
-from selfimprove.config import PRESETS
 from selfimprove.models import model_hash
+from selfimprove.presets import PRESETS
 from selfimprove.results import (
     ARMS,
     arms_table,

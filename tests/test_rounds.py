@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from selfimprove import evaluate, rounds, samples, train
-from selfimprove.config import PRESETS, Preset, Settings
+from selfimprove.config import Preset, Settings
 from selfimprove.data import DataError
 from selfimprove.game import Game, set_up
 from selfimprove.latents import Store
 from selfimprove.models import load_diffuser, model_hash
 from selfimprove.plan import plan
+from selfimprove.presets import PRESETS
 from selfimprove.report import ceiling_sentence, read_training, score_table, training_figure, write_summary
 from selfimprove.rounds import play
 from selfimprove.runs import RunError
@@ -37,8 +38,8 @@ def game(tiny: Path, images: Path, run: Path, preset: Preset = PRESET, seed: int
 def test_two_rounds(tiny: Path, images: Path, tmp_path: Path) -> None:
     played = game(tiny, images, tmp_path / "run")
     lines = plan(played, 2).lines
-    assert lines[3].startswith("round 1: 12 rollouts, 3 steps of 4 pairs (lr 0.001, beta 2000), evaluation on 5 images")
-    assert lines[4].startswith("round 2: 12 rollouts, 3 steps of 4 pairs (lr 0.0005")
+    assert lines[3].startswith("round 1: 12 rollouts (DDIM in 2 steps), 3 steps of 4 pairs (lr 0.001, beta 2000), evaluation on 5 images")
+    assert lines[4].startswith("round 2: 12 rollouts (DDIM in 2 steps), 3 steps of 4 pairs (lr 0.0005")
     infos = play(played, 2)
     assert [i.metrics["round"] for i in infos] == [0, 1, 2]
     run = tmp_path / "run"
@@ -236,7 +237,7 @@ def test_truncated_captions_are_counted(tiny: Path, images: Path, tmp_path: Path
 def test_command_line(tiny: Path, images: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "selfimprove", "spin", "--preset", "smoke", "--model", str(tiny), "--data", str(images)]
     done = subprocess.run([*command, "--iter", "1", "--run", str(tmp_path / "run")], capture_output=True, text=True, check=True)
-    assert "round 1: 24 rollouts" in done.stdout or "rollouts, 3 steps of 8 pairs" in done.stdout
+    assert "round 1: 21 rollouts (DDIM in 2 steps), 3 steps of 8 pairs" in done.stdout
     assert str(tmp_path / "run" / "summary.png") in done.stdout
     failed = subprocess.run([*command, "--iter", "0"], capture_output=True, text=True, check=False)
     assert failed.returncode != 0

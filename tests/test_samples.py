@@ -63,7 +63,7 @@ def test_two_rounds(tiny: Path, prompts: Path, tmp_path: Path) -> None:
     played, run = game(tiny, prompts, tmp_path / "run"), tmp_path / "run"
     lines = "\n".join(plan(played, 2).lines)
     assert "30 different prompts collected, 4 kept out for evaluation" in lines
-    assert "round 2: 12 rollouts, 4 kept (pool), 3 steps of 4 (lr 0.001), evaluation on 8 images" in lines
+    assert "round 2: 12 rollouts (DDIM in 2 steps), 4 kept (pool), 3 steps of 4 (lr 0.001), evaluation on 8 images" in lines
     infos = play(played, 2)
     stages = [json.loads((run / f"round_{k}" / "manifest.json").read_text())["stages"] for k in range(3)]
     assert list(stages[1]) == ["rollout", "scores", "selection", "weights", "training", "evaluation"]

@@ -5,7 +5,7 @@ import pytest
 
 from selfimprove.config import Settings
 from selfimprove.costs import count_flops, stable_diffusion_3
-from selfimprove.scale import SCALED, SD3, costs_of, scale_sentence, scale_table, simulate
+from selfimprove.scale import SCALED, SD3, costs_of, memory_table, scale_sentence, scale_table, simulate
 
 EXPORTED = Path(__file__).parent.parent / "book" / "results" / "scale.json"
 SIMULATED = json.loads(EXPORTED.read_text())["presets"]
@@ -47,6 +47,14 @@ def test_recursion_on_stable_diffusion_3() -> None:
     assert cost.training == 3 * 2000 * 12 * flops["step"]
     assert cost.flops == pytest.approx(cost.training + 3 * 13_000 * (image + again) + 4 * 5000 * image)
     assert 24e9 < cost.memory < 80e9
+
+
+def test_memory_is_said_in_parts() -> None:
+    table = memory_table(EXPORTED)
+    assert list(table.index) == list(SCALED)
+    lora = table.loc["sd15-spin-lora"]
+    assert (lora["opponent"], lora["in all"]) == ("", "10.2 GB"), "the opponent is the player, its adapter switched off"
+    assert table.loc["sd15-spin", "opponent"] == "3.4 GB"
 
 
 def test_the_sentence_says_when_and_how() -> None:

@@ -9,11 +9,11 @@ from selfimprove.scorers.embedded import SHAPES_SCORERS
 from selfimprove.scorers.families import load_scorers
 from selfimprove.scorers.heads import AestheticHead
 from selfimprove.scorers.images import ScorerError, black_images
-from selfimprove.scorers.interface import BatchScorer, BlackImageWarning, Scorer
+from selfimprove.scorers.interface import BatchScorer, BlackImageWarning, Scorer, resident_memory
 from selfimprove.scorers.nearest import nearest_real
 from selfimprove.scorers.published import PUBLISHED
 
 __all__ = [
     "PUBLISHED", "SHAPES_SCORERS", "AestheticHead", "AestheticScorer", "BatchScorer", "BlackImageWarning", "ClipScorer", "Scorer",
-    "ScorerError", "black_images", "load_scorers", "nearest_real",
+    "ScorerError", "black_images", "load_scorers", "nearest_real", "resident_memory",
 ]  # fmt: skip

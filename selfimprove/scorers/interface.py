@@ -2,11 +2,11 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfimprove.scorers.images import Images, ScorerError, black_images
 
@@ -57,3 +57,20 @@ class BatchScorer(ABC):
             row = int(bad[0])
             raise ScorerError(f"{self.name} gave {float(scores[row])} for image {row} of {prompts[row]!r}; mend the scorer or the image")
         return scores
+
+
+def resident_memory(scorers: Iterable[Scorer]) -> int:
+    """Bytes of the networks that scorers have read so far, on whatever device; one that several share counts once."""
+    held: list[object] = list(scorers)
+    seen: set[int] = set()
+    weights: dict[int, Tensor] = {}
+    while held:
+        part = held.pop()
+        if id(part) in seen or isinstance(part, type):
+            continue
+        seen.add(id(part))
+        if isinstance(part, nn.Module):
+            weights |= {id(w): w for w in (*part.parameters(), *part.buffers())}
+        else:
+            held += getattr(part, "__dict__", {}).values()
+    return sum(w.numel() * w.element_size() for w in weights.values())

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from selfimprove import exact, losses
-from selfimprove.config import get_preset
+from selfimprove.presets import get_preset
 from selfimprove.published import AVERAGE, load_table, tables
 from selfimprove.published.checks import check
 from selfimprove.theory import fixed_points, objective
