@@ -23,7 +23,10 @@ from selfimprove.scorers import SHAPES_SCORERS, load_scorers
 # What a table calls it -> (arm, round): where arms leave their players
 MODELS = {
     "SPIN round 1": ("spin", 1), "SPIN round 2": ("spin", 2), "SPIN round 3": ("spin", 3), "DPO equal steps": ("dpo", 1),
-    "SFT equal steps": ("sft-steps", 1), "SFT equal compute": ("sft-compute", 1), "frozen opponent": ("frozen", 1),
+    "DPO equal compute": ("dpo-compute", 1), "SFT equal steps": ("sft-steps", 1), "SFT equal images": ("sft-examples", 1),
+    "SFT equal compute": ("sft-compute", 1), "frozen opponent": ("frozen", 1), "SPIN adapters": ("spin-lora", 3),
+    "SFT adapters": ("sft-lora", 1), "SFT adapters, equal compute": ("sft-compute-lora", 1), "DPO adapters": ("dpo-lora", 1),
+    "DPO adapters, equal compute": ("dpo-compute-lora", 1),
     "RSIDiff round 1": ("rsi", 1), "RSIDiff round 5": ("rsi", 5), "RSIDiff round 8": ("rsi", 8), "SFT on own images": ("sft-equal", 1),
 }  # fmt: skip
 SETS = {  # prompts, how many of them, guidances
