@@ -29,11 +29,15 @@ from selfimprove.runs import identity_hash, write_json, write_table
 
 @dataclass(frozen=True)
 class Arm:
-    """A preset and how many rounds of it; `start`: another arm of the same seed, played before, whose last player is the base here."""
+    """A preset and how many rounds of it. The base is the preset's, unless one of two is given.
+
+    `start`: another arm of the same seed, played before, whose last player it is; `write`: what writes it into a folder.
+    """
 
     preset: Preset
     rounds: int
     start: str = ""
+    write: Callable[[Path], None] | None = None
 
 
 # A forward with its backward, in forwards, as `selfimprove.costs` counts them on the embedded network: of all weights, of an adapter alone
@@ -53,12 +57,23 @@ def set_up_arm(arm: Arm, name: str, seed: int, runs: Path, device: str = "cpu") 
         raise SystemExit(
             f"{name}, seed {seed}, starts where {arm.start} ended, which is not in {runs}; play that first (without its exported file)"
         )
+    if arm.write:
+        model = str(_written(arm.write, runs / f"base-{arm.write.__name__}"))
     game = set_up(arm.preset, name, model, run=runs / f"{name}-{seed}", seed=seed, device=device)
     for own, shared in _shared(game, runs):
         if shared.exists() and not own.exists():
             own.parent.mkdir(exist_ok=True)
             _copy(shared, own)
     return game
+
+
+def _written(write: Callable[[Path], None], folder: Path) -> Path:
+    """Whole or not at all, and once for all arms."""
+    if not folder.exists():
+        part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+        write(part)
+        part.rename(folder)
+    return folder
 
 
 def _copy(source: Path, target: Path) -> None:

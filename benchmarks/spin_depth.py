@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.arms import Arm, play_from_command_line
+from benchmarks.deeper import write_deeper
 from benchmarks.spin_shapes import ADAPTER_RATE, JUDGED, fine_tuning
 from selfimprove.config import Preset
 from selfimprove.presets import PRESETS
@@ -50,7 +51,7 @@ def the_map(size: str) -> dict[str, Arm]:
     """Cells in pairs: one round of self-play, and fine-tuning for as many passes of the network, from the same base on the same images.
 
     `near` and `far` move the base: fine-tuned first on the same images, or after a round of recursion on its own random samples.
-    The longest rounds were added after the others had been read, to see where their trend goes.
+    The longest rounds were added after the others had been read, to see where their trend goes; the network of twice the blocks last.
     """
     spin = _preset(size, MAPPED)
     s = spin.settings
@@ -78,6 +79,8 @@ def the_map(size: str) -> dict[str, Arm]:
     for name, preset in cells.items():
         arms[f"spin-{name}"] = Arm(preset, 1)
         arms.setdefault(partner(name), Arm(fine_tuning(preset), 1))
+    arms["spin-blocks-2"] = Arm(spin, 1, write=write_deeper)
+    arms["sft-blocks-2"] = Arm(fine_tuning(spin), 1, write=write_deeper)
     for start in moved:
         arms[f"spin-from-{start}"] = Arm(spin, 1, start=start)
         arms[f"sft-from-{start}"] = Arm(fine_tuning(spin), 1, start=start)

@@ -39,6 +39,7 @@ AXES = {  # prefix of a cell of the map -> what it moves
     "beta": "beta",
     "guidance": "guidance of the rollout",
     "rank": "capacity: rank of an adapter",
+    "blocks": "capacity: times the blocks of the denoiser",
 }
 
 
