@@ -14,20 +14,19 @@ from selfimprove.claims import AGREES, CHAPTERS, DIFFERS, OPEN, UNTESTABLE
 from selfimprove.protocol import write_scores
 from selfimprove.results import load_results
 from selfimprove.scorers import SHAPES_SCORERS
+from selfimprove.signs import alarm_table, predictors_table, signs_figure, training_signs
 from selfimprove.spin_claims import claims
 from selfimprove.spin_results import (
     CONTROLS,
     cells,
     controls_table,
+    data_table,
     map_figure,
     map_table,
     partner,
-    predictors_table,
     samplers_table,
     samples_figure,
     second_round_table,
-    signs_figure,
-    training_signs,
 )
 from selfimprove.theory import spin_claims as theory
 
@@ -205,6 +204,33 @@ def test_signs_by_hand(root: Path) -> None:
     assert table.loc["margin", "quality"].startswith("+1.00")
     assert predictors_table(signs.head(2)).loc["margin", "quality"] == "too few rounds"
     assert signs_figure(signs).axes[0].get_xlabel()
+
+
+def test_the_alarm_by_hand(tmp_path: Path) -> None:
+    """The real error ends as far above 1 as obedience ends below the base (`export`)."""
+    export(tmp_path, "spin_controls", "aggressive", 1, [0, 0.1, 0.2], [0, -0.2, -0.25])
+    export(tmp_path, "spin_controls", "aggressive", 2, [0, 0.1, 0.2], [0, -0.05, -0.2])
+    runs = [("spin_controls", "aggressive", seed) for seed in (1, 2, 3)]
+    table = alarm_table(tmp_path, runs)
+    assert list(table["alarm"]) == ["rings", "rings", "silent", "rings"]
+    assert list(table["the alarm is"]) == ["right", "right", "wrong", "right"]  # silent, and .05 was lost
+    assert list(alarm_table(tmp_path, runs, loss=0.06)["the alarm is"]) == ["right", "wrong", "right", "right"]  # .05 counts as nothing now
+    assert table.loc[2, "all right, change"] == "-0.050"
+    assert alarm_table(tmp_path, runs[2:]).empty
+
+
+def test_towards_the_data_or_away(tmp_path: Path) -> None:
+    assert data_table(tmp_path).empty
+    rows = [{"data": d, "seed": s, "quality": q, "all_right": 0.9} for d, q in (("shapes", 0.7), ("shapes-base", 0.3)) for s in (0, 1)]
+    (tmp_path / "data_quality.json").write_text(json.dumps({"rows": rows}))
+    assert data_table(tmp_path).empty
+    for seed in (0, 1):
+        export(tmp_path, "spin_shapes", "spin", seed, [0, 0.1], [0, -0.1])
+        export(tmp_path, "spin_controls", "own-data", seed, [0, 0.1], [0, 0.1])
+    table = data_table(tmp_path)
+    assert table.loc[("quality", "the winners"), "the data's"] == "0.700"
+    assert table.loc[("quality", "the winners"), "the base's"] == "0.500"
+    assert list(table["it moves"]) == ["towards the data", "away from them", "away from them", "towards the data"]
 
 
 def test_gains_by_sampler(tmp_path: Path) -> None:
