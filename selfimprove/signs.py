@@ -110,4 +110,4 @@ def alarm_table(
             row = {"arm": run[1], "seed": run[2], "round": sign.round, f"real error after {at:.0%} of it": f"{sign.real_error:+.1%}"}
             row |= {"alarm": "rings" if rings else "silent", "all right, change": f"{sign.all_right:+.3f}"}
             rows.append(row | {"quality, change": f"{sign.quality:+.3f}", "the alarm is": "right" if rings == lost else "wrong"})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).set_index(["arm", "seed", "round"]) if rows else pd.DataFrame()

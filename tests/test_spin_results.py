@@ -215,7 +215,7 @@ def test_the_alarm_by_hand(tmp_path: Path) -> None:
     assert list(table["alarm"]) == ["rings", "rings", "silent", "rings"]
     assert list(table["the alarm is"]) == ["right", "right", "wrong", "right"]  # silent, and .05 was lost
     assert list(alarm_table(tmp_path, runs, loss=0.06)["the alarm is"]) == ["right", "wrong", "right", "right"]  # .05 counts as nothing now
-    assert table.loc[2, "all right, change"] == "-0.050"
+    assert table.loc[("aggressive", 2, 1), "all right, change"] == "-0.050"
     assert alarm_table(tmp_path, runs[2:]).empty
 
 
