@@ -37,7 +37,9 @@ def _arguments() -> tuple[Request, dict[str, Any], str]:
         command.add_argument("--scorers", default="", help="published ones that judge, each a name or name=path; or none")
         if kind is Request:
             command.add_argument(
-                "--opponent-cache", default="", help="folder where the opponent's errors are kept, for a sweep of beta, lr, steps"
+                "--opponent-cache",
+                default="",
+                help="folder where the opponent's images and errors are kept, for a sweep of beta, lr, steps",
             )
         command.add_argument(
             "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting to change in every round; repeatable"

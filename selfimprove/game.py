@@ -31,6 +31,10 @@ class Game:
     collection: Collection | None = None
     opponent_cache: Path | None = None
 
+    def cache_of(self, index: int, opponent: str) -> Path | None:
+        """Where round `index` against an opponent of this hash keeps its images and errors, if they are kept: a sweep has several."""
+        return self.opponent_cache / f"round_{index}-{opponent[:12]}" if self.opponent_cache else None
+
     @property
     def truncated(self) -> list[str]:
         """Captions and prompts that the tokenizer's limit cuts."""
@@ -53,7 +57,7 @@ def set_up(
 
     Empty `model`, `data`, `prompts`: the preset's. Empty `run`: `runs/<name>-<hash of the identity>`. Empty `device`: a GPU if there is
     one. `scorers`: further ones by name, beside those that know the data, or in place of published ones. `opponent_cache`: a folder
-    where the opponent's errors are computed once, for this run and all that differ in beta, lr or steps alone; empty: as needed.
+    where the opponent's images and errors are computed once, for this run and all that differ in beta, lr or steps alone; empty: as needed.
 
     Raises:
         ValueError: `ModelError`, `DataError`, `PromptError`, `SelectionError` or `RunError`, which say what is wrong and what to do.

@@ -7,6 +7,7 @@ one. Rows are read on demand from the memory-mapped files: a store may be larger
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -62,6 +63,20 @@ class Part(Store):
     def take(self, name: str, rows: Sequence[int]) -> Tensor:
         """Some rows of one tensor, in float32 on the CPU."""
         return self._whole.take(name, [self._chosen[r] for r in rows])
+
+
+def link_store(source: Path, target: Path) -> Store:
+    """The same store in another folder, on one disk without a second copy; what is there already goes."""
+    if PartialState().is_main_process:
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        for file in (*source.glob("*.safetensors"), source / "store.json"):
+            try:
+                os.link(file, target / file.name)
+            except OSError:  # another disk, or one that knows no links
+                shutil.copyfile(file, target / file.name)
+    PartialState().wait_for_everyone()
+    return Store(target)
 
 
 def build_store(

@@ -1,7 +1,8 @@
 """The opponent's errors on a step's examples: by its network when they are needed, or computed once and read from then on.
 
 Everything random in a step is drawn from the seed, so the opponent's errors are fixed numbers, whatever the player's beta, learning rate
-or number of steps: a sweep over these can share them, and needs no opponent in memory while it trains.
+or number of steps: a sweep over these can share them, and needs no opponent in memory while it trains. The folder that keeps them has its
+images too (`selfimprove.samples`).
 """
 
 import json
@@ -25,7 +26,7 @@ from selfimprove.schedule import Schedule
 
 
 class CacheError(ValueError):
-    """The folder holds another opponent's errors; the message says what differs."""
+    """The folder holds another opponent's images or errors; the message says what differs."""
 
 
 @runtime_checkable
@@ -77,7 +78,7 @@ def precompute(
     """
     assert data.generated is not None
     per_step = settings.batch_size * settings.accumulation * PartialState().num_processes
-    _check_identity(
+    check_identity(
         folder / "opponent.json",
         {
             "opponent": model_hash,
@@ -108,7 +109,12 @@ def precompute(
     return PrecomputedOpponent(build_store(folder, whole_shards, make, f"round {round_index}: the opponent's errors"))
 
 
-def _check_identity(path: Path, identity: dict[str, Any]) -> None:
+def check_identity(path: Path, identity: dict[str, Any]) -> None:
+    """That what lies beside `path`, a JSON file, was computed from this; the file is written if there is none yet.
+
+    Raises:
+        CacheError: it was computed from something else.
+    """
     if path.exists():
         differing = differences(json.loads(path.read_text()), identity)
         if differing:

@@ -113,8 +113,7 @@ def _train(game: Game, settings: Settings, data: TrainingSet, start: Path, oppon
             own = rank and opponent_folder == start
             network = WithoutAdapter(player) if own else game.diffuser.load_unet(opponent_folder).requires_grad_(False)
             opponent = LiveOpponent(network)
-            if game.opponent_cache:
-                cache = game.opponent_cache / f"round_{index}-{opponent_hash[:12]}"  # from round 2 on a sweep has several
+            if cache := game.cache_of(index, opponent_hash):
                 opponent = precompute(cache, network, opponent_hash, data, game.diffuser.schedule, settings, game.seed, index)
             del network  # once its errors are known it leaves the memory
         log = train(player, opponent, data, game.diffuser.schedule, settings, game.seed, index, work)

@@ -5,6 +5,7 @@ Self-play trains on all rollouts beside their real partners; recursive self-impr
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,11 +20,12 @@ from selfimprove.draws import example_id
 from selfimprove.evaluate import save_image
 from selfimprove.game import Game
 from selfimprove.judges import load_judge
-from selfimprove.latents import Part, Store, build_store
+from selfimprove.latents import Part, Store, build_store, link_store
 from selfimprove.models import model_hash
+from selfimprove.opponent import check_identity
 from selfimprove.prompts import PromptSet, prepare, read_reports
 from selfimprove.rollout import sample_batches
-from selfimprove.runs import write_json, write_table
+from selfimprove.runs import identity_hash, write_json, write_table
 from selfimprove.selection import KEPT_BY_HAND, SelectionError, select
 from selfimprove.weighting import weigh
 
@@ -151,9 +153,20 @@ def _rollout(
         game.run.check_same(index, "rollout", opponent=weights, images=len(ids))
         return Store(folder / "rollout")
     with game.run.stage(index, "rollout", opponent=weights, images=len(ids)):
+        if cache := game.cache_of(index, weights):
+            check_identity(cache / "rollout.json", _drawn_from(game, settings, weights, drawn, captions, ids))
         unet = diffuser.load_unet(opponent).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         write_table(folder / "prompts.parquet", pd.DataFrame({"id": ids, "prompt": captions}))
-        return build_store(folder / "rollout", len(captions), make, f"round {index}: rollout", _precision(settings))
+        into = cache / "rollout" if cache else folder / "rollout"
+        store = build_store(into, len(captions), make, f"round {index}: rollout", _precision(settings))
+        return link_store(into, folder / "rollout") if cache else store
+
+
+def _drawn_from(game: Game, settings: Settings, opponent: str, round_index: int, captions: list[str], ids: list[str]) -> dict[str, Any]:
+    """What the images of a rollout depend on."""
+    names = ("generated_source", "rollout_steps", "guidance", "eta", "sampler", "generated_latents", "flip", "precision")
+    examples = identity_hash({"ids": ids, "captions": captions, "data": game.run.identity["data"]})
+    return {"opponent": opponent, "examples": examples, "seed": game.seed, "round": round_index} | {n: getattr(settings, n) for n in names}
 
 
 def sampled_images(game: Game, store: Store, rows: range) -> Tensor:

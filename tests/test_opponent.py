@@ -12,11 +12,11 @@ import torch
 from test_rounds import PRESET
 
 from selfimprove import opponent as module
-from selfimprove import rounds
+from selfimprove import rounds, samples
 from selfimprove.batches import TrainingSet, batch_rows, make_batch
 from selfimprove.config import Preset, Settings
 from selfimprove.game import set_up
-from selfimprove.latents import SHARD
+from selfimprove.latents import SHARD, Store
 from selfimprove.models import Diffuser, load_diffuser
 from selfimprove.opponent import CacheError, LiveOpponent, PrecomputedOpponent, precompute
 from selfimprove.rounds import play
@@ -121,3 +121,24 @@ def test_a_sweep_of_several_rounds_shares_what_it_can(tiny: Path, images: Path, 
         play(set_up(preset, "test", str(tiny), str(images), tmp_path / f"{beta}", 0, "cpu", opponent_cache=tmp_path / "cache"), 2)
     found = sorted(p.name.split("-")[0] for p in (tmp_path / "cache").iterdir())
     assert found == ["round_1", "round_2", "round_2"]  # after round 1 the opponents differ
+
+
+def test_a_sweep_draws_the_opponents_images_once(tiny: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    draw = samples.sample_batches
+    monkeypatch.setattr(samples, "sample_batches", lambda *a, **k: calls.append(k["stream"]) or draw(*a, **k))
+    logs = []
+    for name, beta, cache in (("alone", 20.0, ""), ("first", 2000.0, tmp_path / "cache"), ("second", 20.0, tmp_path / "cache")):
+        run = set_up(PRESET.changed(beta=beta), "test", str(tiny), str(images), tmp_path / name, 0, "cpu", opponent_cache=cache)
+        logs.append(play(run, 1)[1].log)
+    assert len(calls) == 2
+    assert logs[0] is not None
+    pd.testing.assert_frame_equal(logs[0], logs[2], rtol=1e-4, atol=1e-6)
+    shared, own = (Store(tmp_path / n / "round_1" / "rollout") for n in ("first", "second"))
+    assert shared.digest() == own.digest()
+    other = set_up(
+        PRESET.changed(guidance=3.0), "test", str(tiny), str(images), tmp_path / "other", 0, "cpu", opponent_cache=tmp_path / "cache"
+    )
+    with pytest.raises(CacheError, match=r"opponent_cache=.* was computed otherwise .guidance: 2.0 there, 3.0 here."):
+        play(other, 1)
+    assert len(calls) == 2, "refused before anything is drawn"
