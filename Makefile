@@ -86,7 +86,7 @@ spin-experiments: .venv/.run
 # one thing changed at a time, and baselines at other budgets; three seeds: two and a half hours
 spin-controls: .venv/.run
 	$(call side_by_side,benchmarks.spin_shapes,dpo-compute dpo-compute-lora,sft-compute-lora)
-	$(call side_by_side,benchmarks.spin_depth controls,continued pushing-off reweighting-frozen correlation hinge noise-apart,all-apart ddim-few dpm++-few unipc-few aggressive own-data own-data-unguided)
+	$(call side_by_side,benchmarks.spin_depth controls,continued pushing-off reweighting-frozen correlation hinge noise-apart,all-apart ddim-few dpm++-few unipc-few aggressive own-data own-data-unguided own-data-sft own-data-unguided-sft)
 	$(BIN)/python -m benchmarks.judged_samplers
 
 # where self-play pays, one seed: about two hours on two cores; MAP_SEEDS="0 1 2" and DEVICE=cuda for a finer one

@@ -26,6 +26,7 @@ def controls(size: str) -> dict[str, Arm]:
     spin = _preset(size, JUDGED)
     s = spin.settings
     own = replace(spin, data="shapes-base")
+    unguided = own.changed(guidance=1.0, evaluation_guidance=1.0)
     fewer = max(2, s.rollout_steps - 2)  # eight of ten: with five, under guidance, the solvers overshoot
     return {
         # fig. 5: from where round 1 ended, on with its images and its opponent; beside round 2 of `spin`, which has new ones
@@ -41,9 +42,12 @@ def controls(size: str) -> dict[str, Arm]:
         "dpm++-few": Arm(spin.changed(rollout_steps=fewer, sampler="dpm++"), 1),
         "unipc-few": Arm(spin.changed(rollout_steps=fewer, sampler="unipc"), 1),
         "aggressive": Arm(spin.changed(lr=10 * s.lr), 3),
-        # can a player surpass its data? those that the base itself learned from are within its reach, as the winners are not
+        # can a player surpass its data? those that the base itself learned from are within its reach, as the winners are not; and is
+        # there something for self-play to find where fine-tuning has nothing left to learn?
         "own-data": Arm(own, 1),
-        "own-data-unguided": Arm(own.changed(guidance=1.0, evaluation_guidance=1.0), 1),
+        "own-data-unguided": Arm(unguided, 1),
+        "own-data-sft": Arm(fine_tuning(own), 1),
+        "own-data-unguided-sft": Arm(fine_tuning(unguided), 1),
     }
 
 
