@@ -95,7 +95,7 @@ def second_round_table(root: str | Path) -> pd.DataFrame:
 
 
 def data_table(root: str | Path) -> pd.DataFrame:
-    """Where a round moves models that start below their data, and above: one row a score and case, intervals as elsewhere.
+    """Where a round moves models that start below their data, and above, and fine-tuning for as many passes; a row a score and case.
 
     The data are read as models are: through the autoencoder, by the oracle.
     """
@@ -105,12 +105,12 @@ def data_table(root: str | Path) -> pd.DataFrame:
     read = pd.DataFrame(json.loads(path.read_text())["rows"])
     experiments, rows = Experiments(Path(root)), []
     cases = {
-        "the winners": ("shapes", ("spin_shapes", "spin")),
-        "the base's own data": ("shapes-base", ("spin_controls", "own-data")),
-        "the same, no guidance": ("shapes-base", ("spin_controls", "own-data-unguided")),
+        "the winners": ("shapes", ("spin_shapes", "spin"), ("spin_map", "sft-default")),
+        "the base's own data": ("shapes-base", ("spin_controls", "own-data"), ("spin_controls", "own-data-sft")),
+        "the same, no guidance": ("shapes-base", ("spin_controls", "own-data-unguided"), ("spin_controls", "own-data-unguided-sft")),
     }
     for column, name in ((QUALITY, "quality"), (RIGHT, "all right")):
-        for label, (data, arm) in cases.items():
+        for label, (data, arm, tuned) in cases.items():
             change = difference(experiments, arm, arm, column, 1, 0)
             if change is None:
                 continue
@@ -120,7 +120,12 @@ def data_table(root: str | Path) -> pd.DataFrame:
             towards = (level > base) == (change.mean > 0)
             way = "neither way" if change.low <= 0 <= change.high else "towards the data" if towards else "away from them"
             row = {"score": name, "data": label, "the data's": f"{level:.3f}", "the base's": f"{base:.3f}"}
-            rows.append(row | {"change in the round": str(change), "it moves": way})
+            beside = {
+                "fine-tuning, equal compute": difference(experiments, tuned, tuned, column, 1, 0),
+                "self-play less fine-tuning": difference(experiments, arm, tuned, column, 1),
+            }
+            row |= {"change in a round": str(change), "it moves": way}
+            rows.append(row | {name: str(found or "not run") for name, found in beside.items()})
     return pd.DataFrame(rows).set_index(["score", "data"]) if rows else pd.DataFrame()
 
 

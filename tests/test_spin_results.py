@@ -230,6 +230,12 @@ def test_towards_the_data_or_away(tmp_path: Path) -> None:
     assert table.loc[("quality", "the winners"), "the data's"] == "0.700"
     assert table.loc[("quality", "the winners"), "the base's"] == "0.500"
     assert list(table["it moves"]) == ["towards the data", "away from them", "away from them", "towards the data"]
+    assert set(table["fine-tuning, equal compute"]) == {"not run"}
+    for seed in (0, 1):
+        export(tmp_path, "spin_controls", "own-data-sft", seed, [0, 0.3], [0, 0.1])
+    beside = data_table(tmp_path).loc[("quality", "the base's own data")]
+    assert beside["fine-tuning, equal compute"].startswith("+0.30")
+    assert beside["self-play less fine-tuning"].startswith("-0.20")
     claim = claims(tmp_path).loc["it cannot surpass the data"]
     assert claim["here"].startswith("three rounds end at 0.60, the winners are at 0.70; from 0.50, with data at 0.30, a round changes")
     assert claim["verdict"] == f"{DIFFERS}, 2 seeds"  # better than its data, and better still after a round
