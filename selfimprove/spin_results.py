@@ -1,7 +1,7 @@
 """Tables and figures of self-play's controls and of the map: where it pays beside fine-tuning."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from selfimprove.config import SAMPLER_NAMES
 from selfimprove.figures import MARKERS, colours
 from selfimprove.results import Results, signed
 from selfimprove.scorers import SHAPES_SCORERS
-from selfimprove.statistics import bootstrap_interval, student_interval
+from selfimprove.statistics import bootstrap_interval, seeds_with_intervals, student_interval
 
 CONTROLS = {  # arm of spin_controls -> what was changed
     "pushing-off": "no pushing term",
@@ -73,6 +73,61 @@ def samplers_table(root: str | Path) -> pd.DataFrame:
                 gain = (scores.loc[(trained, drawn), column] - scores.loc[("base", drawn), column]).to_numpy(dtype=np.float64)
                 gains[f"{name}, drawn by {SAMPLER_NAMES[drawn]}"] = signed(float(gain.mean()), list(bootstrap_interval(gain)))
     return pd.DataFrame(columns)
+
+
+BUDGETS = {  # arm -> the baseline that it is to be held against, and how much of it
+    "spin": {"sft-steps": "SFT, equal steps", "sft-examples": "SFT, equal images", "sft-compute": "SFT, equal compute",
+             "dpo": "DPO, equal steps", "dpo-compute": "DPO, equal compute"},
+    "spin-lora": {"sft-lora": "SFT, equal steps", "sft-compute-lora": "SFT, equal compute", "dpo-lora": "DPO, equal steps",
+                  "dpo-compute-lora": "DPO, equal compute"},
+}  # fmt: skip
+
+
+def budgets_table(root: str | Path) -> pd.DataFrame:
+    """Three rounds of self-play less each baseline, paired by seed and prompt; a row a budget, of all weights and of adapters."""
+    experiments, rows = Experiments(Path(root)), []
+    for arm, baselines in BUDGETS.items():
+        for other, label in baselines.items():
+            row = {"trained": "adapters" if "lora" in arm else "all weights", "SPIN less": label}
+            for column, name in ((QUALITY, "quality"), (RIGHT, "all right")):
+                row[name] = str(difference(experiments, ("spin_shapes", arm), ("spin_shapes", other), column, -1) or "not run")
+            rows.append(row)
+    return pd.DataFrame(rows).set_index(["trained", "SPIN less"])
+
+
+PATHS = {  # arms along which a method goes on
+    "SPIN, rounds 1 to 3": ["spin"], "SFT": ["sft-steps", "sft-examples", "sft-compute"], "DPO": ["dpo", "dpo-compute"],
+    "frozen opponent": ["frozen"], "SPIN, adapters": ["spin-lora"], "SFT, adapters": ["sft-lora", "sft-compute-lora"],
+    "DPO, adapters": ["dpo-lora", "dpo-compute-lora"],
+}  # fmt: skip
+
+
+def price_figure(results: Results) -> Figure:
+    """What obedience is paid for what quality: a line a method, a point an arm's end or a round; bars 95 % over seeds and prompts."""
+    figure, axis = plt.subplots(figsize=(7, 3.8), constrained_layout=True)
+    shades = colours(list(PATHS))
+    for marker, (name, arms) in zip(MARKERS, PATHS.items(), strict=False):
+        points = []
+        for seeds in (results[arm] for arm in arms if arm in results):
+            for index in range(1, len(next(iter(seeds.values()))["rounds"])):
+                truths = [r["rounds"][index]["oracle"] for r in seeds.values()]
+                points.append([_mean_and_bounds([t[k] for t in truths]) for k in ("quality", "all_right")])
+        if not points:
+            continue
+        x, y = np.moveaxis(np.array(points), 1, 0)
+        axis.errorbar(
+            x[:, 0], y[:, 0], xerr=np.abs(x[:, 1:].T - x[:, 0]), yerr=np.abs(y[:, 1:].T - y[:, 0]), marker=marker, ms=4, capsize=0, lw=1,
+            elinewidth=0.6, ls=":" if "adapters" in name else "-", color=shades[name], label=name,
+        )  # fmt: skip
+    axis.axhline(0, color="0.7", lw=1)
+    axis.set(xlabel="quality (oracle), change from the base", ylabel="all right (oracle), change from the base")
+    figure.legend(loc="outside right upper", frameon=False)
+    return figure
+
+
+def _mean_and_bounds(truths: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
+    means, own = [t["delta_base"] for t in truths], [t["delta_base_ci95"] for t in truths]
+    return seeds_with_intervals(means, own) if len(means) > 1 else (means[0], *own[0])
 
 
 SECOND = {QUALITY: "quality, change in round 2", RIGHT: "all right, change in round 2", RAW: "scorers' average, change in round 2"}

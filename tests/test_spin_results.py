@@ -18,12 +18,14 @@ from selfimprove.signs import alarm_table, predictors_table, signs_figure, train
 from selfimprove.spin_claims import claims
 from selfimprove.spin_results import (
     CONTROLS,
+    budgets_table,
     cells,
     controls_table,
     data_table,
     map_figure,
     map_table,
     partner,
+    price_figure,
     samplers_table,
     samples_figure,
     second_round_table,
@@ -48,6 +50,7 @@ def export(root: Path, experiment: str, arm: str, seed: int, quality: list[float
                 "mean": 0.5 + gain,
                 "ci95": [0.49 + gain, 0.51 + gain],
                 "delta_base": gain + 0.001 * seed,
+                "delta_base_ci95": [gain - 0.01, gain + 0.01],
                 "delta_prev": gain - before,
             }
             columns[f"oracle_{name}"] = 0.5 + gain + 0.01 * rng.normal(size=len(PROMPTS)) * (k > 0)
@@ -165,6 +168,21 @@ def test_controls_by_hand(root: Path) -> None:
     assert table.loc["hinge link", "quality, change in the round"].startswith("+0.04")
     assert table.loc["hinge link", "quality, against the round as it is"] == "-0.058 [-0.064, -0.053] (3 seeds)"  # .04 against .1
     assert table.loc["no pushing term", "quality, change in the round"] == "not run"
+
+
+def test_budgets_and_the_price_by_hand(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        export(tmp_path, "spin_shapes", "spin", seed, [0, 0.1, 0.2], [0, -0.1, -0.15])
+        export(tmp_path, "spin_shapes", "sft-steps", seed, [0, 0.3], [0, -0.3])
+    table = budgets_table(tmp_path)
+    assert table.loc[("all weights", "SFT, equal steps"), "quality"].startswith("-0.1")
+    assert table.loc[("all weights", "SFT, equal steps"), "all right"].startswith("+0.15")
+    assert table.loc[("adapters", "DPO, equal compute"), "quality"] == "not run"
+    axis = price_figure(load_results(tmp_path / "spin_shapes")).axes[0]
+    spin, sft = (container.lines[0] for container in axis.containers)
+    assert list(spin.get_xdata()) == pytest.approx([0.101, 0.201])  # the mean of three seeds
+    assert list(spin.get_ydata()) == pytest.approx([-0.099, -0.149])
+    assert list(sft.get_xdata()) == pytest.approx([0.301])
 
 
 def test_second_round_by_hand(root: Path) -> None:
