@@ -184,7 +184,7 @@ def _resident(text_encoders: int, *networks: nn.Module) -> int:
 
 
 def count_flops(shapes: Shapes, settings: Settings) -> Flops:
-    """FLOPs of one latent through the denoiser and one image through the VAE; what checkpointing computes again is not counted."""
+    """FLOPs of one latent through the denoiser and one image through the VAE; with checkpointing a step computes its forward twice."""
 
     def counted(run: Callable[[], Any]) -> float:
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # the fused kernels are not counted
@@ -195,6 +195,9 @@ def count_flops(shapes: Shapes, settings: Settings) -> Flops:
         player, vae, inputs = _like(shapes.unet, settings.lora_rank), _like(shapes.vae), shapes.inputs(1)
         plain = _like(shapes.unet) if settings.lora_rank else player
         step = counted(lambda: player(*inputs).sample.sum().backward())
+        if settings.gradient_checkpointing:
+            with torch.no_grad():
+                step += counted(lambda: player(*inputs))
         with torch.no_grad():
             forward = counted(lambda: plain(*inputs))
             decode = counted(lambda: vae.decode(inputs[0]))

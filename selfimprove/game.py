@@ -11,6 +11,7 @@ from selfimprove.config import Preset, Settings
 from selfimprove.data import STREAMS, DataError, ImageText, load_data, no_images, shapes_prompts
 from selfimprove.lora import check_rank
 from selfimprove.models import Diffuser, ModelError, load_diffuser, model_hash, resolve_model
+from selfimprove.opponent import check_identity
 from selfimprove.prompts import Collection, PromptError, collect, fingerprint, load_prompts, templates
 from selfimprove.runs import RunFolder, identity_hash, open_run
 from selfimprove.scorers import PUBLISHED, Scorer, load_scorers
@@ -60,7 +61,8 @@ def set_up(
     where the opponent's images and errors are computed once, for this run and all that differ in beta, lr or steps alone; empty: as needed.
 
     Raises:
-        ValueError: `ModelError`, `DataError`, `PromptError`, `SelectionError` or `RunError`, which say what is wrong and what to do.
+        ValueError: `ModelError`, `DataError`, `PromptError`, `SelectionError`, `CacheError` or `RunError`, which say what is wrong and
+            what to do.
     """
     chosen = _device(device)
     settings, data, prompts = preset.settings, data or preset.data, prompts or preset.prompts
@@ -85,6 +87,8 @@ def set_up(
         identity["prompts"] = fingerprint([*collection.prompts, *collection.held_out])
         about["prompts_name"] = prompts
     cache = Path(opponent_cache) if opponent_cache else None
+    if cache:  # of one model, data set and seed; inside, of every round's opponents
+        check_identity(cache / "cache.json", {name: identity[name] for name in ("model", "data", "seed")})
     path = Path(run) if run else Path("runs") / f"{name}-{identity_hash(identity)}"
     return Game(preset, diffuser, images, available, seed, open_run(path, identity, about), collection, cache)
 

@@ -80,7 +80,13 @@ def check_folder(folder: Path) -> None:
             f"model={str(folder)!r}: its UNet takes {unet['in_channels']} channels, its VAE makes {vae['latent_channels']} "
             "(an inpainting or otherwise conditioned model); give a text-to-image model"
         )
-    prediction = json.loads((folder / "scheduler" / "scheduler_config.json").read_text()).get("prediction_type", "epsilon")
+    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    if "beta_schedule" not in scheduler:  # which DDIM would read as one of its own, with a schedule that the model never saw
+        raise ModelError(
+            f"model={str(folder)!r} has a scheduler without beta_schedule, {scheduler.get('_class_name')!r} (of a flow-matching model?); "
+            "give a model that denoises by betas, as Stable Diffusion 1.x and 2.x do"
+        )
+    prediction = scheduler.get("prediction_type", "epsilon")
     if prediction not in ("epsilon", "v_prediction"):
         raise ModelError(f"model={str(folder)!r} predicts {prediction!r}; only models of epsilon or v_prediction can be trained")
 

@@ -143,7 +143,7 @@ class Shards:
         path = Path(source).expanduser()
         paths = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
         if not paths or not paths[0].is_file():
-            raise DataError(f"pairs={source!r} has no parquet shard; give a shard or a folder of shards")
+            raise DataError(f"data={source!r} has no parquet shard; give a shard or a folder of shards")
         self.rows: list[Row] = []
         self.dropped = Dropped()
         for shard in paths:
@@ -151,7 +151,9 @@ class Shards:
                 break
             missing = [c for c in COLUMNS if c not in pq.read_schema(shard).names]
             if missing:
-                raise DataError(f"{shard} lacks the columns {missing}; a Pick-a-Pic shard has {list(COLUMNS)}")
+                raise DataError(
+                    f"data={source!r}: {shard.name} lacks the columns {missing}; a Pick-a-Pic shard has {list(COLUMNS)}: rename or add them"
+                )
             self._index(shard)
         self.rows = self.rows[:limit]
 

@@ -96,7 +96,7 @@ def plan(game: Game, last: int) -> Plan:
         return Plan(lines, 0.0, 0.0, 0.0, 0)
     lines += [
         f"operations: {unit(total)}FLOP; at {REACHED:.0%} of the peak of one card, {', '.join(cards)}",
-        f"memory in training: {_size(memory.peak)} ({parts})",
+        f"memory in training: {_size(memory.peak)} ({parts}), and what the device's libraries take beside, on a CPU up to as much again",
         f"memory in sampling: {_size(sampling)}; of scorers, in both: {_size(scorers)}; disk: {_size(disk)}",
         f"in all about {duration(minutes)} on {diffuser.device}",
     ]

@@ -26,6 +26,7 @@ _SHAPES_RSI = replace(
 _SD15_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 _SD15 = Settings(samples=500_000, batch_size=8, accumulation=32, lr=2e-5, warmup=200, precision="bf16", evaluation_prompts=500)
 _SD15_ROUNDS = ({"beta": 2000.0, "steps": 50}, {"beta": 5000.0, "steps": 500}, {"beta": 5000.0, "steps": 200, "lr": 5e-8})
+_SD15_SFT = replace(_SD15, objective="sft", accumulation=8, lr=1e-5, steps=2000, warmup=500, decay=False)
 _SD15_SCORERS = ("pickscore", "hpsv2", "imagereward")  # and aesthetic=path, whose head is on no hub
 
 PRESETS: dict[str, Preset] = {
@@ -59,16 +60,21 @@ PRESETS: dict[str, Preset] = {
     ),
     # Stable Diffusion 1.x on eight 80 GB cards, the paper's appendix: its 200 warm-up steps are longer than round 1
     "sd15-spin": Preset(_SD15_MODEL, "", _SD15, _SD15_ROUNDS, scorers=_SD15_SCORERS),
-    "sd15-dpo": Preset(_SD15_MODEL, "", replace(_SD15, generated_source="loser", opponent="base", steps=350), scorers=_SD15_SCORERS),
-    # keeps its last step; the paper's baseline is the best on validation of the checkpoints at 500, 1,000, ... (step 2,000). To choose:
-    # runs of steps=500, 1000, ... with evaluation_part=validation, each the start of the longer ones; then the best on the test part
-    "sd15-sft": Preset(_SD15_MODEL, "", replace(_SD15, objective="sft", accumulation=8, lr=1e-5, steps=2000, warmup=500, decay=False),
+    "sd15-dpo": Preset(_SD15_MODEL, "", replace(_SD15, generated_source="loser", opponent="base", beta=2000.0, steps=350),
                        scorers=_SD15_SCORERS),
+    # keeps its last step; the paper's is the best on validation of the checkpoints at 500, 1,000, ... (page 13 has the commands)
+    "sd15-sft": Preset(_SD15_MODEL, "", _SD15_SFT, scorers=_SD15_SCORERS),
     # one 24 GB card; the paper has no such run: its examples, betas and rounds, the usual rank and rate of adapters, a batch of 256
     "sd15-spin-lora": Preset(
         _SD15_MODEL, "",
         replace(_SD15, batch_size=4, accumulation=64, lr=1e-4, warmup=20, lora_rank=16, lora_alpha=16, gradient_checkpointing=True),
         tuple(r | {"lr": 1e-4} for r in _SD15_ROUNDS), scorers=_SD15_SCORERS,
+    ),
+    # its table 11 has such a row and not its settings: the same adapters and rate, the batch and steps of its SFT
+    "sd15-sft-lora": Preset(
+        _SD15_MODEL, "",
+        replace(_SD15_SFT, batch_size=4, accumulation=128, lr=1e-4, lora_rank=16, lora_alpha=16, gradient_checkpointing=True),
+        scorers=_SD15_SCORERS,
     ),
 }  # fmt: skip
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from selfimprove.config import Preset, Settings
+from selfimprove.config import Preset
 from selfimprove.costs import Flops, Shapes, count_flops, stable_diffusion, stable_diffusion_3, training_memory
 from selfimprove.plan import PEAKS, REACHED, count, disk_space, duration, operations, second_network, unit
 from selfimprove.presets import PRESETS
@@ -47,7 +47,7 @@ def shapes_of(name: str) -> Shapes:
 def simulate(name: str) -> dict[str, Any]:
     """What takes seconds to count, of one preset: FLOPs a latent or image, and bytes at the peak of a training step, part by part."""
     settings, shapes = SCALED[name].settings, shapes_of(name)
-    flops = count_flops(shapes, Settings(lora_rank=settings.lora_rank))
+    flops = count_flops(shapes, settings)
     memory = training_memory(shapes, settings, second_network(settings, _rounds(name)), CARDS.get(name, 1))
     return {"flops": flops._asdict(), "memory": memory._asdict()}
 

@@ -37,7 +37,7 @@ def training_signs(root: str | Path, at: float = 1.0) -> pd.DataFrame:
     `real_error`: the player's squared error on real images over the opponent's, less 1. Above 0 the player denoises even the images
     that it should learn worse than before, only less so than the opponent's.
     """
-    rows = []
+    rows: dict[tuple[float, ...], Sign] = {}
     experiments = Experiments(Path(root))
     for name in ("spin_shapes", "spin_controls", "spin_map"):
         for arm, seeds in experiments.load(name).items():
@@ -51,10 +51,10 @@ def training_signs(root: str | Path, at: float = 1.0) -> pd.DataFrame:
                     ratio = float(end["player_real"].mean() / end["opponent_real"].mean()) - 1
                     changes = (float(truth[k]["delta_prev"]) for k in ("all_right", "quality"))
                     accuracy, margin = float(end["implicit_accuracy"].mean()), float(end["margin"].mean())
-                    rows.append(Sign(name, arm, seed, int(index), ratio, accuracy, margin, *changes))
-    signs = pd.DataFrame(rows, columns=Sign._fields)
-    log = signs[["seed", "real_error", "implicit_accuracy"]].round(4)  # the margin's unit is the link's
-    return signs[~log.duplicated()].reset_index(drop=True)  # a round that several arms share counts once
+                    sign = Sign(name, arm, seed, int(index), ratio, accuracy, margin, *changes)
+                    same = (seed, *log[["player_real", "opponent_real"]].to_numpy().ravel().round(9))
+                    rows.setdefault(same, sign)  # a round that several arms share counts once
+    return pd.DataFrame(rows.values(), columns=Sign._fields)
 
 
 def predictors_table(signs: pd.DataFrame) -> pd.DataFrame:

@@ -56,6 +56,40 @@ def test_every_preset_gives_valid_settings_for_every_round() -> None:
         assert rounds[len(preset.rounds) - 1] == rounds[4]  # the last entry goes on
 
 
+# SPIN-Diffusion, appendix A: what every round of its three runs on eight cards is made of
+SPIN = {"objective": "spin", "opponent": "previous", "generated_source": "rollout", "warmup": 200, "decay": True}
+PAPER = {
+    "sd15-spin": [
+        SPIN | {"lr": 2e-5, "beta": 2000, "steps": 50},
+        SPIN | {"lr": 2e-5, "beta": 5000, "steps": 500},
+        SPIN | {"lr": 5e-8, "beta": 5000, "steps": 200},
+    ],
+    "sd15-dpo": [SPIN | {"opponent": "base", "generated_source": "loser", "lr": 2e-5, "beta": 2000, "steps": 350}],
+    "sd15-sft": [{"objective": "sft", "lr": 1e-5, "steps": 2000, "warmup": 500, "decay": False}],
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_presets_have_the_papers_numbers(name: str) -> None:
+    preset = PRESETS[name]
+    assert preset.model == "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    assert len(preset.rounds) == len(PAPER[name])
+    sampling = {"sampler": "ddim", "rollout_steps": 50, "guidance": 7.5, "eta": 0, "evaluation_steps": 50, "evaluation_guidance": 7.5}
+    for index, expected in enumerate(PAPER[name], start=1):
+        s = preset.for_round(index)
+        assert s.batch_size * s.accumulation * 8 == (512 if name == "sd15-sft" else 2048)
+        found = {k: getattr(s, k) for k in (*expected, *sampling, "weight_decay", "lora_rank")}
+        assert found == expected | sampling | {"weight_decay": 0.01, "lora_rank": None}
+
+
+@pytest.mark.parametrize("name", ["sd15-spin-lora", "sd15-sft-lora"])
+def test_adapters_on_one_card(name: str) -> None:
+    s, paper = PRESETS[name].for_round(1), PRESETS[name.removesuffix("-lora")].for_round(1)
+    assert (s.lora_rank, s.lora_alpha, s.lr, s.gradient_checkpointing) == (16, 16, 1e-4, True)
+    assert (s.beta, s.steps, s.guidance, s.objective) == (paper.beta, paper.steps, paper.guidance, paper.objective)
+    assert s.batch_size * s.accumulation == {"sd15-spin-lora": 256, "sd15-sft-lora": 512}[name]
+
+
 def test_changed_overrides_every_round_and_the_identity_sees_it() -> None:
     preset = PRESETS["sd15-spin"]
     changed = preset.changed(steps=7)

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
@@ -11,11 +12,13 @@ from test_rounds import PRESET, game
 from torch import Tensor
 
 from selfimprove import rounds
+from selfimprove.batches import TrainingSet
 from selfimprove.config import Settings
 from selfimprove.lora import FILE, WithoutAdapter, add_adapter, check_rank, merge
-from selfimprove.models import ModelError, load_unet, model_hash
+from selfimprove.models import ModelError, load_diffuser, load_unet, model_hash
 from selfimprove.opponent import LiveOpponent
 from selfimprove.rounds import play
+from selfimprove.train import train
 
 
 @pytest.fixture
@@ -73,6 +76,22 @@ def test_recomputed_activations_see_the_adapter(tiny: Path) -> None:
     for plain, recomputed in zip(*gradients, strict=True):
         assert plain is not None
         assert torch.allclose(plain, recomputed, atol=1e-7)
+
+
+def test_training_with_recomputed_activations_is_the_same(tiny: Path, training_data: TrainingSet, tmp_path: Path) -> None:
+    """Through the loop itself: the opponent, the same network, has its turn in every step, and the adapter is on when it ends."""
+    settings, trained, logs = replace(PRESET.settings, steps=3, lr=1e-2, lora_rank=2, beta=20.0), [], []
+    schedule = load_diffuser(tiny, torch.device("cpu")).schedule
+    for checkpointing in (False, True):
+        unet = load_unet(tiny)
+        add_adapter(unet, 2, 8, 0, 1)
+        disturb(unet)  # so that player and opponent differ from the first step on
+        chosen = replace(settings, gradient_checkpointing=checkpointing)
+        logs.append(train(unet, LiveOpponent(WithoutAdapter(unet)), training_data, schedule, chosen, 0, 1, tmp_path / str(checkpointing)))
+        trained.append({n: p.detach() for n, p in unet.named_parameters() if "lora" in n})
+    pd.testing.assert_frame_equal(*logs, rtol=1e-5, atol=1e-6)
+    assert logs[0]["margin"].abs().min() > 0
+    assert all(torch.allclose(trained[0][n], trained[1][n], atol=1e-6) for n in trained[0])
 
 
 def test_merging_keeps_the_function_and_the_file_holds_all_rounds(unet: UNet2DConditionModel, tiny: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from test_rounds import PRESET
 from selfimprove import opponent as module
 from selfimprove import rounds, samples
 from selfimprove.batches import TrainingSet, batch_rows, make_batch
-from selfimprove.config import Preset, Settings
+from selfimprove.config import Preset, Settings, Shared
 from selfimprove.game import set_up
 from selfimprove.latents import SHARD, Store
 from selfimprove.models import Diffuser, load_diffuser
@@ -39,11 +39,13 @@ def compute(diffuser: Diffuser, training_data: TrainingSet, tmp_path: Path) -> C
     return made
 
 
-def test_errors_are_those_of_the_live_opponent(diffuser: Diffuser, training_data: TrainingSet, compute: Callable) -> None:
-    stored = compute()
+@pytest.mark.parametrize("shared", ["t+noise", "t", "nothing"])  # with the last two the generated side has a noise of its own
+def test_errors_are_those_of_the_live_opponent(diffuser: Diffuser, training_data: TrainingSet, compute: Callable, shared: Shared) -> None:
+    settings = replace(SETTINGS, shared=shared)
+    stored = compute(settings)
     for first in (0, 3, 6, 294):  # the first and the second micro-batch of a step, another epoch, the last step
         rows, places = batch_rows(training_data.ids, 0, 1, first, 3), range(first, first + 3)
-        batch = make_batch(training_data, rows, SETTINGS, diffuser.schedule, 0, 1, first // 6)
+        batch = make_batch(training_data, rows, settings, diffuser.schedule, 0, 1, first // 6)
         live = LiveOpponent(diffuser.unet)(batch, places)
         assert torch.allclose(stored(batch, places), live, rtol=1e-5, atol=1e-6)
         assert live.std() > 1e-3
@@ -110,16 +112,17 @@ def test_rounds_are_the_same_and_the_opponent_is_not_in_memory(
     np.testing.assert_allclose(live, cached, rtol=tolerance, atol=tolerance)
     assert not log("sweep", tmp_path / "cache", beta=20.0)["margin"].equals(cached["margin"])
     model = str(tmp_path / "cached" / "round_1" / "pipeline")
-    other = set_up(preset, "test", model, str(images), tmp_path / "other", 0, "cpu", opponent_cache=tmp_path / "cache")
-    play(other, 1)
-    assert len(list((tmp_path / "cache").iterdir())) == 2  # another opponent's errors lie beside
+    with pytest.raises(
+        CacheError, match=r"opponent_cache='.*cache' was computed otherwise .model: '[0-9a-f]{64}' there, '[0-9a-f]{64}' here"
+    ):
+        set_up(preset, "test", model, str(images), tmp_path / "other", 0, "cpu", opponent_cache=tmp_path / "cache")
 
 
 def test_a_sweep_of_several_rounds_shares_what_it_can(tiny: Path, images: Path, tmp_path: Path) -> None:
     for beta in (2000.0, 20.0):
         preset = PRESET.changed(beta=beta)
         play(set_up(preset, "test", str(tiny), str(images), tmp_path / f"{beta}", 0, "cpu", opponent_cache=tmp_path / "cache"), 2)
-    found = sorted(p.name.split("-")[0] for p in (tmp_path / "cache").iterdir())
+    found = sorted(p.name.split("-")[0] for p in (tmp_path / "cache").iterdir() if p.is_dir())
     assert found == ["round_1", "round_2", "round_2"]  # after round 1 the opponents differ
 
 

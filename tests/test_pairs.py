@@ -73,9 +73,9 @@ def test_a_broken_row_is_named(tmp_path: Path, broken: dict, message: str) -> No
 
 def test_a_missing_column_is_named_before_anything_is_read(tmp_path: Path) -> None:
     shard(tmp_path / "s", [{k: v for k, v in row(1, 2, 1.0).items() if k != "jpg_1"}])
-    with pytest.raises(DataError, match=r"lacks the columns \['jpg_1'\]"):
+    with pytest.raises(DataError, match=r"data='.*/s': .*\.parquet lacks the columns \['jpg_1'\]; .*: rename or add them"):
         Shards(str(tmp_path / "s"))
-    with pytest.raises(DataError, match="no parquet shard"):
+    with pytest.raises(DataError, match="data='.*/nothing' has no parquet shard; give a shard"):
         Shards(str(tmp_path / "nothing"))
 
 

@@ -35,7 +35,7 @@ def test_the_table_has_every_preset() -> None:
     assert table.loc["sd15-spin", "cards"] == 8
     assert list(scale_table(EXPORTED).index) == list(SCALED)
     few = scale_table(EXPORTED, 12_800).loc["sd15-spin-lora"]
-    assert (few["operations"], few["if an RTX 4090"]) == ("4.4 EFLOP", "24.5 h")
+    assert (few["operations"], few["if an RTX 4090"]) == ("4.7 EFLOP", "26.3 h")
 
 
 def test_recursion_on_stable_diffusion_3() -> None:
