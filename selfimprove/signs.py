@@ -52,7 +52,7 @@ def training_signs(root: str | Path, at: float = 1.0) -> pd.DataFrame:
                     changes = (float(truth[k]["delta_prev"]) for k in ("all_right", "quality"))
                     accuracy, margin = float(end["implicit_accuracy"].mean()), float(end["margin"].mean())
                     sign = Sign(name, arm, seed, int(index), ratio, accuracy, margin, *changes)
-                    same = (seed, *log[["player_real", "opponent_real"]].to_numpy().ravel().round(9))
+                    same = (seed, *log[["player_real", "opponent_real", "implicit_accuracy"]].to_numpy().ravel().round(9))
                     rows.setdefault(same, sign)  # a round that several arms share counts once
     return pd.DataFrame(rows.values(), columns=Sign._fields)
 

@@ -145,7 +145,7 @@ def test_the_plan_says_what_a_run_takes(tiny: Path, images: Path, tmp_path: Path
     )
     words = "\n".join(planned.lines)
     assert re.search(
-        r"memory in training: .*B \(pipeline .*B, player .*B, opponent .*B, gradients .*B, optimiser .*B, activations .*B\)\n"
+        r"memory in training: .*B \(pipeline .*B, player .*B, opponent .*B, gradients .*B, optimiser .*B, activations .*B\), .*\n"
         r"memory in sampling: .*B; of scorers, in both: 0 MB; disk: ",
         words,
     )
