@@ -94,20 +94,30 @@ def signs_figure(signs: pd.DataFrame) -> Figure:
     return figure
 
 
-def alarm_table(
-    root: str | Path, runs: Sequence[tuple[str, str, int]], limit: float = 0.1, at: float = 0.5, loss: float = 0.03
-) -> pd.DataFrame:
+LIMIT, LOSS = 0.1, 0.03  # of the error on real images above the opponent's; of obedience: fixed before the rounds that tested them
+
+
+def alarm_table(root: str | Path, runs: Sequence[tuple[str, str, int]], at: float = 0.5) -> pd.DataFrame:
     """Whether the alarm was right in every round of some runs, given as (experiment, arm, seed); those not played are left out.
 
-    It rings if, when the share `at` of a round is over, the error on real images stands more than `limit` above the opponent's; it is right
-    if it rings and the round then ends with obedience lower by more than `loss`, or is silent and it does not.
+    It rings if, when the share `at` of a round is over, the error on real images stands more than `LIMIT` above the opponent's; it is right
+    if it rings and the round then ends with obedience lower by more than `LOSS`, or is silent and it does not.
     """
     signs = training_signs(root, at).set_index(["experiment", "arm", "seed"])
     rows = []
     for run in runs:
         for sign in signs.loc[[run]].itertuples() if run in signs.index else ():
-            rings, lost = sign.real_error > limit, -sign.all_right > loss
+            rings, lost = sign.real_error > LIMIT, -sign.all_right > LOSS
             row = {"arm": run[1], "seed": run[2], "round": sign.round, f"real error after {at:.0%} of it": f"{sign.real_error:+.1%}"}
             row |= {"alarm": "rings" if rings else "silent", "all right, change": f"{sign.all_right:+.3f}"}
             rows.append(row | {"quality, change": f"{sign.quality:+.3f}", "the alarm is": "right" if rings == lost else "wrong"})
     return pd.DataFrame(rows).set_index(["arm", "seed", "round"]) if rows else pd.DataFrame()
+
+
+def alarm_counts(signs: pd.DataFrame) -> pd.DataFrame:
+    """How many of all rounds the alarm of `alarm_table` rings in, and how many of these, and of the others, lose so much."""
+    rings, lost = signs["real_error"] > LIMIT, -signs["all_right"] > LOSS
+    columns = {f"obedience falls by more than {LOSS:g}": lost, "it does not": ~lost}
+    return pd.DataFrame(
+        {name: {"rings": int((rings & found).sum()), "silent": int((~rings & found).sum())} for name, found in columns.items()}
+    )

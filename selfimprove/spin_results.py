@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from selfimprove.aggregate import RAW
-from selfimprove.claims import QUALITY, RIGHT, Experiments, difference
+from selfimprove.claims import QUALITY, RIGHT, Experiments, difference, qualified
 from selfimprove.config import SAMPLER_NAMES
 from selfimprove.figures import MARKERS, colours
 from selfimprove.results import Results, signed
@@ -211,6 +211,7 @@ def map_table(root: str | Path) -> pd.DataFrame:
         ahead = {c: d.verdict() for c, d in zip(("quality", "right"), beside, strict=True) if d}
         signs = {"agrees": "self-play", "differs": "fine-tuning"}
         said = ", ".join(f"{signs[v]} in {c}" for c, v in ahead.items() if v in signs) or "neither"
+        said = qualified(said, min(d.seeds for d in beside if d)) if said != "neither" else said
         axis, _, value = cell.partition("-")
         of_quality, of_right = (*changes[:2], str(beside[0])), (*changes[2:], str(beside[1]))
         rows.append((AXES[axis], value or "as it is", *of_quality, *of_right, said))
@@ -220,7 +221,10 @@ def map_table(root: str | Path) -> pd.DataFrame:
 
 
 def map_figure(root: str | Path) -> Figure:
-    """Each cell's self-play less its fine-tuning in both truths, with 95 % intervals; right of zero self-play is ahead."""
+    """Each cell's self-play less its fine-tuning in both truths, with 95 % intervals; right of zero self-play is ahead.
+
+    Hollow points have fewer than three seeds: their intervals count the prompts alone.
+    """
     experiments = Experiments(Path(root))
     played = cells(experiments.load("spin_map"))
     if not played:
@@ -233,9 +237,8 @@ def map_figure(root: str | Path) -> Figure:
             found = difference(experiments, ("spin_map", f"spin-{cell}"), ("spin_map", partner(cell)), column, 1)
             if found:
                 error = [[found.mean - found.low], [found.high - found.mean]]
-                axis.errorbar(
-                    found.mean, row, xerr=error, fmt="o", ms=4, color="C0" if found.low > 0 else "C1" if found.high < 0 else "0.5"
-                )
+                colour = "C0" if found.low > 0 else "C1" if found.high < 0 else "0.5"
+                axis.errorbar(found.mean, row, xerr=error, fmt="o", ms=4, color=colour, mfc=colour if found.seeds >= 3 else "white")
         axis.axvline(0, color="0.7", lw=1)
         axis.set(xlabel=f"SPIN less SFT: {label}")
     axes[0].set(yticks=range(len(played)), yticklabels=played)

@@ -14,7 +14,7 @@ from selfimprove.claims import AGREES, CHAPTERS, DIFFERS, OPEN, UNTESTABLE
 from selfimprove.protocol import write_scores
 from selfimprove.results import load_results
 from selfimprove.scorers import SHAPES_SCORERS
-from selfimprove.signs import alarm_table, predictors_table, signs_figure, training_signs
+from selfimprove.signs import alarm_counts, alarm_table, predictors_table, signs_figure, training_signs
 from selfimprove.spin_claims import claims
 from selfimprove.spin_results import (
     CONTROLS,
@@ -89,11 +89,20 @@ def test_claims_by_hand(root: Path) -> None:
     assert verdicts["round 2 improves on round 1"] == "the scorers' average agrees, quality agrees, all right differs"
     assert verdicts["in the end it surpasses SFT at equal steps"] == AGREES
     assert table.loc["in the end it surpasses SFT at equal steps", "here"].split("; ")[1].startswith("quality +0.25")
-    assert verdicts["playing on against the old opponent stalls"] == AGREES
+    assert verdicts["playing on against the old opponent stalls"] == "the scorers' average differs, quality differs, all right agrees"
+    assert verdicts["a new opponent gains more than the old one"] == AGREES
     assert verdicts["round 2 surpasses Diffusion-DPO"] == OPEN
-    assert verdicts["fine-tuning has stopped improving"] == UNTESTABLE
-    assert table.loc["fine-tuning has stopped improving", "here"].endswith("but only 5,760 samples")
-    assert (verdicts["it cannot surpass the data"], table.loc["it cannot surpass the data", "here"]) == (OPEN, "not run yet")
+    assert (verdicts["fine-tuning has stopped improving"], table.loc["fine-tuning has stopped improving", "here"]) == (OPEN, "not run yet")
+    for arm, gain in (("sft-steps-240", 0.2), ("sft-steps-720", 0.3)):
+        for seed in (0, 1):
+            export(root, "spin_map", arm, seed, [0, gain], [0, 0.0])
+    stopped = claims(root).loc["fine-tuning has stopped improving"]
+    assert stopped["here"].startswith("from 5,760 to 5,760 samples: the scorers' average +0.10")
+    assert stopped["verdict"].startswith("the scorers' average differs, quality differs, all right ")
+    assert (verdicts["it leads towards the data, not past them"], table.loc["it leads towards the data, not past them", "here"]) == (
+        OPEN,
+        "not run yet",
+    )
 
 
 def test_other_prompts_by_hand(root: Path) -> None:
@@ -231,7 +240,9 @@ def test_the_alarm_by_hand(tmp_path: Path) -> None:
     table = alarm_table(tmp_path, runs)
     assert list(table["alarm"]) == ["rings", "rings", "silent", "rings"]
     assert list(table["the alarm is"]) == ["right", "right", "wrong", "right"]  # silent, and .05 was lost
-    assert list(alarm_table(tmp_path, runs, loss=0.06)["the alarm is"]) == ["right", "wrong", "right", "right"]  # .05 counts as nothing now
+    counts = alarm_counts(training_signs(tmp_path, 0.5))
+    assert counts.loc["rings"].tolist() == [3, 0]
+    assert counts.loc["silent"].tolist() == [1, 0]
     assert table.loc[("aggressive", 2, 1), "all right, change"] == "-0.050"
     assert alarm_table(tmp_path, runs[2:]).empty
 
@@ -254,14 +265,14 @@ def test_towards_the_data_or_away(tmp_path: Path) -> None:
     beside = data_table(tmp_path).loc[("quality", "the base's own data")]
     assert beside["fine-tuning, equal compute"].startswith("+0.30")
     assert beside["self-play less fine-tuning"].startswith("-0.20")
-    claim = claims(tmp_path).loc["it cannot surpass the data"]
-    assert claim["here"].startswith("three rounds end at 0.60, the winners are at 0.70; from 0.50, with data at 0.30, a round changes")
+    claim = claims(tmp_path).loc["it leads towards the data, not past them"]
+    assert claim["here"].startswith("three rounds end at 0.60, the winners are at 0.70; from 0.500, above data of 0.300, a round changes")
     assert claim["verdict"] == f"{DIFFERS}, 2 seeds"  # better than its data, and better still after a round
     for seed in (0, 1):
         export(tmp_path, "spin_controls", "own-data", seed, [0, -0.1], [0, 0.1])
-    assert claims(tmp_path).loc["it cannot surpass the data", "verdict"] == f"{AGREES}, 2 seeds"
+    assert claims(tmp_path).loc["it leads towards the data, not past them", "verdict"] == f"{AGREES}, 2 seeds"
     (tmp_path / "data_quality.json").write_text(json.dumps({"rows": [row | {"quality": 0.9} for row in rows]}))
-    assert claims(tmp_path).loc["it cannot surpass the data", "verdict"] == UNTESTABLE
+    assert claims(tmp_path).loc["it leads towards the data, not past them", "verdict"] == UNTESTABLE
 
 
 def test_gains_by_sampler(tmp_path: Path) -> None:
