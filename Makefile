@@ -79,20 +79,23 @@ define side_by_side
 	$(PLAY) $(1) --device $(DEVICE) --seeds $(SEEDS) --arms $(3); second=$$?; wait $$first && exit $$second
 endef
 
-# rounds 1 to 3 and their baselines, three seeds: about two hours on two cores
+# rounds 1 to 3 and their baselines, three seeds: two hours on two cores (by the seconds in the exports, part of them beside other work, 141
+# minutes; by the fastest seed of each arm 108)
 spin-experiments: .venv/.run
-	$(call side_by_side,benchmarks.spin_shapes,spin sft-steps sft-compute frozen null,sft-examples dpo spin-lora sft-lora dpo-lora null-reencoded)
+	$(call side_by_side,benchmarks.spin_shapes,spin sft-steps sft-compute frozen dpo-lora,sft-examples dpo spin-lora sft-lora)
 
-# one thing changed at a time, and baselines at other budgets; three seeds: two and a half hours
+# one thing changed at a time, null rounds, and baselines at other budgets; three seeds: four hours
 spin-controls: .venv/.run
-	$(call side_by_side,benchmarks.spin_shapes,dpo-compute dpo-compute-lora,sft-compute-lora)
-	$(call side_by_side,benchmarks.spin_depth controls,continued pushing-off reweighting-frozen correlation hinge noise-apart,all-apart ddim-few dpm++-few unipc-few aggressive own-data own-data-unguided own-data-sft own-data-unguided-sft)
+	$(call side_by_side,benchmarks.spin_shapes,null null-reencoded dpo-compute,sft-compute-lora dpo-compute-lora)
+	$(BIN)/python -m benchmarks.data_quality
+	$(call side_by_side,benchmarks.spin_depth controls,continued pushing-off reweighting-frozen correlation hinge 'own-*',noise-apart all-apart '*-few' aggressive)
 	$(BIN)/python -m benchmarks.judged_samplers
 
-# where self-play pays, one seed: about two hours on two cores; MAP_SEEDS="0 1 2" and DEVICE=cuda for a finer one
+# where self-play pays, one seed: by the seconds in the exports 135 minutes on two cores; MAP_SEEDS="0 1 2" and DEVICE=cuda for a finer one
 MAP_SEEDS ?= 0
+spin-map: SEEDS := $(MAP_SEEDS)
 spin-map: .venv/.run
-	$(BIN)/python -m benchmarks.spin_depth map --device $(DEVICE) --seeds $(MAP_SEEDS)
+	$(call side_by_side,benchmarks.spin_depth map,near far 'spin-*' 'sft-from-*','sft-[!f]*')
 
 # each about 90 minutes on two cores, the ablations 150; stopped and started again they go on
 rsi-rounds: .venv/.run

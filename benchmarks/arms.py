@@ -5,6 +5,7 @@ folder goes on at the first unfinished stage.
 """
 
 import argparse
+import fnmatch
 import json
 import os
 import shutil
@@ -194,7 +195,7 @@ def play_from_command_line(
         names = {name.rpartition("_")[2]: name for name in experiments}
         parser.add_argument("experiment", choices=list(names))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", help="default: all")
+    parser.add_argument("--arms", nargs="+", default=["*"], help="names, or patterns such as 'spin-*'; default: all")
     parser.add_argument("--size", choices=["full", "smoke"], default="full")
     parser.add_argument("--out", type=Path, help="default: book/results/<experiment>")
     parser.add_argument(
@@ -204,11 +205,11 @@ def play_from_command_line(
     arguments = parser.parse_args()
     name = names[arguments.experiment] if len(experiments) > 1 else next(iter(experiments))
     arms = experiments[name](arguments.size)
-    unknown = [a for a in arguments.arms or [] if a not in arms]
+    unknown = [a for a in arguments.arms if not fnmatch.filter(arms, a)]
     if unknown:
         parser.error(f"arms={unknown} are not known; choose from {list(arms)}")
     if arguments.size == "smoke":
         arms = {arm: replace(made, rounds=min(made.rounds, 2)) for arm, made in arms.items()}
-    chosen = {arm: made for arm, made in arms.items() if not arguments.arms or arm in arguments.arms}
+    chosen = {arm: made for arm, made in arms.items() if any(fnmatch.fnmatch(arm, a) for a in arguments.arms)}
     out = arguments.out or Path("book/results") / name
     run_missing(chosen, arguments.seeds, out, arguments.runs, strips.get(name, {}), arguments.device)
