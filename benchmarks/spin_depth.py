@@ -22,7 +22,7 @@ def _preset(size: str, judged: int) -> Preset:
 
 
 def controls(size: str) -> dict[str, Arm]:
-    """One round with one thing changed; the round itself is the first of `spin` in benchmarks.spin_shapes."""
+    """One round or more with one thing changed; the round itself is the first of `spin` in benchmarks.spin_shapes."""
     spin = _preset(size, JUDGED)
     s = spin.settings
     own = replace(spin, data="shapes-base")
@@ -44,8 +44,8 @@ def controls(size: str) -> dict[str, Arm]:
         "aggressive": Arm(spin.changed(lr=10 * s.lr), 3),
         # can a player surpass its data? those that the base itself learned from are within its reach, as the winners are not; and is
         # there something for self-play to find where fine-tuning has nothing left to learn?
-        "own-data": Arm(own, 1),
-        "own-data-unguided": Arm(unguided, 1),
+        "own-data": Arm(own, 3),
+        "own-data-unguided": Arm(unguided, 3),
         "own-data-sft": Arm(fine_tuning(own), 1),
         "own-data-unguided-sft": Arm(fine_tuning(unguided), 1),
     }

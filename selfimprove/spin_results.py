@@ -171,6 +171,7 @@ def data_table(root: str | Path) -> pd.DataFrame:
                 continue
             runs = experiments.load(arm[0])[arm[1]]
             level = read[(read["data"] == data) & read["seed"].isin(runs)][column.removeprefix("oracle_")].mean()
+            rounds = min(len(r["rounds"]) for r in runs.values())
             base = np.mean([r["rounds"][0]["oracle"][column.removeprefix("oracle_")]["mean"] for r in runs.values()])
             towards = (level > base) == (change.mean > 0)
             way = "neither way" if change.low <= 0 <= change.high else "towards the data" if towards else "away from them"
@@ -180,7 +181,10 @@ def data_table(root: str | Path) -> pd.DataFrame:
                 "self-play less fine-tuning": difference(experiments, arm, tuned, column, 1),
             }
             row |= {"change in a round": str(change), "it moves": way}
-            rows.append(row | {name: str(found or "not run") for name, found in beside.items()})
+            row |= {name: str(found or "not run") for name, found in beside.items()}
+            rows.append(
+                row | {"self-play, in three rounds": str(difference(experiments, arm, arm, column, 3, 0)) if rounds > 3 else "not run"}
+            )
     return pd.DataFrame(rows).set_index(["score", "data"]) if rows else pd.DataFrame()
 
 
