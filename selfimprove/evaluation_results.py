@@ -159,7 +159,7 @@ def inflation_table(evaluations: Evaluations, n: int) -> pd.DataFrame:
     """For every score: what choosing the best of n adds to the base, and what the last round of self-play adds at either protocol."""
     found = {rule: values(evaluations, SHAPES_SCORERS, rule) for rule in (MEAN, Rule(n))}
     single, best = (found[rule] for rule in (MEAN, Rule(n)))
-    tuned = [name for name in evaluations if name.startswith("SPIN")][-1:]
+    tuned = [name for name in evaluations if name.startswith("SPIN round")][-1:]
     rows = {}
     for score, base in single[BASE].items():
         rows[score.replace("_", " ")] = {"base, all images": base.mean(), f"base, best of {n}": best[BASE][score].mean()} | {
