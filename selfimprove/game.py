@@ -54,7 +54,7 @@ def set_up(
     scorers: Mapping[str, Scorer] | None = None,
     opponent_cache: str | Path = "",
 ) -> Game:
-    """Check everything and load model, data and prompts; nothing expensive, nothing written but run.json.
+    """Check everything and load model, data and prompts; nothing expensive, nothing written but run.json (and cache.json in a new cache).
 
     Empty `model`, `data`, `prompts`: the preset's. Empty `run`: `runs/<name>-<hash of the identity>`. Empty `device`: a GPU if there is
     one. `scorers`: further ones by name, beside those that know the data, or in place of published ones. `opponent_cache`: a folder
