@@ -13,8 +13,9 @@ from selfimprove.aggregate import RAW, Rule
 from selfimprove.claims import OPEN, QUALITY, RIGHT, UNTESTABLE, Difference, Experiments, Row, difference, qualified, said, table, together
 from selfimprove.evaluation_results import BASE, STATISTICS, Evaluations, load_evaluations, tidy, values
 from selfimprove.scorers import SHAPES_SCORERS
-from selfimprove.spin_results import data_table, images_seen
+from selfimprove.spin_results import images_seen
 from selfimprove.statistics import bootstrap_interval, crossed_interval, seeds_with_intervals
+from selfimprove.towards_data import data_table
 
 BEST_OF = Rule(5)  # the paper's: of five images the one with the best average of scores
 LAST, DPO, SFT = "SPIN round 3", "DPO equal steps", "SFT equal steps"

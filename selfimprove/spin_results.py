@@ -1,6 +1,5 @@
 """Tables and figures of self-play's controls and of the map: where it pays beside fine-tuning."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -147,45 +146,6 @@ def second_round_table(root: str | Path) -> pd.DataFrame:
         for label, (first, second, before) in pairs.items()
     }
     return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def data_table(root: str | Path) -> pd.DataFrame:
-    """Where a round moves models that start below their data, and above, and fine-tuning for as many passes; a row a score and case.
-
-    The data are read as models are: through the autoencoder, by the oracle.
-    """
-    path = Path(root) / "data_quality.json"
-    if not path.exists():
-        return pd.DataFrame()
-    read = pd.DataFrame(json.loads(path.read_text())["rows"])
-    experiments, rows = Experiments(Path(root)), []
-    cases = {
-        "the winners": ("shapes", ("spin_shapes", "spin"), ("spin_map", "sft-default")),
-        "the base's own data": ("shapes-base", ("spin_controls", "own-data"), ("spin_controls", "own-data-sft")),
-        "the same, no guidance": ("shapes-base", ("spin_controls", "own-data-unguided"), ("spin_controls", "own-data-unguided-sft")),
-    }
-    for column, name in ((QUALITY, "quality"), (RIGHT, "all right")):
-        for label, (data, arm, tuned) in cases.items():
-            change = difference(experiments, arm, arm, column, 1, 0)
-            if change is None:
-                continue
-            runs = experiments.load(arm[0])[arm[1]]
-            level = read[(read["data"] == data) & read["seed"].isin(runs)][column.removeprefix("oracle_")].mean()
-            rounds = min(len(r["rounds"]) for r in runs.values())
-            base = np.mean([r["rounds"][0]["oracle"][column.removeprefix("oracle_")]["mean"] for r in runs.values()])
-            towards = (level > base) == (change.mean > 0)
-            way = "neither way" if change.low <= 0 <= change.high else "towards the data" if towards else "away from them"
-            row = {"score": name, "data": label, "the data's": f"{level:.3f}", "the base's": f"{base:.3f}"}
-            beside = {
-                "fine-tuning, equal compute": difference(experiments, tuned, tuned, column, 1, 0),
-                "self-play less fine-tuning": difference(experiments, arm, tuned, column, 1),
-            }
-            row |= {"change in a round": str(change), "it moves": way}
-            row |= {name: str(found or "not run") for name, found in beside.items()}
-            rows.append(
-                row | {"self-play, in three rounds": str(difference(experiments, arm, arm, column, 3, 0)) if rounds > 3 else "not run"}
-            )
-    return pd.DataFrame(rows).set_index(["score", "data"]) if rows else pd.DataFrame()
 
 
 def partner(cell: str) -> str:

@@ -14,10 +14,10 @@ ORDER = [
     "prompt_sets", "rollout", "selection", "weighting", "mixture", "exact", "batches", "runs", "opponent", "train", "statistics",
     "protocol", "aggregate", "agreement", "sensitivity", "diversity", "evaluate", "collapse", "game", "samples", "rounds", "plan",
     "scale", "compare", "figures", "published", "report", "results", "evaluation_results", "rsi_results", "films", "claims", "rsi_claims",
-    "spin_results", "signs", "spin_claims", "shrinkage", "study.store", "study.images", "study.pairwise", "study", "study.analysis",
-    "study.demo", "study.page", "study.panel", "study.grid", "request", "__main__", "shapes.pretrain", "theory", "theory.claims",
-    "theory.worlds", "theory.figures", "theory.forward", "theory.practical", "theory.objective", "theory.bound", "theory.gradient",
-    "theory.self_play", "theory.fixed_points", "theory.dpo", "theory.errata", "theory.films", "theory.spin_claims",
+    "spin_results", "signs", "towards_data", "spin_claims", "shrinkage", "study.store", "study.images", "study.pairwise", "study",
+    "study.analysis", "study.demo", "study.page", "study.panel", "study.grid", "request", "__main__", "shapes.pretrain", "theory",
+    "theory.claims", "theory.worlds", "theory.figures", "theory.forward", "theory.practical", "theory.objective", "theory.bound",
+    "theory.gradient", "theory.self_play", "theory.fixed_points", "theory.dpo", "theory.errata", "theory.films", "theory.spin_claims",
 ]  # fmt: skip
 
 

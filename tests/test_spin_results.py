@@ -21,7 +21,6 @@ from selfimprove.spin_results import (
     budgets_table,
     cells,
     controls_table,
-    data_table,
     map_figure,
     map_table,
     partner,
@@ -31,6 +30,7 @@ from selfimprove.spin_results import (
     second_round_table,
 )
 from selfimprove.theory import spin_claims as theory
+from selfimprove.towards_data import data_table, objectives_table
 
 EXPORTED = Path(__file__).parent.parent / "book" / "results"
 PROMPTS = [f"p{i}" for i in range(40)]
@@ -55,7 +55,7 @@ def export(root: Path, experiment: str, arm: str, seed: int, quality: list[float
             }
             columns[f"oracle_{name}"] = 0.5 + gain + 0.01 * rng.normal(size=len(PROMPTS)) * (k > 0)
         columns |= {name: 10 + i + columns["oracle_quality"] for i, name in enumerate(SHAPES_SCORERS)}
-        scores = {name: {"mean": i + k} for i, name in enumerate(SHAPES_SCORERS)}
+        scores = {name: {"mean": i + k} for i, name in enumerate(SHAPES_SCORERS)} | {"held_out_error": {"mean": 1 + 0.1 * k}}
         rounds.append({"round": k, "oracle": truths, "scores": scores})
         frames.append(pd.DataFrame(columns, index=pd.Index(PROMPTS, name="prompt")).assign(round=k))
         if k and "sft" not in arm:
@@ -259,12 +259,16 @@ def test_towards_the_data_or_away(tmp_path: Path) -> None:
     assert table.loc[("quality", "the winners"), "the data's"] == "0.700"
     assert table.loc[("quality", "the winners"), "the base's"] == "0.500"
     assert list(table["it moves"]) == ["towards the data", "away from them", "away from them", "towards the data"]
-    assert set(table["fine-tuning, equal compute"]) == {"not run"}
+    assert set(table["change in 3 rounds"]) == {"not run"}
+    assert table.loc[("quality", "the winners"), "change in one round"].startswith(("+0.10", "+0.09"))
+    beside = objectives_table(tmp_path)
+    assert set(beside["quality of samples, fine-tuning"]) == {"not run"}
     for seed in (0, 1):
         export(tmp_path, "spin_controls", "own-data-sft", seed, [0, 0.3], [0, 0.1])
-    beside = data_table(tmp_path).loc[("quality", "the base's own data")]
-    assert beside["fine-tuning, equal compute"].startswith("+0.30")
-    assert beside["self-play less fine-tuning"].startswith("-0.20")
+    own = objectives_table(tmp_path).loc["the base's own data"]
+    assert own["quality of samples, fine-tuning"].startswith(("+0.30", "+0.29"))
+    assert own["quality, self-play less fine-tuning"].startswith(("-0.20", "-0.19"))
+    assert own["error of the denoiser, self-play"] == "+10.0 % [+10.0, +10.0] (2 seeds)"
     claim = claims(tmp_path).loc["it leads towards the data, not past them"]
     assert claim["here"].startswith("three rounds end at 0.60, the winners are at 0.70; from 0.500, above data of 0.300, a round changes")
     assert claim["verdict"] == f"{DIFFERS}, 2 seeds"  # better than its data, and better still after a round
