@@ -152,8 +152,8 @@ def lines(frame: pd.DataFrame, x: str, ylabel: str, xlabel: str) -> Figure:
 
     `frame`: columns model, `x`, mean, low, high.
     """
-    figure, axis = plt.subplots(figsize=(6, 3.9), constrained_layout=True)
     models = list(pd.unique(frame["model"]))
+    figure, axis = plt.subplots(figsize=(6, 3.9 + 0.15 * max(0, len(models) - FEW)), constrained_layout=True)  # room for the legend
     drawn: list[str] = []
     for (model, colour), marker in zip(colours(models).items(), MARKERS * (1 + len(models) // len(MARKERS)), strict=False):
         rows = frame[frame["model"] == model].sort_values(x)
