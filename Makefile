@@ -111,7 +111,7 @@ rsi-ablations: .venv/.run
 rsi-beyond: .venv/.run
 	$(BIN)/python -m benchmarks.rsi_shapes beyond
 
-# every model of the experiments above by the papers' protocols: about four hours of one core; two processes with OMP_NUM_THREADS=1 each,
+# every model of the experiments above by the papers' protocols: about six hours of one core; two processes with OMP_NUM_THREADS=1 each,
 # of different --seeds or --sets, share them
 evaluation: .venv/.run
 	$(BIN)/python -m benchmarks.evaluation_shapes
