@@ -138,7 +138,7 @@ def _stalls(experiments: Experiments) -> tuple[str, str]:
     if {short, long} - set(runs):
         return "not run yet", OPEN
     seen = [images_seen(next(iter(runs[arm].values())), 1) for arm in (short, long)]
-    words, verdict = _no_gain({c: difference(experiments, ("spin_map", long), ("spin_map", short), c, 1) for c in SCORES})
+    words, verdict = _no_gain({c: difference(experiments, ("spin_map", long), ("spin_map", short), c, 1) for c in (RAW, QUALITY)})
     return f"from {seen[0]:,} to {seen[1]:,} samples: {words}", verdict
 
 

@@ -76,7 +76,7 @@ def samplers_table(root: str | Path) -> pd.DataFrame:
 
 BUDGETS = {  # arm -> the baseline that it is to be held against, and how much of it
     "spin": {"sft-steps": "SFT, equal steps", "sft-examples": "SFT, equal images", "sft-compute": "SFT, equal compute",
-             "dpo": "DPO, equal steps", "dpo-compute": "DPO, equal compute"},
+             "dpo": "DPO, equal steps", "dpo-compute": "DPO, equal compute", "frozen": "frozen opponent, equal steps"},
     "spin-lora": {"sft-lora": "SFT, equal steps", "sft-compute-lora": "SFT, equal compute", "dpo-lora": "DPO, equal steps",
                   "dpo-compute-lora": "DPO, equal compute"},
 }  # fmt: skip

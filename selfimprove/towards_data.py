@@ -36,10 +36,11 @@ def data_table(root: str | Path) -> pd.DataFrame:
             runs, truth = experiments.load(arm[0])[arm[1]], column.removeprefix("oracle_")
             level = read[(read["data"] == data) & read["seed"].isin(runs)][truth].mean()
             base = np.mean([r["rounds"][0]["oracle"][truth]["mean"] for r in runs.values()])
-            towards = "towards the data" if (level > base) == (first.mean > 0) else "away from them"
-            row = {"score": name, "data": label, "the data's": f"{level:.3f}", "the base's": f"{base:.3f}"}
-            row["it moves"] = "neither way" if first.low <= 0 <= first.high else towards
             played = min(len(r["rounds"]) for r in runs.values()) - 1
+            last = (changes[3] if played >= 3 else None) or first
+            towards = "towards the data" if (level > base) == (last.mean > 0) else "away from them"
+            row = {"score": name, "data": label, "the data's": f"{level:.3f}", "the base's": f"{base:.3f}"}
+            row["in the end it has moved"] = "neither way" if last.low <= 0 <= last.high else towards
             rows.append(row | {f"change in {_words(k)}": str(found) if played >= k else "not run" for k, found in changes.items()})
     return pd.DataFrame(rows).set_index(["score", "data"]) if rows else pd.DataFrame()
 
