@@ -91,6 +91,7 @@ def memory_table(path: str | Path) -> pd.DataFrame:
     """What a process holds when it holds the most, part by part and in all, for every preset; `path` as in `scale_table`."""
     simulated = json.loads(Path(path).read_text())["presets"]
     parts = pd.DataFrame({name: simulated[name]["memory"] for name in SCALED}).T
+    parts = parts.loc[:, (parts > 0).any()]
     parts["in all"] = parts.sum(axis=1)
     return parts.map(lambda size: f"{unit(float(size))}B" if size else "").rename_axis("preset")
 
