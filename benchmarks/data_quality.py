@@ -4,6 +4,7 @@ The winners, and the images that the base was made of, through the autoencoder a
 book/results/data_quality.json.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,17 +12,16 @@ from tqdm.auto import tqdm
 
 from selfimprove.config import Preset
 from selfimprove.data import load_data
-from selfimprove.models import load_diffuser, resolve_model
+from selfimprove.models import Diffuser, load_diffuser, resolve_model
 from selfimprove.presets import PRESETS
 from selfimprove.runs import provenance, write_json
-from selfimprove.scorers import load_scorers
+from selfimprove.scorers import Scorer, load_scorers
 
 DATA = {"shapes": "winners", "shapes-base": "what the base was made of"}
 
 
-def read(preset: Preset, data: str, seed: int, device: torch.device) -> dict[str, object]:
+def read(preset: Preset, data: str, seed: int, diffuser: Diffuser, oracle: Mapping[str, Scorer]) -> dict[str, object]:
     """Mean quality and obedience of the real images that a run with this seed trains on, as the oracle reads them after the autoencoder."""
-    diffuser, oracle = load_diffuser(resolve_model(preset.model), device), load_scorers(("quality", "all_right"), device, family="oracle")
     images = load_data(data, preset.settings.samples, preset.settings.validation, 1, diffuser.image_size, seed)
     sums = dict.fromkeys(oracle, 0.0)
     for start in tqdm(range(0, len(images.train), 64), desc=f"{data}, seed {seed}", leave=False):
@@ -35,7 +35,9 @@ def read(preset: Preset, data: str, seed: int, device: torch.device) -> dict[str
 
 
 if __name__ == "__main__":
-    rows = [read(PRESETS["shapes-spin"], data, seed, torch.device("cpu")) for data in DATA for seed in range(3)]
+    preset, device = PRESETS["shapes-spin"], torch.device("cpu")
+    loaded = load_diffuser(resolve_model(preset.model), device), load_scorers(("quality", "all_right"), device, family="oracle")
+    rows = [read(preset, data, seed, *loaded) for data in DATA for seed in range(3)]
     for row in rows:
         print(row)
     write_json(Path("book/results/data_quality.json"), {"rows": rows, "provenance": provenance()})

@@ -241,7 +241,7 @@ def by_samples(results: Results, arms: Sequence[str], score: str) -> pd.DataFram
             ends = [entry(r["rounds"][index], score) for r in seeds]
             means = [e["delta_base"] for e in ends]
             own = [e["delta_base_ci95"] for e in ends]
-            mean, low, high = seeds_with_intervals(means, own) if len(means) > 1 else (means[0], *own[0])
+            mean, low, high = seeds_with_intervals(means, own)
             used = seeds[0]["samples_trained_on"]
             again = used[0] if seeds[0]["identity"]["objective"] == "spin" else 0  # the real images, beside each round's drawn ones
             rows.append({"model": label(arm), "samples": again + sum(used[:index]), "mean": mean, "low": low, "high": high})

@@ -123,7 +123,7 @@ def _medians(evaluations: Evaluations) -> tuple[str, str]:
     changes = [ours - found[BASE][RAW][0] for ours in found[LAST][RAW]]
     own = [bootstrap_interval(c, np.median) for c in changes]
     medians = [float(np.median(c)) for c in changes]
-    median = Difference(*(seeds_with_intervals(medians, own) if len(medians) > 1 else (medians[0], *own[0])), len(medians))
+    median = Difference(*seeds_with_intervals(medians, own), len(medians))
     return f"median change of the scorers' average {median}", together([median])
 
 

@@ -1,6 +1,6 @@
 """Tables and figures of self-play's controls and of the map: where it pays beside fine-tuning."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,12 @@ def price_figure(results: Results) -> Figure:
         for seeds in (results[arm] for arm in arms if arm in results):
             for index in range(1, len(next(iter(seeds.values()))["rounds"])):
                 truths = [r["rounds"][index]["oracle"] for r in seeds.values()]
-                points.append([_mean_and_bounds([t[k] for t in truths]) for k in ("quality", "all_right")])
+                points.append(
+                    [
+                        seeds_with_intervals([t[k]["delta_base"] for t in truths], [t[k]["delta_base_ci95"] for t in truths])
+                        for k in ("quality", "all_right")
+                    ]
+                )
         if not points:
             continue
         x, y = np.moveaxis(np.array(points), 1, 0)
@@ -122,11 +127,6 @@ def price_figure(results: Results) -> Figure:
     axis.set(xlabel="quality (oracle), change from the base", ylabel="all right (oracle), change from the base")
     figure.legend(loc="outside right upper", frameon=False)
     return figure
-
-
-def _mean_and_bounds(truths: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
-    means, own = [t["delta_base"] for t in truths], [t["delta_base_ci95"] for t in truths]
-    return seeds_with_intervals(means, own) if len(means) > 1 else (means[0], *own[0])
 
 
 SECOND = {QUALITY: "quality, change in round 2", RIGHT: "all right, change in round 2", RAW: "scorers' average, change in round 2"}

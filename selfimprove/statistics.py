@@ -51,8 +51,10 @@ def seeds_with_intervals(means: Sequence[float], over_prompts: Sequence[Sequence
     """`seeds_and_prompts` where each seed's own 95 % interval (low, high) over the same prompts is known in place of the prompts.
 
     The half over prompts is the mean of the seeds' halves. It is that of their average if all seeds find the same prompts easy, and too
-    wide otherwise.
+    wide otherwise. A single seed has its own.
     """
+    if len(means) == 1:
+        return means[0], over_prompts[0][0], over_prompts[0][1]
     mean, low, high = student_interval(means)
     half = math.hypot((high - low) / 2, float(np.mean([b - a for a, b in over_prompts])) / 2)
     return mean, mean - half, mean + half

@@ -111,3 +111,7 @@ def test_no_difference_cannot_be_planned_for() -> None:
         prompts_for_difference(np.arange(5.0), 0.0)
     with pytest.raises(ValueError, match="1 differences"):
         prompts_for_difference(np.arange(1.0), 1.0)
+
+
+def test_a_single_seed_has_its_own_interval() -> None:
+    assert seeds_with_intervals([0.2], [[0.1, 0.4]]) == (0.2, 0.1, 0.4)
