@@ -112,6 +112,29 @@ def table(evaluations: Evaluations, statistic: str = "mean", rule: Rule = MEAN, 
     return shown.rename(columns=lambda c: c.replace("_", " "))
 
 
+def later_less_earlier(evaluations: Evaluations, earlier: str, later: str, scores: Sequence[str] = TRUTHS) -> dict[str, np.ndarray]:
+    """{score: the later model less the earlier one, array (seeds, prompts)}, over the seeds that both have; empty if there are none."""
+    seeds = sorted(set(evaluations.get(earlier, {})) & set(evaluations.get(later, {})))
+    if BASE not in evaluations or not seeds:
+        return {}
+    both = {name: {seed: evaluations[name][seed] for seed in seeds} for name in (earlier, later)}
+    found = values({BASE: evaluations[BASE]} | both, SHAPES_SCORERS)
+    return {score: found[later][score] - found[earlier][score] for score in scores}
+
+
+def later_table(evaluations: Evaluations, earlier: str, later: str) -> pd.DataFrame:
+    """The truth of the later model less that of the earlier one: a row a seed (intervals over prompts), then all seeds together."""
+    found = later_less_earlier(evaluations, earlier, later)
+    rows: dict[str, dict[str, str]] = {}
+    for score, matrix in found.items():
+        seeds = sorted(set(evaluations[earlier]) & set(evaluations[later]))
+        named = {f"seed {seed}": matrix[i : i + 1] for i, seed in enumerate(seeds)} | {"all seeds": matrix}
+        column = f"{score.removeprefix('oracle_').replace('_', ' ')}, {later} less {earlier}"
+        for name, part in named.items():
+            rows.setdefault(name, {})[column] = signed(float(part.mean()), crossed_interval(part))
+    return pd.DataFrame(rows).T
+
+
 def medians(evaluations: Evaluations, rule: Rule = MEAN) -> pd.DataFrame:
     """Medians over prompts of the mean over seeds, a row a model."""
     found = values(evaluations, SHAPES_SCORERS, rule)

@@ -6,6 +6,7 @@ Changes are paired by prompt, arms seed by seed; intervals count seeds and promp
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from selfimprove.claims import (
@@ -25,9 +26,10 @@ from selfimprove.claims import (
     together,
 )
 from selfimprove.collapse import LIMITS
+from selfimprove.evaluation_results import later_less_earlier, load_evaluations
 from selfimprove.results import signed
-from selfimprove.rsi_results import peak
-from selfimprove.statistics import seeds_with_intervals
+from selfimprove.rsi_results import Peak, peak, track
+from selfimprove.statistics import crossed_interval, seeds_with_intervals
 
 ROUNDS, BESIDE = "chapter 8, Round after round", "chapter 8, Beside it"
 LOST, CURES = "chapter 9, What is lost", "chapter 9, One cure at a time"
@@ -63,7 +65,7 @@ def claims(root: str | Path) -> pd.DataFrame:
             "scores that did not select improve too", "PickScore and ImageReward rise", ROUNDS,
             *against(RSI, RSI, 6, ("alignment", "saturation"), at_second=0),
         ),
-        Row("the best round is in the middle, then it declines", "best at round 6 of 8", "chapter 8, The peak", *_peak(e)),
+        Row("the best round is in the middle, then it declines", "best at round 6 of 8", "chapter 8, The best round", *_peak(e)),
         Row(
             "better than SFT on all samples, trained twice as long", "at round 6", BESIDE, *against(RSI, long, 6, at_second=-1),
         ),
@@ -107,16 +109,63 @@ def claims(root: str | Path) -> pd.DataFrame:
     return table(rows)
 
 
-def _peak(e: Experiments) -> tuple[str, str]:
-    """Whether quality peaks before the last round, in every seed by more than its interval."""
+def _peaks(e: Experiments) -> tuple[list[Peak], int]:
+    """Where quality is best in every seed, on the prompts on which that is chosen, and the last round."""
     runs = e.load("rsi_rounds")
     if "rsi" not in runs:
-        return "not run yet", OPEN
+        return [], 0
     peaks = [peak(runs, "rsi", seed, "oracle: quality", e.root / "rsi_rounds") for seed in runs["rsi"]]
-    last = len(next(iter(runs["rsi"].values()))["rounds"]) - 1
-    said = ", ".join(f"round {p.best} (then {signed(p.fall, list(p.fall_ci95))})" for p in peaks)
+    return peaks, len(next(iter(runs["rsi"].values()))["rounds"]) - 1
+
+
+def _elsewhere(e: Experiments, peaks: Sequence[Peak], last: int) -> tuple[dict[str, Difference], int]:
+    """The last round less the best one by the evaluation of chapter 11, {truth: difference}, and its number of prompts.
+
+    Empty where seeds differ in their best round, where that is the base or the last, and where it was not judged there.
+    """
+    best = {p.best for p in peaks}
+    if len(best) != 1 or best <= {0, last}:
+        return {}, 0
+    judged = load_evaluations(e.root / "evaluation_shapes" / "held-in")
+    found = later_less_earlier(judged, f"RSIDiff round {best.pop()}", f"RSIDiff round {last}")
+    differences = {score: Difference(float(m.mean()), *crossed_interval(m), len(m)) for score, m in found.items()}
+    return differences, found[QUALITY].shape[1] if found else 0
+
+
+def _peak(e: Experiments) -> tuple[str, str]:
+    """Whether quality falls after its best round: in every seed by more than its interval, and on other prompts where they were judged."""
+    peaks, last = _peaks(e)
+    if not peaks:
+        return "not run yet", OPEN
+    shown = ", ".join(f"round {p.best} (then {signed(p.fall, list(p.fall_ci95))})" for p in peaks)
     falls = [0 < p.best < last and p.fall_ci95[1] < 0 for p in peaks]
-    return f"quality best at {said}", AGREES if all(falls) else DIFFERS if all(p.best in (0, last) for p in peaks) else OPEN
+    verdict = AGREES if all(falls) else DIFFERS if all(p.best in (0, last) for p in peaks) else OPEN
+    differences, prompts = _elsewhere(e, peaks, last)
+    if not differences:
+        return f"quality best at {shown}", verdict
+    change = differences[QUALITY]
+    here = f"quality best at {shown}; on {prompts} prompts, nearly all of them others, round {last} less round {peaks[0].best} is {change}"
+    return here, verdict if verdict == change.reversed().verdict() else OPEN
+
+
+def readme_sentence(root: str | Path) -> str:
+    """What the README says of the recursive rounds: where the last one ends, and what comes after the best one."""
+    e = Experiments(Path(root))
+    runs = e.load("rsi_rounds")["rsi"]
+    peaks, last = _peaks(e)
+    quality, right = (np.mean([track(r, f"oracle: {t}")[-1] for r in runs.values()]) for t in ("quality", "all_right"))
+    text = (
+        f"After {last} rounds (seeds {', '.join(map(str, runs))}) quality stands at {quality:+.3f} and all attributes right at "
+        f"{right:+.3f} against the base. On these prompts quality is highest at round {', '.join(str(p.best) for p in peaks)}."
+    )
+    differences, prompts = _elsewhere(e, peaks, last)
+    if not differences:
+        return text
+    changes = [signed(d.mean, [d.low, d.high]) for d in (differences[QUALITY], differences[RIGHT])]
+    return (
+        f"{text} On {prompts} prompts, nearly all of them others, round {last} less round {peaks[0].best} is {changes[0]} in quality "
+        f"and {changes[1]} in all attributes right."
+    )
 
 
 def _prompts(e: Experiments) -> tuple[str, str]:

@@ -246,20 +246,3 @@ def by_samples(results: Results, arms: Sequence[str], score: str) -> pd.DataFram
             again = used[0] if seeds[0]["identity"]["objective"] == "spin" else 0  # the real images, beside each round's drawn ones
             rows.append({"model": label(arm), "samples": again + sum(used[:index]), "mean": mean, "low": low, "high": high})
     return pd.DataFrame(rows)
-
-
-def readme_sentence(results: Results, folder: str | Path) -> str:
-    """What the README says of the recursive rounds: peaks, and where the last round ends, means over seeds."""
-    seeds = sorted(results["rsi"])
-    rounds = len(results["rsi"][seeds[0]]["rounds"]) - 1
-
-    def best(score: str) -> str:
-        return ", ".join(str(peak(results, "rsi", seed, score, folder).best) for seed in seeds)
-
-    def end(score: str) -> float:
-        return float(np.mean([track(results["rsi"][seed], score)[-1] for seed in seeds]))
-
-    ends = f"quality stands at {end('oracle: quality'):+.3f} and all attributes right at {end('oracle: all_right'):+.3f} against the base"
-    peaks = f"quality is best at round {best('oracle: quality')}, the scorer for shading at round {best('shading')}"
-    which = ", ".join(map(str, seeds))
-    return f"After {rounds} rounds (seeds {which}) {ends}; {peaks}, obedience at round {best('oracle: all_right')} (0 is the base)."

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from test_evaluation_results import shapes_model
 
 from selfimprove.claims import (
     AGREES,
@@ -23,8 +24,10 @@ from selfimprove.claims import (
     together,
 )
 from selfimprove.collapse import LIMITS
+from selfimprove.evaluation_results import later_table, load_evaluations
+from selfimprove.protocol import write_scores
 from selfimprove.results import load_results
-from selfimprove.rsi_claims import claims
+from selfimprove.rsi_claims import claims, readme_sentence
 from selfimprove.rsi_results import (
     LABELS,
     by_samples,
@@ -33,7 +36,6 @@ from selfimprove.rsi_results import (
     first_round,
     gap_table,
     peak_table,
-    readme_sentence,
     rounds_figure,
     track,
     visible,
@@ -203,10 +205,30 @@ def test_tables_by_hand(root: Path) -> None:
         plt.close(figure)
 
 
+def test_the_best_round_is_tested_on_other_prompts(root: Path) -> None:
+    claim, folder = "the best round is in the middle, then it declines", root / "evaluation_shapes" / "held-in"
+    folder.mkdir(parents=True)
+    assert "others" not in readme_sentence(root)  # nothing was judged there
+    write_scores(folder / "base.parquet", shapes_model("base"))
+    for seed in range(3):
+        write_scores(folder / f"six-{seed}.parquet", shapes_model(f"RSIDiff round 6, seed {seed}", 1.0, seed + 1))
+        write_scores(folder / f"eight-{seed}.parquet", shapes_model(f"RSIDiff round 8, seed {seed}", 0.0, seed + 1))
+    judged = load_evaluations(folder)
+    falling = later_table(judged, "RSIDiff round 6", "RSIDiff round 8")
+    assert list(falling.index) == ["seed 0", "seed 1", "seed 2", "all seeds"]
+    assert falling.loc["all seeds", "quality, RSIDiff round 8 less RSIDiff round 6"] == "-0.005 [-0.005, -0.005]"
+    assert later_table(judged, "RSIDiff round 5", "RSIDiff round 8").empty
+    assert claims(root).loc[claim, "verdict"] == AGREES  # there too it falls
+    assert "on 40 prompts, nearly all of them others, round 8 less round 6 is -0.005" in claims(root).loc[claim, "here"]
+    assert "On 40 prompts, nearly all of them others, round 8 less round 6 is -0.005" in readme_sentence(root)
+    for seed in range(3):
+        write_scores(folder / f"eight-{seed}.parquet", shapes_model(f"RSIDiff round 8, seed {seed}", 2.0, seed + 1))
+    assert claims(root).loc[claim, "verdict"] == OPEN  # there it rises
+
+
 def test_the_readme_says_what_the_results_say() -> None:
-    folder = EXPORTED / "rsi_rounds"
     readme = (EXPORTED.parent.parent / "README.md").read_text().replace("\n", " ")
-    assert readme_sentence(load_results(folder), folder) in readme, "paste selfimprove.rsi_results.readme_sentence into README.md"
+    assert readme_sentence(EXPORTED) in readme, "paste selfimprove.rsi_claims.readme_sentence into README.md"
 
 
 @pytest.mark.parametrize("folder", sorted(EXPORTED.glob("rsi_[rcab]*")), ids=lambda p: p.name)

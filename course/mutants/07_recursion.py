@@ -16,16 +16,26 @@ def select(scores, keep):
 def select(scores, keep):
     return np.argsort(-scores[:, 0], kind="stable")[:keep]
 
-# %% s7-split: chooses on all prompts
-def split_gain(changes, first):
-    best = changes.mean(1).argmax()
-    return changes[best, first].mean(), changes[best, ~first].mean()
+# %% s7-choose: chooses on all prompts
+def choose_and_test(choosing, testing):
+    best = np.hstack([choosing, np.nan_to_num(testing)]).mean(1).argmax()
+    return best + 1, choosing[best].mean(), testing[best].mean()
 
-# %% s7-split: chooses twice, once on each half
-def split_gain(changes, first):
-    return changes[:, first].mean(1).max(), changes[:, ~first].mean(1).max()
+# %% s7-choose: chooses twice, once on each set of prompts
+def choose_and_test(choosing, testing):
+    return choosing.mean(1).argmax() + 1, choosing.mean(1).max(), np.nanmax(testing.mean(1))
 
-# %% s7-split: the two halves the wrong way round
-def split_gain(changes, first):
-    best = changes[:, ~first].mean(1).argmax()
-    return changes[best, first].mean(), changes[best, ~first].mean()
+# %% s7-choose: the two sets of prompts the wrong way round
+def choose_and_test(choosing, testing):
+    best = np.nanargmax(testing.mean(1))
+    return best + 1, choosing[best].mean(), testing[best].mean()
+
+# %% s7-choose: counts rounds from 0
+def choose_and_test(choosing, testing):
+    best = choosing.mean(1).argmax()
+    return best, choosing[best].mean(), testing[best].mean()
+
+# %% s7-choose: reads the chosen round where it was chosen, twice
+def choose_and_test(choosing, testing):
+    best = choosing.mean(1).argmax()
+    return best + 1, choosing[best].mean(), choosing[best].mean()

@@ -82,7 +82,9 @@ RSI = (
     Erratum(
         "(5): what it cannot see",
         "samples within the main distribution have weight 1, and weights fall away from it",
-        "a mean distance to many references is least at their average, so that what shrinks towards it keeps weight 1",
+        "a mean distance to many references is at most the root of the mean square distance, which is least at their average (the mean "
+        "distance itself is least at their geometric median); what shrinks towards the average keeps weight 1 where that root is no more "
+        "than $\\beta$",
         _shrinking,
         "Yes: blank and blurred images count in full, {prf:ref}`prop-mean-distance` ([](../executed/09_collapse)).",
     ),
