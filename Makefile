@@ -19,7 +19,7 @@ help:
 
 .venv/.run: .venv/.created pyproject.toml constraints.txt
 	@echo "installing (about two minutes, 2 GB)"
-	$(PIP) --editable .
+	$(PIP) --editable '.[notebooks]'
 	@touch $@
 
 .venv/.check: .venv/.run
@@ -82,39 +82,39 @@ endef
 # rounds 1 to 3 and their baselines, three seeds: two hours on two cores (by the seconds in the exports, part of them beside other work, 141
 # minutes; by the fastest seed of each arm 108)
 spin-experiments: .venv/.run
-	$(call side_by_side,benchmarks.spin_shapes,spin sft-steps sft-compute frozen dpo-lora,sft-examples dpo spin-lora sft-lora)
+	$(call side_by_side,experiments.spin_shapes,spin sft-steps sft-compute frozen dpo-lora,sft-examples dpo spin-lora sft-lora)
 
 # one thing changed at a time, null rounds, and baselines at other budgets; three seeds: four hours
 spin-controls: .venv/.run
-	$(call side_by_side,benchmarks.spin_shapes,null null-reencoded dpo-compute,sft-compute-lora dpo-compute-lora)
-	$(BIN)/python -m benchmarks.data_quality
-	$(call side_by_side,benchmarks.spin_depth controls,continued pushing-off reweighting-frozen correlation hinge 'own-*',noise-apart all-apart '*-few' aggressive)
-	$(BIN)/python -m benchmarks.judged_samplers
+	$(call side_by_side,experiments.spin_shapes,null null-reencoded dpo-compute,sft-compute-lora dpo-compute-lora)
+	$(BIN)/python -m experiments.data_quality
+	$(call side_by_side,experiments.spin_depth controls,continued pushing-off reweighting-frozen correlation hinge 'own-*',noise-apart all-apart '*-few' aggressive)
+	$(BIN)/python -m experiments.judged_samplers
 
 # where self-play pays, one seed: by the seconds in the exports 135 minutes on two cores; MAP_SEEDS="0 1 2" and DEVICE=cuda for a finer one
 MAP_SEEDS ?= 0
 spin-map: SEEDS := $(MAP_SEEDS)
 spin-map: .venv/.run
-	$(call side_by_side,benchmarks.spin_depth map,near far 'spin-*' 'sft-from-*','sft-[!f]*')
+	$(call side_by_side,experiments.spin_depth map,near far 'spin-*' 'sft-from-*','sft-[!f]*')
 
 # each about 90 minutes on two cores, the ablations 150; stopped and started again they go on
 rsi-rounds: .venv/.run
-	$(BIN)/python -m benchmarks.rsi_shapes rounds
-	$(BIN)/python -m benchmarks.prompt_quality
+	$(BIN)/python -m experiments.rsi_shapes rounds
+	$(BIN)/python -m experiments.prompt_quality
 
 rsi-collapse: .venv/.run
-	$(BIN)/python -m benchmarks.rsi_shapes collapse
+	$(BIN)/python -m experiments.rsi_shapes collapse
 
 rsi-ablations: .venv/.run
-	$(BIN)/python -m benchmarks.rsi_shapes ablations
+	$(BIN)/python -m experiments.rsi_shapes ablations
 
 rsi-beyond: .venv/.run
-	$(BIN)/python -m benchmarks.rsi_shapes beyond
+	$(BIN)/python -m experiments.rsi_shapes beyond
 
 # every model of the experiments above by the papers' protocols: about six hours of one core; two processes with OMP_NUM_THREADS=1 each,
 # of different --seeds or --sets, share them
 evaluation: .venv/.run
-	$(BIN)/python -m benchmarks.evaluation_shapes
+	$(BIN)/python -m experiments.evaluation_shapes
 
 benchmarks: .venv/.run
 	$(BIN)/python -m benchmarks.exact_objective

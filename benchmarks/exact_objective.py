@@ -16,11 +16,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from selfimprove import draws, exact
-from selfimprove.models import load_diffuser
-from selfimprove.rollout import noising_trajectory, trajectory
-from selfimprove.runs import provenance, write_json
+from selfimprove import draws
+from selfimprove.models.pipeline import load_diffuser
+from selfimprove.run_folder import provenance, write_json
 from selfimprove.shapes import PIPELINE
+from selfimprove_lab.theory import exact
+from selfimprove_lab.theory.paths import noising_trajectory, trajectory
 
 OUT = Path("book/results/exact_objective.json")
 CLEAR = Path("/proc/self/clear_refs")

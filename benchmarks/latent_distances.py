@@ -14,12 +14,12 @@ from accelerate import PartialState
 
 from selfimprove.config import Distance
 from selfimprove.draws import example_id
-from selfimprove.models import load_diffuser, resolve_model
-from selfimprove.prompts import collect, load_prompts
+from selfimprove.models.pipeline import load_diffuser, resolve_model
+from selfimprove.recursion.prompts import collect, load_prompts
+from selfimprove.recursion.weighting import distances
 from selfimprove.rollout import sample_batches
-from selfimprove.runs import provenance, write_json
+from selfimprove.run_folder import provenance, write_json
 from selfimprove.shapes.captions import collected_prompts
-from selfimprove.weighting import distances
 
 BETA = 35.0  # RSIDiff, appendix
 

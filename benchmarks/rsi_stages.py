@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
-from selfimprove.models import load_diffuser
-from selfimprove.prompts import embed_all, spread
-from selfimprove.runs import provenance, write_json
+from selfimprove.models.pipeline import load_diffuser
+from selfimprove.recursion.prompts import embed_all, spread
+from selfimprove.recursion.weighting import distances
+from selfimprove.run_folder import provenance, write_json
 from selfimprove.shapes import PIPELINE
 from selfimprove.shapes.captions import collected_prompts
-from selfimprove.weighting import distances
 
 OUT = Path("book/results/rsi_stages.json")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from selfimprove.runs import provenance, write_json
-from selfimprove.scale import SCALED, simulate
+from selfimprove.run_folder import provenance, write_json
+from selfimprove_lab.results.scale import SCALED, simulate
 
 if __name__ == "__main__":
     presets = {name: simulate(name) for name in tqdm(SCALED)}

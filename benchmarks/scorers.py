@@ -18,11 +18,10 @@ from PIL import Image
 from transformers import BlipTextConfig, BlipVisionConfig, CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from selfimprove.runs import provenance, write_json
+from selfimprove.run_folder import provenance, write_json
 from selfimprove.scorers import SHAPES_SCORERS, AestheticScorer, BatchScorer, ClipScorer, load_scorers
 from selfimprove.scorers.blip import TEXT, VISION, ImageRewardModel, ImageRewardScorer
-from selfimprove.scorers.clip import ClipTowers, processor_pixels
-from selfimprove.scorers.heads import published_head
+from selfimprove.scorers.clip import ClipTowers, processor_pixels, published_head
 from selfimprove.scorers.images import crop_square, fit_square, squares
 from selfimprove.scorers.openclip import VIT_H_14, clean_text
 from selfimprove.shapes import ASSETS

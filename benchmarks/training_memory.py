@@ -19,13 +19,13 @@ import torch
 from accelerate import PartialState
 
 from selfimprove.batches import TrainingSet
-from selfimprove.costs import Held, Shapes, training_memory
-from selfimprove.latents import build_store
-from selfimprove.lora import WithoutAdapter, add_adapter
-from selfimprove.models import load_diffuser, resolve_model
+from selfimprove.data.latents import build_store
+from selfimprove.models.lora import WithoutAdapter, add_adapter
+from selfimprove.models.pipeline import load_diffuser, resolve_model
 from selfimprove.opponent import LiveOpponent, precompute
+from selfimprove.planning.costs import Held, Shapes, training_memory
 from selfimprove.presets import PRESETS
-from selfimprove.runs import provenance, write_json
+from selfimprove.run_folder import provenance, write_json
 from selfimprove.train import train
 
 CASES: dict[str, dict[str, Any]] = {

@@ -30,7 +30,7 @@ import nbformat
 import papermill
 from colophon import colophon
 
-from selfimprove.runs import provenance, write_json
+from selfimprove.run_folder import provenance, write_json
 
 ROOT = Path(__file__).parent.parent
 EXECUTED, CACHE = ROOT / "book" / "executed", ROOT / "book" / "_cache"
@@ -86,7 +86,7 @@ def imported(source: str) -> set[Path]:
     while pending:
         for name in _parsed(pending.pop())[0]:
             parts = name.split(".")
-            if parts[0] != "selfimprove":
+            if parts[0] not in ("selfimprove", "selfimprove_lab"):
                 continue
             for depth in range(1, len(parts) + 1):  # a package's own file runs before those in it
                 here = ROOT.joinpath(*parts[:depth])
@@ -119,7 +119,9 @@ def fingerprint(notebook: Path, parameters: dict[str, Any], *more: str) -> str:
     text = notebook.read_text()
     code = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code")
     modules = sorted(imported(code))
-    shipped = sorted((ROOT / "selfimprove").rglob("*.json"))  # the card of the shipped models, the papers' tables
+    shipped = sorted(
+        path for package in ("selfimprove", "selfimprove_lab") for path in (ROOT / package).rglob("*.json")
+    )  # the card of the shipped models, the papers' tables
     digest = hashlib.sha256(json.dumps([text, parameters, *more], sort_keys=True).encode())
     for path in [*modules, *results_read(code, modules), *shipped]:
         digest.update(str(path.relative_to(ROOT)).encode())

@@ -1,3 +1,34 @@
-"""Self-play (SPIN-Diffusion) and recursive self-improvement for diffusion models."""
+"""Self-play (SPIN-Diffusion) and recursive self-improvement (RSIDiff) for diffusion models.
+
+`set_up` checks a run, `play` plays its rounds, `score_table` shows what came of them:
+
+    run = set_up("sd15-spin-lora", model="path/to/pipeline", data="path/to/images")
+    print(score_table(play(run, 2)))
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from selfimprove.comparison import compare
+    from selfimprove.config import Preset, Settings
+    from selfimprove.presets import get_preset
+    from selfimprove.report import score_table
+    from selfimprove.rounds import play
+    from selfimprove.run import set_up
+    from selfimprove.scorers import load_scorers
 
 __version__ = "0.1.0"
+__all__ = ["Preset", "Settings", "compare", "get_preset", "load_scorers", "play", "score_table", "set_up"]
+
+_HOMES = {
+    "Preset": "config", "Settings": "config", "get_preset": "presets", "set_up": "run", "play": "rounds", "score_table": "report",
+    "compare": "comparison", "load_scorers": "scorers",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name when it is first asked for, so that importing the package costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'selfimprove' has no attribute {name!r}")
+    return getattr(import_module(f"selfimprove.{_HOMES[name]}"), name)

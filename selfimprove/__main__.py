@@ -7,13 +7,13 @@ from typing import Any
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from selfimprove.collapse import CollapseError
-from selfimprove.game import set_up
-from selfimprove.plan import plan
+from selfimprove.planning.plan import plan
 from selfimprove.presets import PRESETS
+from selfimprove.recursion.collapse import CollapseError
 from selfimprove.report import ceiling_sentence, read_training, score_table, write_summary
 from selfimprove.request import Request, RsiRequest, changed_settings
 from selfimprove.rounds import play
+from selfimprove.run import set_up
 
 
 def _arguments() -> tuple[Request, dict[str, Any], str]:
@@ -55,22 +55,22 @@ def main() -> None:
     try:
         request, changes, cache = _arguments()
         prompts = request.prompts if isinstance(request, RsiRequest) else ""
-        game = set_up(
+        run = set_up(
             request.chosen_preset().changed(**changes),
             request.preset, request.model, request.data, request.run, request.seed, request.device, prompts,
             opponent_cache=cache,
         )  # fmt: skip
         if PartialState().is_main_process:
-            print("\n".join(plan(game, request.iter).lines), flush=True)
-        infos = play(game, request.iter)
+            print("\n".join(plan(run, request.iter).lines), flush=True)
+        infos = play(run, request.iter)
     except (ValueError, FloatingPointError, CollapseError) as error:
         sys.exit(f"error: {error}")
     if PartialState().is_main_process:
         log = infos[-1].log
         assert log is not None
         tqdm.write(score_table(infos).to_string())
-        print(ceiling_sentence(infos[-1]), read_training(log, game.preset.for_round(request.iter)), sep="\n")
-        for what, where in write_summary(game, infos).items():
+        print(ceiling_sentence(infos[-1]), read_training(log, run.preset.for_round(request.iter)), sep="\n")
+        for what, where in write_summary(run, infos).items():
             print(f"{what}: {where}")
 
 

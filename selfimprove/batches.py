@@ -13,8 +13,9 @@ from torch import Tensor
 
 from selfimprove import draws
 from selfimprove.config import Settings
-from selfimprove.latents import Store
+from selfimprove.data.latents import Store
 from selfimprove.losses import squared_error
+from selfimprove.models.network import Conditioning, denoise
 from selfimprove.schedule import Schedule
 
 
@@ -51,14 +52,14 @@ class Batch:
     noisy: Float[Tensor, "n c h w"]
     target: Float[Tensor, "n c h w"]
     t: Int[Tensor, " n"]
-    text: Float[Tensor, "n l d"]
+    conditioning: Conditioning
     alpha: Float[Tensor, " n"]
     scale: Float[Tensor, " n"]
     weight: Float[Tensor, " b"]
 
     def errors(self, network: Callable[..., Any]) -> Float[Tensor, " n"]:
         """The network's squared error on each example, the mean over C*H*W."""
-        return self.scale * squared_error(network(self.noisy, self.t, self.text).sample, self.target)
+        return self.scale * squared_error(denoise(network, self.noisy, self.t, self.conditioning), self.target)
 
 
 @lru_cache(maxsize=2)
@@ -112,4 +113,4 @@ def make_batch(
     alpha = schedule.alphas_cumprod[t]
     scale = schedule.error_scale(alpha, settings.error_in)
     noisy, target = schedule.add_noise(image, noise, t), schedule.target(image, noise, t)
-    return Batch(noisy, target, t, text.to(device), alpha, scale, weight.to(device))
+    return Batch(noisy, target, t, Conditioning(text).to(device), alpha, scale, weight.to(device))

@@ -3,20 +3,18 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from importlib import import_module
 from numbers import Integral, Real
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
 Objective = Literal["spin", "sft", "weighted"]
-Link = Literal["logistic", "hinge", "correlation"]
 BetaConvention = Literal["diffusion-dpo", "diffusers", "summed-half", "paper"]
 GeneratedLatents = Literal["reencoded", "raw"]
 GeneratedSource = Literal["rollout", "loser", "real", "real-reencoded"]
 Opponent = Literal["previous", "base"]
 Shared = Literal["t+noise", "t", "nothing"]
 ErrorIn = Literal["epsilon", "v"]
-Sampler = Literal["ddim", "dpm++", "unipc"]
-SAMPLER_NAMES: dict[Sampler, str] = {"ddim": "DDIM", "dpm++": "DPM-Solver++", "unipc": "UniPC"}
 PredictionType = Literal["any", "epsilon", "v_prediction"]
 Precision = Literal["no", "bf16", "fp16"]
 PromptSource = Literal["filtered", "plain", "template"]
@@ -28,6 +26,12 @@ Reference = Literal["mean", "to-mean", "nearest", "two-sided"]
 TimeWeight = Literal["snr", "one"]
 Normalisation = Literal["count", "weights"]
 OnCollapse = Literal["warn", "stop", "ignore"]
+
+
+def registered(default: str, registry: str) -> Any:
+    """Declare a setting whose choices are the keys of a registry, "module:NAME", which is read only where the value is not the default."""
+    return field(default=default, metadata={"registry": registry})
+
 
 LANGUAGE_MODEL = "meta-llama/Meta-Llama-3-8B-Instruct"  # judges prompts where no other is named
 
@@ -44,7 +48,7 @@ class Settings:
     validation: int = 128  #: further images kept out of training, for the scores that need real images
 
     # Rollout: how the opponent's images are sampled.
-    sampler: Sampler = "ddim"  #: the papers'; "dpm++" and "unipc" reach an image in fewer steps, but are another opponent
+    sampler: str = registered("ddim", "selfimprove.samplers:SAMPLERS")  #: the papers'; another is another opponent
     rollout_steps: int = 50
     guidance: float = 7.5  #: classifier-free guidance scale; 1 is none
     eta: float = 0.0  #: of "ddim": 0 is DDIM, 1 is DDPM
@@ -85,7 +89,7 @@ class Settings:
     # Objective.
     objective: Objective = "spin"
     opponent: Opponent = "previous"  #: "base": never updated, the frozen-opponent experiment
-    link: Link = "logistic"
+    link: str = registered("logistic", "selfimprove.losses:LINKS")
     pushing: float = 1.0  #: factor of the generated side's errors; 0 leaves only the real side, reweighted
     beta: float = 2000.0
     beta_convention: BetaConvention = "diffusion-dpo"
@@ -148,9 +152,10 @@ class Settings:
             raise ValueError(f"error_in={self.error_in!r} does not apply to objective='weighted'; choose its time_weight instead")
         if self.weight_sigma2 is not None and not self.weight_sigma2 > 0:
             raise ValueError(f"weight_sigma2={self.weight_sigma2!r} must be greater than 0; leave it out to calibrate it")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not known; choose one of {list(choices)}")
+        for field_ in fields(self):
+            value = getattr(self, field_.name)
+            if value != field_.default and value not in (known := choices(field_.name) or (value,)):
+                raise ValueError(f"{field_.name}={value!r} is not known; choose one of {list(known)}")
 
     def steps_for(self, examples: int, processes: int = 1) -> int:
         """Optimiser steps of a round that trains on so many examples."""
@@ -186,7 +191,16 @@ def _fits(value: Any, kind: Any) -> bool:
 FREE = ("rollout_batch", "gradient_checkpointing", "checkpoint_every")
 # Settings that runs made before them do not know: at these values they stay out of a run's identity.
 _LATER = {"lora_rank": None, "sampler": "ddim", "prediction_type": "any", "error_in": "epsilon", "pushing": 1.0, "evaluation_part": "test"}
-_CHOICES: dict[str, tuple[str, ...]] = {f.name: get_args(f.type) for f in fields(Settings) if get_origin(f.type) is Literal}
+_FIELDS = {f.name: f for f in fields(Settings)}
+
+
+def choices(name: str) -> tuple[str, ...]:
+    """Return the words that a setting can be, from its type or its registry; none where it is no choice of words."""
+    wanted = _FIELDS[name]
+    if registry := wanted.metadata.get("registry"):
+        module, _, table = registry.partition(":")
+        return tuple(getattr(import_module(module), table))
+    return get_args(wanted.type) if get_origin(wanted.type) is Literal else ()
 
 
 @dataclass(frozen=True)
@@ -207,6 +221,10 @@ class Preset:
     def for_round(self, index: int) -> Settings:
         """Settings of round `index` (1, 2, ...)."""
         return replace(self.settings, **self.rounds[min(index, len(self.rounds)) - 1])
+
+    def all_rounds(self) -> list[Settings]:
+        """Return the settings of every round that differs: 1, 2, ... to the last entry of `rounds`, which goes on."""
+        return [self.for_round(index) for index in range(1, len(self.rounds) + 1)]
 
     def changed(self, **changes: Any) -> "Preset":
         """The same preset with some settings replaced in every round."""

@@ -3,7 +3,7 @@
 No model, no file, no reduction over the batch: that belongs to the caller. d below is C*H*W, the size of one latent.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from selfimprove.config import BetaConvention, Link, TimeWeight
+from selfimprove.config import BetaConvention, TimeWeight
 
 # (reduction of |.|^2 over C*H*W, factor before beta): logit = -factor * beta * bracket
 CONVENTIONS: dict[BetaConvention, tuple[str, float]] = {
@@ -64,7 +64,7 @@ class LinkFunction:
             raise ValueError(f"link={self.name!r} has slope 0 at 0, where every round starts: nothing would be learned")
 
 
-LINKS: dict[Link, LinkFunction] = {
+LINKS = {  # to add a link, add a line here; `LinkFunction` checks what the theorems assume of it
     "logistic": LinkFunction("logistic", lambda x: F.softplus(-x), lambda x: -torch.sigmoid(-x)),
     "hinge": LinkFunction("hinge", lambda x: F.relu(1 - x), lambda x: -(x < 1).to(x.dtype)),  # slope 0 at the corner
     "correlation": LinkFunction("correlation", lambda x: 1 - x, lambda x: -torch.ones_like(x)),
@@ -80,8 +80,8 @@ def get_link(link: str | LinkFunction) -> LinkFunction:
     if isinstance(link, LinkFunction):
         return link
     if link not in LINKS:
-        raise ValueError(f"link={link!r} is not known; choose logistic, hinge or correlation, or give a LinkFunction")
-    return LINKS[link]  # type: ignore[index]
+        raise ValueError(f"link={link!r} is not known; choose one of {list(LINKS)}, or give a LinkFunction")
+    return LINKS[link]
 
 
 def squared_error(prediction: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
@@ -166,7 +166,7 @@ def spin(
     beta: float | Float[Tensor, " b"],
     convention: BetaConvention,
     dimensions: int,
-    link: Link | LinkFunction = "logistic",
+    link: str | LinkFunction = "logistic",
 ) -> SpinTerms:
     """The SPIN-Diffusion objective at one time step an example: l of -beta times the bracket of four squared errors.
 
@@ -183,9 +183,8 @@ def spin(
     >>> float(terms.margin), round(float(terms.loss), 4), round(float(terms.reweighting), 4)  # log(1 + e^-3), .5 / (1 + e^3)
     (3.0, 0.0486, 0.0237)
     """
-    return spin_exact(
-        player_real[None], player_generated[None], opponent_real[None], opponent_generated[None], beta, convention, dimensions, link
-    )
+    one_step = Errors(player_real[None], player_generated[None], opponent_real[None], opponent_generated[None])
+    return _linked(one_step, beta, convention, dimensions, link)
 
 
 def spin_exact(
@@ -196,7 +195,7 @@ def spin_exact(
     beta: float | Float[Tensor, " b"] | Float[Tensor, "steps #b"],  # noqa: F821 (an axis, not a name)
     convention: BetaConvention,
     dimensions: int,
-    link: Link | LinkFunction = "logistic",
+    link: str | LinkFunction = "logistic",
 ) -> SpinTerms:
     """The exact SPIN-Diffusion objective, eq. (4.8): the brackets of all T steps inside one link, each with weight beta_t / T.
 
@@ -210,7 +209,13 @@ def spin_exact(
     >>> float(terms.margin), round(float(terms.loss), 4)
     (2.0, 0.1269)
     """
-    check_errors(player_generated, player_real=player_real, opponent_real=opponent_real, opponent_generated=opponent_generated)
+    return _linked(Errors(player_real, player_generated, opponent_real, opponent_generated), beta, convention, dimensions, link)
+
+
+def _linked(errors: Errors, beta: float | Tensor, convention: BetaConvention, dimensions: int, link: str | LinkFunction) -> SpinTerms:
+    """Return the link of the mean bracket over the steps, rows of `errors`; one step is the practical objective."""
+    check_errors(**errors._asdict())
+    player_real, player_generated, opponent_real, opponent_generated = errors
     function = get_link(link)
     betas = torch.as_tensor(beta, dtype=player_real.dtype, device=player_real.device).expand(player_real.shape)
     bracket = (player_real - opponent_real) - (player_generated - opponent_generated)
@@ -240,53 +245,3 @@ def check_errors(player_generated: Tensor, **others: Tensor) -> None:
                 f"{name} has shape {tuple(value.shape)}, player_generated {tuple(player_generated.shape)}; "
                 "give one error an example on each side, from player and opponent"
             )
-
-
-class GradientTerms(NamedTuple):
-    """The three factors of eq. (5.1): the gradient is the mean of reweighting * (matching - pushing) over the batch.
-
-    `matching` and `pushing` hold, for each parameter, the batch's mean of reweighting times the gradient of the player's squared
-    error on the real and on the generated side; `reweighting`, one an example, is -beta_t l'_t.
-    """
-
-    reweighting: Float[Tensor, " b"]
-    matching: tuple[Tensor, ...]
-    pushing: tuple[Tensor, ...]
-
-    @property
-    def gradient(self) -> tuple[Tensor, ...]:
-        """Of the mean loss, parameter by parameter."""
-        return tuple(m - p for m, p in zip(self.matching, self.pushing, strict=True))
-
-
-def gradient_terms(
-    parameters: Sequence[Tensor],
-    player_real: Float[Tensor, " b"],
-    player_generated: Float[Tensor, " b"],
-    reweighting: Float[Tensor, " b"],
-    convention: BetaConvention,
-    dimensions: int,
-) -> GradientTerms:
-    """Eq. (5.1) of SPIN-Diffusion, from errors that still carry the graph and the `reweighting` that `spin` returned."""
-    scale = convert_beta(1.0, convention, "diffusers", dimensions)
-    matching, pushing = (
-        torch.autograd.grad((reweighting * scale * errors).mean(), list(parameters), retain_graph=True, materialize_grads=True)
-        for errors in (player_real, player_generated)
-    )
-    return GradientTerms(reweighting, matching, pushing)
-
-
-def coupled_beta(sigma: float, steps: int, penalty: float) -> float:
-    """beta_t = lambda T / (2 sigma_t^2): what ties eq. (4.8) to eq. (4.6), from sigma_t^2 = lambda T / (2 beta_t).
-
-    Raises:
-        ValueError: sigma = 0, as it must be at t = 1, where eq. (4.7) is singular: decouple beta from sigma there.
-    """
-    if not sigma > 0:
-        raise ValueError(f"sigma={sigma!r}: the coupled beta is infinite there (always so at t = 1); give beta apart from sigma")
-    return penalty * steps / (2 * sigma**2)
-
-
-def proof_beta(scale: float, gamma: float, h: float) -> float:
-    """beta_t = s gamma_t / h_t^2, the one in the proof of Theorem 5.2."""
-    return scale * gamma / h**2

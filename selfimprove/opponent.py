@@ -2,7 +2,7 @@
 
 Everything random in a step is drawn from the seed, so the opponent's errors are fixed numbers, whatever the player's beta, learning rate
 or number of steps: a sweep over these can share them, and needs no opponent in memory while it trains. The folder that keeps them has its
-images too (`selfimprove.samples`).
+images too (`selfimprove.stages`).
 """
 
 import json
@@ -19,9 +19,9 @@ from torch import Tensor
 
 from selfimprove.batches import Batch, TrainingSet, batch_rows, make_batch
 from selfimprove.config import Settings
-from selfimprove.latents import SHARD, Store, build_store
-from selfimprove.models import AUTOCAST
-from selfimprove.runs import differences, write_json
+from selfimprove.data.latents import SHARD, Store, build_store
+from selfimprove.models.pipeline import AUTOCAST
+from selfimprove.run_folder import differences, write_json
 from selfimprove.schedule import Schedule
 
 

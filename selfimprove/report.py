@@ -1,19 +1,14 @@
-"""Tables, figures and sentences from run folders; nothing is computed here that a run did not write."""
+"""Report on a run folder in tables and sentences; nothing is computed here that a run did not write."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from selfimprove.config import Settings
-from selfimprove.figures import panels
-from selfimprove.game import Game
-from selfimprove.prompts import read_reports
+from selfimprove.recursion.prompts import read_reports
 from selfimprove.rounds import RoundInfo
+from selfimprove.run import Run
 
 ORACLE_SHOWN = ("quality", "all_right")
 
@@ -80,53 +75,9 @@ def read_training(log: pd.DataFrame, settings: Settings) -> str:
     return " ".join(sentences)
 
 
-def training_figure(log: pd.DataFrame) -> Figure:
-    """Loss, margin, accuracy, errors relative to the opponent, gradient norm, by step."""
-    spin = "margin" in log
-    shown = ["loss", "margin", "implicit_accuracy", "errors", "gradient_norm"] if spin else ["loss", "gradient_norm"]
-    figure, axes = panels(len(shown))
-    for axis, name in zip(axes, shown, strict=True):
-        if name == "errors":
-            for side in ("real", "generated"):
-                axis.plot(log["step"], log[f"player_{side}"] / log[f"opponent_{side}"], label=side)
-            axis.axhline(1, color="0.6", lw=0.8)
-            axis.set_ylabel("squared error,\nplayer / opponent")
-            axis.legend(frameon=False)
-        else:
-            axis.plot(log["step"], log[name])
-            axis.set_ylabel(name.replace("_", " "))
-        if name == "loss" and spin:
-            axis.axhline(np.log(2), color="0.6", lw=0.8, ls="--")
-        axis.set_xlabel("training step")
-    return figure
-
-
 def prompt_lines(folder: Path) -> list[str]:
     """What each prompt filter of a run dropped, with examples."""
     return [str(report) for report in read_reports(folder / "prompts.json")]
-
-
-def selection_figure(folder: Path) -> Figure:
-    """A round's pool: scores of the kept among all, scorer by scorer; distances to the base's samples, and the weights they gave."""
-    pool = pd.read_parquet(folder / "selection.parquet")
-    metrics = [name.rpartition("_")[0] for name in pool if name.endswith(("_rank", "_zscore"))]
-    edges = json.loads((folder / "edges.json").read_text()) if (folder / "edges.json").exists() else None
-    figure, axes = panels(max(len(metrics) + bool(edges), 1))
-    for axis, name in zip(axes, metrics, strict=False):
-        bins = np.histogram_bin_edges(pool[name], bins=30).tolist()
-        axis.hist(pool[name], bins, density=True, color="0.75", label="pool")
-        axis.hist(pool[name][pool["kept"]], bins, density=True, histtype="step", color="C0", label="kept")
-        axis.set(xlabel=f"{name} (scorer's units)", ylabel="density")
-    if metrics:
-        axes[0].legend(frameon=False)
-    if edges:
-        weights = pd.read_parquet(folder / "weights.parquet")
-        axis = axes[-1]
-        axis.scatter(weights["distance"], weights["weight"], s=8, alpha=0.6)
-        axis.axvline(edges["beta"], color="0.6", lw=0.8, ls="--")
-        axis.set(xlabel=f"distance to the base's samples ({edges['distance']}, {edges['reference']})", ylabel="weight")
-        axis.set_ylim(0, 1.05)
-    return figure
 
 
 def drift_table(infos: list[RoundInfo]) -> pd.DataFrame:
@@ -135,27 +86,18 @@ def drift_table(infos: list[RoundInfo]) -> pd.DataFrame:
     return pd.DataFrame(rows).T.rename_axis("round").round(3)
 
 
-def image_grid(rounds: list[Path], labels: list[str], columns: int = 12) -> Figure:
-    """The same prompts and noise (columns) for several rounds (rows), from their `images/` folders."""
-    names = sorted(p.name for p in (rounds[0] / "images").glob("*.png"))[:columns]
-    size = (0.9 * len(names) + 0.9, 0.9 * len(rounds))  # inches; the 0.9 beside the images is for the labels
-    figure, axes = plt.subplots(len(rounds), len(names), figsize=size, squeeze=False)
-    for row, (folder, label) in enumerate(zip(rounds, labels, strict=True)):
-        for column, name in enumerate(names):
-            axis = axes[row][column]
-            axis.imshow(plt.imread(folder / "images" / name))
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-        axes[row][0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=14)
-    figure.subplots_adjust(left=0.9 / size[0], right=1, top=1, bottom=0, wspace=0.03, hspace=0.03)
-    return figure
-
-
-def write_summary(game: Game, infos: list[RoundInfo]) -> dict[str, Path]:
-    """`summary.png` and `summary.csv` in the run folder: the pictures and the numbers of all rounds played so far."""
-    folder, last = game.run.path, len(infos) - 1
-    figure = image_grid([game.run.round(k) for k in range(last + 1)], ["base", *(f"round {k}" for k in range(1, last + 1))])
-    figure.savefig(folder / "summary.png", dpi=160)
-    plt.close(figure)
+def write_summary(run: Run, infos: list[RoundInfo]) -> dict[str, Path]:
+    """Write `summary.csv` and, where matplotlib is installed, `summary.png` into the run folder; return where everything is."""
+    folder, last = run.folder.path, len(infos) - 1
     score_table(infos).to_csv(folder / "summary.csv")
-    return {"pictures": folder / "summary.png", "numbers": folder / "summary.csv", "model": game.run.round(last) / "pipeline"}
+    written = {"numbers": folder / "summary.csv", "model": run.folder.round(last) / "pipeline"}
+    try:
+        from matplotlib.pyplot import close
+
+        from selfimprove.evaluation.round_figures import image_grid
+    except ImportError:  # the core alone is installed; the images of each round lie in its folder all the same
+        return {"pictures": run.folder.round(last) / "images"} | written
+    figure = image_grid([run.folder.round(k) for k in range(last + 1)], ["base", *(f"round {k}" for k in range(1, last + 1))])
+    figure.savefig(folder / "summary.png", dpi=160)
+    close(figure)
+    return {"pictures": folder / "summary.png"} | written

@@ -14,17 +14,17 @@ import torch
 from accelerate import PartialState
 
 from selfimprove import shapes
-from selfimprove.aggregate import summarise
 from selfimprove.batches import TrainingSet
-from selfimprove.collapse import drift, warn_of_collapse
 from selfimprove.config import Settings
-from selfimprove.evaluate import HeldOut, evaluate, evaluation_latents, held_out_error
-from selfimprove.game import Game
-from selfimprove.lora import WithoutAdapter, add_adapter, merge
-from selfimprove.models import model_hash, write_pipeline
+from selfimprove.evaluation.aggregate import summarise
+from selfimprove.evaluation.evaluate import HeldOut, evaluate, evaluation_latents, held_out_error
+from selfimprove.models.lora import WithoutAdapter, add_adapter, merge
+from selfimprove.models.pipeline import model_hash, write_pipeline
 from selfimprove.opponent import LiveOpponent, Opponent, precompute
-from selfimprove.runs import RunFolder, write_json, write_table
-from selfimprove.samples import prepared_prompts, rsi_samples, spin_samples
+from selfimprove.recursion.collapse import drift, warn_of_collapse
+from selfimprove.run import Run
+from selfimprove.run_folder import RunFolder, write_json, write_table
+from selfimprove.stages import prepared_prompts, rsi_training_set, spin_training_set
 from selfimprove.train import train
 
 
@@ -43,97 +43,97 @@ class RoundInfo(NamedTuple):
     played: bool
 
 
-def play(game: Game, last: int) -> list[RoundInfo]:
+def play(run: Run, last: int) -> list[RoundInfo]:
     """Rounds 0 to `last`, those missing; finished ones are read back."""
-    recursive = game.preset.settings.objective == "weighted"
+    recursive = run.preset.settings.objective == "weighted"
     if recursive:
-        prepared_prompts(game, game.preset.settings)  # so that what is wrong with them shows before any sampling
-    state, infos = RoundState(-1, game.diffuser.folder), []
+        prepared_prompts(run, run.preset.settings)  # so that what is wrong with them shows before any sampling
+    state, infos = RoundState(-1, run.diffuser.folder), []
     for _ in range(last + 1):
-        state, info = (rsi_round if recursive else spin_round)(state, game)
+        state, info = (rsi_round if recursive else spin_round)(state, run)
         infos.append(info)
     return infos
 
 
-def spin_round(state: RoundState, game: Game) -> tuple[RoundState, RoundInfo]:
+def spin_round(state: RoundState, run: Run) -> tuple[RoundState, RoundInfo]:
     """Play the round after `state.number`: rollout, training and evaluation, each done once (SPIN-Diffusion, Algorithm 1).
 
     With objective "sft" the same without an opponent.
     """
     index = state.number + 1
-    if index > 0 and not game.run.is_done(index, "training"):
-        settings = game.preset.for_round(index)
-        opponent = _opponent(state, game, settings)
-        samples = spin_samples(game, settings, opponent, index)
-        _train(game, settings, samples, state.player, opponent, index)
-    return _finish(state, game)
+    if index > 0 and not run.folder.is_done(index, "training"):
+        settings = run.preset.for_round(index)
+        opponent = _opponent(state, run, settings)
+        samples = spin_training_set(run, settings, opponent, index)
+        _train(run, settings, samples, state.player, opponent, index)
+    return _finish(state, run)
 
 
-def rsi_round(state: RoundState, game: Game) -> tuple[RoundState, RoundInfo]:
+def rsi_round(state: RoundState, run: Run) -> tuple[RoundState, RoundInfo]:
     """The round after `state.number`: prompts, rollout, scores, selection, weights, training, evaluation (RSIDiff, Algorithm 1)."""
     index = state.number + 1
-    if index > 0 and not game.run.is_done(index, "training"):
-        settings = game.preset.for_round(index)
-        samples = rsi_samples(game, settings, state.player, index)
-        _train(game, settings, samples, state.player, state.player, index)
-    return _finish(state, game)
+    if index > 0 and not run.folder.is_done(index, "training"):
+        settings = run.preset.for_round(index)
+        samples = rsi_training_set(run, settings, state.player, index)
+        _train(run, settings, samples, state.player, state.player, index)
+    return _finish(state, run)
 
 
-def _opponent(state: RoundState, game: Game, settings: Settings) -> Path:
-    return game.diffuser.folder if settings.opponent == "base" else state.player
+def _opponent(state: RoundState, run: Run, settings: Settings) -> Path:
+    return run.diffuser.folder if settings.opponent == "base" else state.player
 
 
-def _finish(state: RoundState, game: Game) -> tuple[RoundState, RoundInfo]:
+def _finish(state: RoundState, run: Run) -> tuple[RoundState, RoundInfo]:
     """Evaluation of the round after `state.number`, and what it has shown."""
     index = state.number + 1
-    folder = game.run.round(index)
+    folder = run.folder.round(index)
     if index > 0:
-        game.run.check_same(index, "training", opponent=model_hash(_opponent(state, game, game.preset.for_round(index))))
+        run.folder.check_same(index, "training", opponent=model_hash(_opponent(state, run, run.preset.for_round(index))))
     player = folder / "pipeline" if index > 0 else state.player
-    played = not game.run.is_done(index, "evaluation")
+    played = not run.folder.is_done(index, "evaluation")
     if played:
-        _evaluate(game, player, index)
+        _evaluate(run, player, index)
     metrics = json.loads((folder / "metrics.json").read_text())
     log = pd.read_parquet(folder / "train.parquet") if index > 0 else None
     if index > 0:
-        warn_of_collapse(index, metrics["drift"], game.preset.for_round(index).on_collapse)
+        warn_of_collapse(index, metrics["drift"], run.preset.for_round(index).on_collapse)
     return RoundState(index, player), RoundInfo(metrics, log, played)
 
 
-def _train(game: Game, settings: Settings, data: TrainingSet, start: Path, opponent_folder: Path, index: int) -> None:
-    folder, work = game.run.round(index), game.run.round(index) / "training"
-    opponent_hash, errors_from = model_hash(opponent_folder), "precomputed" if game.opponent_cache and data.generated else "network"
-    with game.run.stage(index, "training", files=("train.parquet",), opponent=opponent_hash, opponent_errors=errors_from):
-        player = game.diffuser.load_unet(start).requires_grad_(True)
+def _train(run: Run, settings: Settings, data: TrainingSet, start: Path, opponent_folder: Path, index: int) -> None:
+    folder, work = run.folder.round(index), run.folder.round(index) / "training"
+    opponent_hash, errors_from = model_hash(opponent_folder), "precomputed" if run.opponent_cache and data.generated else "network"
+    with run.folder.stage(index, "training", files=("train.parquet",), opponent=opponent_hash, opponent_errors=errors_from):
+        player = run.diffuser.load_unet(start).requires_grad_(True)
         rank = settings.lora_rank
         opponent: Opponent | None = None
         if rank:
-            add_adapter(player, rank, settings.lora_alpha, game.seed, index)
+            add_adapter(player, rank, settings.lora_alpha, run.seed, index)
         if data.generated:
             own = rank and opponent_folder == start
-            network = WithoutAdapter(player) if own else game.diffuser.load_unet(opponent_folder).requires_grad_(False)
+            network = WithoutAdapter(player) if own else run.diffuser.load_unet(opponent_folder).requires_grad_(False)
             opponent = LiveOpponent(network)
-            if cache := game.cache_of(index, opponent_hash):
-                opponent = precompute(cache, network, opponent_hash, data, game.diffuser.schedule, settings, game.seed, index)
+            if cache := run.cache_of(index, opponent_hash):
+                opponent = precompute(cache, network, opponent_hash, data, run.diffuser.schedule, settings, run.seed, index)
             del network  # once its errors are known it leaves the memory
-        log = train(player, opponent, data, game.diffuser.schedule, settings, game.seed, index, work)
+        log = train(player, opponent, data, run.diffuser.schedule, settings, run.seed, index, work)
         if PartialState().is_main_process:
             if rank:
-                merge(player, rank, settings.lora_alpha, game.run.round(index - 1) / "lora", folder / "lora")
+                merge(player, rank, settings.lora_alpha, run.folder.round(index - 1) / "lora", folder / "lora")
             unfinished = folder / "pipeline.unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
-            write_pipeline(unfinished, player, game.diffuser.folder)
+            write_pipeline(unfinished, player, run.diffuser.folder)
             shutil.rmtree(folder / "pipeline", ignore_errors=True)
             unfinished.rename(folder / "pipeline")
             write_table(folder / "train.parquet", log)
             (work / "training.pt").unlink(missing_ok=True)
 
 
-def _evaluate(game: Game, player: Path, index: int) -> None:
+def _evaluate(run: Run, player: Path, index: int) -> None:
     """Scores of a round's player, and their differences to the rounds before."""
-    folder, data, diffuser = game.run.round(index), game.data, game.diffuser
+    folder, data, diffuser = run.folder.round(index), run.data, run.diffuser
     weights, name = model_hash(player), f"round {index}" if index else "base"
-    with game.run.stage(index, "evaluation", files=("scores.parquet", "metrics.json"), player=weights):
+    with run.folder.stage(index, "evaluation", files=("scores.parquet", "metrics.json"), player=weights):
         unet = diffuser.load_unet(player).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         held_out = None
         if data.validation:
@@ -143,27 +143,27 @@ def _evaluate(game: Game, player: Path, index: int) -> None:
             errors = held_out_error(diffuser, unet, real, diffuser.embed(captions), ids)
             frame = pd.DataFrame({"id": ids, "prompt": captions, "image": 0, "held_out_error": errors.numpy()})
             write_table(folder / "held_out.parquet", frame)
-        scored = evaluate(diffuser, unet, data, game.scorers, held_out, game.preset.settings, folder, name, weights)
-        write_json(folder / "metrics.json", _metrics(game.run, index, scored.table))
+        scored = evaluate(diffuser, unet, data, run.scorers, held_out, run.preset.settings, folder, name, weights)
+        write_json(folder / "metrics.json", _metrics(run.folder, index, scored.table))
 
 
-def _drift(run: RunFolder, index: int, scores: pd.DataFrame) -> dict[str, float]:
+def _drift(folder: RunFolder, index: int, scores: pd.DataFrame) -> dict[str, float]:
     """The signs of collapse of a round, as ratios to the base model's."""
-    return drift(evaluation_latents(run.round(index)), evaluation_latents(run.round(0)), scores["prompt"].tolist())
+    return drift(evaluation_latents(folder.round(index)), evaluation_latents(folder.round(0)), scores["prompt"].tolist())
 
 
-def _metrics(run: RunFolder, index: int, scores: pd.DataFrame) -> dict[str, Any]:
+def _metrics(folder: RunFolder, index: int, scores: pd.DataFrame) -> dict[str, Any]:
     def earlier(name: str, which: int) -> pd.DataFrame | None:
-        return pd.read_parquet(run.round(which) / name) if 0 <= which < index else None
+        return pd.read_parquet(folder.round(which) / name) if 0 <= which < index else None
 
     summary = summarise(scores, earlier("scores.parquet", index - 1), earlier("scores.parquet", 0))
-    if (run.round(index) / "held_out.parquet").exists():
-        held_out = pd.read_parquet(run.round(index) / "held_out.parquet")
+    if (folder.round(index) / "held_out.parquet").exists():
+        held_out = pd.read_parquet(folder.round(index) / "held_out.parquet")
         summary |= summarise(held_out, earlier("held_out.parquet", index - 1), earlier("held_out.parquet", 0))
     oracle = {k.removeprefix("oracle_"): summary.pop(k) for k in list(summary) if k.startswith("oracle_")}
     metrics: dict[str, Any] = {
         "round": index,
-        "model": run.identity["model"],
+        "model": folder.identity["model"],
         "n_prompts": int(scores["prompt"].nunique()),
         "scores": summary,
     }
@@ -171,8 +171,8 @@ def _metrics(run: RunFolder, index: int, scores: pd.DataFrame) -> dict[str, Any]
         ceiling = json.loads((shapes.ASSETS / "card.json").read_text())["oracle"]
         metrics["oracle"] = oracle | {"ceiling": ceiling}
     if index > 0:
-        metrics["drift"] = _drift(run, index, scores)
-        log = pd.read_parquet(run.round(index) / "train.parquet")
+        metrics["drift"] = _drift(folder, index, scores)
+        log = pd.read_parquet(folder.round(index) / "train.parquet")
         metrics["train"] = {"loss_first": float(log["loss"].iloc[0]), "loss_last": float(log["loss"].iloc[-1])}
         if "implicit_accuracy" in log:
             metrics["train"]["implicit_accuracy"] = float(log["implicit_accuracy"].tail(10).mean())

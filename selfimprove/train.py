@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import is_tensorboard_available
 from diffusers import UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from jaxtyping import Float
@@ -18,7 +19,7 @@ from selfimprove import losses
 from selfimprove.batches import Batch, TrainingSet, batch_rows, make_batch
 from selfimprove.config import Settings
 from selfimprove.opponent import Opponent
-from selfimprove.runs import RunError
+from selfimprove.run_folder import RunError
 from selfimprove.schedule import Schedule
 
 
@@ -85,7 +86,7 @@ def train(
         gradient_accumulation_steps=settings.accumulation,
         mixed_precision=settings.precision,
         cpu=on_cpu,
-        log_with="tensorboard",
+        log_with="tensorboard" if is_tensorboard_available() else None,  # of the extra `notebooks`
         project_dir=folder,
     )
     accelerator.init_trackers("tensorboard")

@@ -13,8 +13,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from selfimprove.batches import TrainingSet
-from selfimprove.latents import Store, build_store
-from selfimprove.models import load_diffuser
+from selfimprove.data.latents import Store, build_store
+from selfimprove.models.pipeline import load_diffuser
 from selfimprove.shapes import PIPELINE
 
 LENGTH = 24  # tokens

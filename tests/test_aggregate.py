@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from selfimprove.aggregate import RAW, STANDARDISED, Rule, Scale, best_of, comparison, summarise, wide, with_averages
-from selfimprove.protocol import Protocol, ProtocolError, Scored
+from selfimprove.evaluation.aggregate import RAW, STANDARDISED, Rule, Scale, best_of, comparison, summarise, wide, with_averages
+from selfimprove.evaluation.protocol import Protocol, ProtocolError, Scored
 
 PROTOCOL = Protocol(
     model="base", model_hash="", prompts="p", prompts_hash="p", n_prompts=40, images=4, noise_seed=0, sampler="DDIM", steps=10,

@@ -26,8 +26,8 @@ def names(code: str) -> set[str]:
 def test_imports_are_followed() -> None:
     found = names("from selfimprove.train import train")
     assert {"selfimprove/__init__.py", "selfimprove/train.py", "selfimprove/batches.py", "selfimprove/draws.py"} <= found
-    assert "selfimprove/figures.py" not in found
-    assert "selfimprove/theory/dpo.py" in names("import selfimprove.theory.dpo as dpo")
+    assert "selfimprove_lab/figures/comparison.py" not in found
+    assert "selfimprove_lab/theory/dpo.py" in names("import selfimprove_lab.theory.dpo as dpo")
     assert not names("import torch")
 
 

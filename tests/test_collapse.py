@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from selfimprove import collapse
-from selfimprove.collapse import LIMITS, CollapseError, Measures, effective_modes, signs, warn_of_collapse, within_prompt_distance
-from selfimprove.weighting import pairwise
+from selfimprove.recursion import collapse
+from selfimprove.recursion.collapse import LIMITS, CollapseError, Measures, effective_modes, signs, warn_of_collapse, within_prompt_distance
+from selfimprove.recursion.weighting import pairwise
 
 COUNT, COPIES = 40, 3
 PROMPTS = [f"p{i % COUNT}" for i in range(COUNT * COPIES)]

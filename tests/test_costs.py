@@ -9,33 +9,31 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from test_rounds import PRESET, game
+from test_rounds import PRESET, prepared_run
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from selfimprove import models, rounds
+from selfimprove import rounds
 from selfimprove.batches import TrainingSet
 from selfimprove.config import Preset, Settings
-from selfimprove.costs import (
-    CLIP_TEXT,
-    SD3_TEXT,
+from selfimprove.models import pipeline as models
+from selfimprove.models.lora import WithoutAdapter, add_adapter
+from selfimprove.models.pipeline import Diffuser, load_diffuser
+from selfimprove.opponent import LiveOpponent
+from selfimprove.planning.costs import (
     Held,
     Shapes,
     count_flops,
     sampling_memory,
-    stable_diffusion,
-    stable_diffusion_3,
     training_memory,
 )
-from selfimprove.game import Game, set_up
-from selfimprove.lora import WithoutAdapter, add_adapter
-from selfimprove.models import Diffuser, load_diffuser
-from selfimprove.opponent import LiveOpponent
-from selfimprove.plan import count, disk_space, plan, second_network
+from selfimprove.planning.plan import count, disk_space, plan, second_network
 from selfimprove.presets import PRESETS
 from selfimprove.rounds import play
+from selfimprove.run import Run, set_up
 from selfimprove.scorers import SHAPES_SCORERS, load_scorers, resident_memory
 from selfimprove.train import train
+from selfimprove_lab.results.true_sizes import CLIP_TEXT, SD3_TEXT, stable_diffusion, stable_diffusion_3
 
 
 def test_flops_of_stable_diffusion() -> None:
@@ -138,7 +136,7 @@ def test_checkpointing_saves_memory_and_an_opponent_costs_its_weights(tiny: Path
 
 
 def test_the_plan_says_what_a_run_takes(tiny: Path, images: Path, tmp_path: Path) -> None:
-    played = game(tiny, images, tmp_path / "run")
+    played = prepared_run(tiny, images, tmp_path / "run")
     planned = plan(played, 2)
     assert any(
         line.startswith("operations: ") and "% of the peak of one card, " in line and "an H100 or H200" in line for line in planned.lines
@@ -161,7 +159,7 @@ def test_the_plan_says_what_a_run_takes(tiny: Path, images: Path, tmp_path: Path
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_passes_are_timed_as_the_run_computes(tiny: Path, images: Path, tmp_path: Path, precision: str) -> None:
-    chosen = game(tiny, images, tmp_path / "run", PRESET.changed(precision=precision))
+    chosen = prepared_run(tiny, images, tmp_path / "run", PRESET.changed(precision=precision))
     kinds = set()
     chosen.diffuser.unet.conv_in.register_forward_hook(lambda module, given, made: kinds.add(made.dtype))
     plan(chosen, 1)
@@ -188,7 +186,7 @@ def test_disk_holds_the_images_of_every_round(tiny: Path) -> None:
     assert disk_space(shapes, long, 2, 100, 0, 2) - disk_space(shapes, short, 2, 100, 0, 2) == 2 * two_steps
 
 
-def seen(monkeypatch: pytest.MonkeyPatch, played: Game, last: int) -> tuple[int, int]:
+def seen(monkeypatch: pytest.MonkeyPatch, played: Run, last: int) -> tuple[int, int]:
     """How many images a run decodes and encodes."""
     images = {"decode": 0, "encode": 0}
     for name in images:
@@ -209,7 +207,7 @@ def test_images_through_the_vae_are_counted(
     tiny: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict
 ) -> None:
     preset = PRESET.changed(**changes)
-    found = seen(monkeypatch, game(tiny, images, tmp_path / "run", preset), 2)
+    found = seen(monkeypatch, prepared_run(tiny, images, tmp_path / "run", preset), 2)
     counts = [count(preset, k, 12, 5) for k in range(3)]
     held_out = 3 * 3  # few images, and in every evaluation
     assert found == (sum(c.decoded for c in counts), sum(c.encoded for c in counts) + held_out)
@@ -235,7 +233,7 @@ def test_recursion_is_counted(tiny: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_kept_opponent_is_planned_out_of_memory(tiny: Path, images: Path, tmp_path: Path) -> None:
     def planned(cache: str) -> int:
-        chosen = game(tiny, images, tmp_path / f"run{cache}")
+        chosen = prepared_run(tiny, images, tmp_path / f"run{cache}")
         return plan(replace(chosen, opponent_cache=tmp_path if cache else None), 1).memory
 
     assert planned("cache") < planned("")
@@ -252,7 +250,7 @@ def test_a_kept_opponent_is_planned_out_of_memory(tiny: Path, images: Path, tmp_
 def test_who_needs_a_second_network(
     tiny: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict, last: int, expected: bool
 ) -> None:
-    played = game(tiny, images, tmp_path / "run", PRESET.changed(**changes))
+    played = prepared_run(tiny, images, tmp_path / "run", PRESET.changed(**changes))
     assert second_network(played.preset.settings, last) == expected
     opponents: list[Any] = []
     whole = rounds.train
@@ -267,7 +265,7 @@ def test_who_needs_a_second_network(
 
 
 def test_the_plan_says_when_another_sampler_draws(tiny: Path, images: Path, tmp_path: Path) -> None:
-    planned = plan(game(tiny, images, tmp_path / "run", PRESET.changed(sampler="unipc")), 1)
+    planned = plan(prepared_run(tiny, images, tmp_path / "run", PRESET.changed(sampler="unipc")), 1)
     assert any("12 rollouts (UniPC in 2 steps, not the papers' DDIM: another opponent)" in line for line in planned.lines)
 
 
@@ -290,7 +288,7 @@ def test_scorers_are_counted_once() -> None:
 
 
 def test_a_kept_opponent_draws_for_every_example(tiny: Path, images: Path, tmp_path: Path) -> None:
-    chosen = game(tiny, images, tmp_path / "run", PRESET.changed(steps=2))
+    chosen = prepared_run(tiny, images, tmp_path / "run", PRESET.changed(steps=2))
     few, all_of_them = plan(chosen, 1), plan(replace(chosen, opponent_cache=tmp_path), 1)
     assert [f"round 1: {n} rollouts" in "\n".join(p.lines) for n, p in ((8, few), (12, all_of_them))] == [True, True]
     assert few.flops < all_of_them.flops

@@ -10,19 +10,19 @@ import pytest
 
 from course import bundle
 from course.sessions import ROOT, CourseError
-from selfimprove.game import set_up
 from selfimprove.presets import PRESETS, get_preset
 from selfimprove.rounds import play
-from selfimprove.runs import identity_hash
+from selfimprove.run import set_up
+from selfimprove.run_folder import identity_hash
 
 
 @pytest.mark.filterwarnings("ignore:round 2 shows signs of collapse")  # six images are too few for a sign to mean anything
 def test_a_round_goes_on_from_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def game(folder: Path):  # type: ignore[no-untyped-def]
+    def prepared_run(folder: Path):  # type: ignore[no-untyped-def]
         return set_up(get_preset("smoke"), "smoke", run=folder, device="cpu")
 
     first, bundled = tmp_path / "here" / "run", tmp_path / "bundle.zip"
-    play(game(first), 1)
+    play(prepared_run(first), 1)
     assert bundle.main(["pack", str(first), "--to", str(bundled), "--rounds", "1"]) == 0
     assert bundle.main(["unpack", str(bundled), "--folder", str(tmp_path / "there")]) == 0
     again = tmp_path / "there" / "run"
@@ -30,9 +30,9 @@ def test_a_round_goes_on_from_a_bundle(tmp_path: Path, capsys: pytest.CaptureFix
     names = {p.relative_to(again).parts[1] for p in again.glob("round_1/*")}
     assert {"manifest.json", "metrics.json", "pipeline", "train.parquet", "evaluation"} <= names
     assert not {"rollout", "training"} & names
-    infos = play(game(again), 2)
+    infos = play(prepared_run(again), 2)
     assert [info.played for info in infos] == [False, False, True]
-    assert infos[1].metrics == play(game(first), 1)[1].metrics
+    assert infos[1].metrics == play(prepared_run(first), 1)[1].metrics
 
 
 def made_up_run(folder: Path, objective: str = "spin") -> Path:

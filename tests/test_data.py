@@ -7,7 +7,7 @@ import torch
 from conftest import write_images
 from PIL import Image
 
-from selfimprove.data import DataError, ImageText, fitted, load_data, open_image, shapes_prompts
+from selfimprove.data.images import DataError, ImageText, fitted, load_data, open_image, shapes_prompts
 from selfimprove.shapes.captions import HELD_OUT, SCENES
 
 SIZE = (16, 16)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.deeper import deepen, write_deeper
-from selfimprove.models import load_diffuser, resolve_model
+from experiments.deeper import deepen, write_deeper
+from selfimprove.models.pipeline import load_diffuser, resolve_model
 
 
 def test_a_deeper_denoiser_computes_the_same_and_learns(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from selfimprove.diversity import drift_report, frechet_distance, frechet_floor, within_prompt_diversity
+from selfimprove_lab.results.diversity import drift_report, frechet_distance, frechet_floor, within_prompt_diversity
 
 
 def test_frechet_distance_of_normals_is_the_closed_form() -> None:

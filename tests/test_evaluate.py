@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from selfimprove.scorers import nearest_real
+from selfimprove.evaluation.evaluate import nearest_real
 
 
 def test_nearest_real_prefers_its_own_caption() -> None:

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from test_aggregate import model
 
-from selfimprove.aggregate import RAW, Rule, comparison
-from selfimprove.evaluation_results import best_of_curve, guidance_table, interval_widths, load_evaluations, medians, table, tidy
-from selfimprove.protocol import ProtocolError, Scored, write_scores
-from selfimprove.published.own import own_beside
+from selfimprove.evaluation.aggregate import RAW, Rule, comparison
+from selfimprove.evaluation.protocol import ProtocolError, Scored, write_scores
 from selfimprove.scorers import SHAPES_SCORERS
+from selfimprove_lab.published.own import own_beside
+from selfimprove_lab.results.evaluation import best_of_curve, guidance_table, interval_widths, load_evaluations, medians, table, tidy
 
 
 def shapes_model(name: str, shift: float = 0.0, seed: int = 0) -> Scored:

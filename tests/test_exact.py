@@ -6,9 +6,10 @@ import dataclasses
 import pytest
 import torch
 
-from selfimprove import draws, exact, losses
-from selfimprove.mixture import Mixture, MLPDenoiser, PointWorld, cosine_schedule
-from selfimprove.rollout import noising_trajectory, trajectory
+from selfimprove import draws
+from selfimprove_lab.theory import exact
+from selfimprove_lab.theory.mixture import Mixture, MLPDenoiser, PointWorld, cosine_schedule
+from selfimprove_lab.theory.paths import noising_trajectory, trajectory
 
 STEPS, COUNT = 6, 5
 SCHEDULE = cosine_schedule(STEPS)
@@ -89,9 +90,9 @@ def test_paths_that_do_not_fit_are_refused() -> None:
 def test_a_beta_tied_to_sigma_is_infinite_at_the_image() -> None:
     last = SCHEDULE.steps(eta=1.0)[-1]
     with pytest.raises(ValueError, match="sigma=0.0"):
-        losses.coupled_beta(last.sigma, STEPS, 1.0)
+        exact.coupled_beta(last.sigma, STEPS, 1.0)
     first = SCHEDULE.steps(eta=1.0)[0]
-    assert first.sigma**2 == pytest.approx(0.1 * STEPS / (2 * losses.coupled_beta(first.sigma, STEPS, 0.1)))
+    assert first.sigma**2 == pytest.approx(0.1 * STEPS / (2 * exact.coupled_beta(first.sigma, STEPS, 0.1)))
 
 
 def test_mixture_is_a_denoiser_like_any_other() -> None:

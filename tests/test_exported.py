@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import rsi_shapes, spin_depth, spin_shapes
-from benchmarks.arms import ADAPTER_STEP, STEP
+from experiments import rsi_shapes, spin_depth, spin_shapes
+from experiments.arms import ADAPTER_STEP, STEP
 from selfimprove.config import Settings
-from selfimprove.costs import Shapes, count_flops
-from selfimprove.models import load_diffuser, resolve_model
+from selfimprove.models.pipeline import load_diffuser, resolve_model
+from selfimprove.planning.costs import Shapes, count_flops
 from selfimprove.presets import PRESETS
-from selfimprove.runs import differences
+from selfimprove.run_folder import differences
 
 RESULTS = Path(__file__).parent.parent / "book" / "results"
 EXPERIMENTS = {

@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from test_rounds import PRESET, game
+from test_rounds import PRESET, prepared_run
 from torch import Tensor
 
 from selfimprove import rounds
 from selfimprove.batches import TrainingSet
 from selfimprove.config import Settings
-from selfimprove.lora import FILE, WithoutAdapter, add_adapter, check_rank, merge
-from selfimprove.models import ModelError, load_diffuser, load_unet, model_hash
+from selfimprove.models.lora import FILE, WithoutAdapter, add_adapter, check_rank, merge
+from selfimprove.models.pipeline import ModelError, load_diffuser, load_unet, model_hash
 from selfimprove.opponent import LiveOpponent
 from selfimprove.rounds import play
 from selfimprove.train import train
@@ -117,7 +117,7 @@ def test_rounds_with_adapters(tiny: Path, images: Path, tmp_path: Path, monkeypa
         return original(player, opponent, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(rounds, "train", watched)
-    infos = play(game(tiny, images, tmp_path / "run", PRESET.changed(lora_rank=2, lora_alpha=2)), 2)
+    infos = play(prepared_run(tiny, images, tmp_path / "run", PRESET.changed(lora_rank=2, lora_alpha=2)), 2)
     assert opponents == ["WithoutAdapter"] * 2  # no second UNet
     assert infos[1].log is not None
     assert infos[1].log["margin"].iloc[0] == pytest.approx(0, abs=1e-4)
@@ -134,7 +134,7 @@ def test_rounds_with_adapters(tiny: Path, images: Path, tmp_path: Path, monkeypa
 
 
 def test_a_frozen_opponent_is_a_network_of_its_own_from_round_2_on(tiny: Path, images: Path, tmp_path: Path) -> None:
-    infos = play(game(tiny, images, tmp_path / "run", PRESET.changed(lora_rank=2, opponent="base")), 2)
+    infos = play(prepared_run(tiny, images, tmp_path / "run", PRESET.changed(lora_rank=2, opponent="base")), 2)
     assert infos[2].log is not None
     assert infos[2].log["margin"].iloc[0] != 0  # the player has left the base
 
@@ -147,7 +147,7 @@ def test_a_rank_below_one_is_refused(rank: int) -> None:
 
 def test_a_rank_larger_than_the_layer_is_refused_before_anything_is_done(tiny: Path, images: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"lora_rank=33 is more than the full rank \d+ of"):
-        game(tiny, images, tmp_path / "run", PRESET.changed(lora_rank=33))
+        prepared_run(tiny, images, tmp_path / "run", PRESET.changed(lora_rank=33))
     assert not (tmp_path / "run").exists()
     check_rank(load_unet(tiny), 8)
 

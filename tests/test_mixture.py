@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from selfimprove.mixture import Mixture, PointWorld, cosine_schedule, kl_divergence, kl_of_samples
 from selfimprove.rollout import rollout
+from selfimprove_lab.theory.mixture import Mixture, PointWorld, cosine_schedule, kl_divergence, kl_of_samples
 
 SCHEDULE = cosine_schedule(60)
 WORLD = PointWorld(SCHEDULE, 2, 2)

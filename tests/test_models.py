@@ -9,8 +9,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from selfimprove import models
-from selfimprove.models import ModelError, check_folder, load_diffuser, model_hash, resolve_model, write_pipeline
+from selfimprove.models import pipeline as models
+from selfimprove.models.pipeline import ModelError, check_folder, load_diffuser, model_hash, resolve_model, write_pipeline
 from selfimprove.shapes import PIPELINE
 
 CPU = torch.device("cpu")

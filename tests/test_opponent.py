@@ -12,14 +12,15 @@ import torch
 from test_rounds import PRESET
 
 from selfimprove import opponent as module
-from selfimprove import rounds, samples
+from selfimprove import rounds
+from selfimprove import stages as samples
 from selfimprove.batches import TrainingSet, batch_rows, make_batch
 from selfimprove.config import Preset, Settings, Shared
-from selfimprove.game import set_up
-from selfimprove.latents import SHARD, Store
-from selfimprove.models import Diffuser, load_diffuser
+from selfimprove.data.latents import SHARD, Store
+from selfimprove.models.pipeline import Diffuser, load_diffuser
 from selfimprove.opponent import CacheError, LiveOpponent, PrecomputedOpponent, precompute
 from selfimprove.rounds import play
+from selfimprove.run import set_up
 
 SETTINGS = Settings(batch_size=3, accumulation=2, steps=50, rollout_batch=4, caption_dropout=0.3, flip=True)
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from selfimprove.agreement import correlation_with, pair_accuracy, within_prompt_correlation
-from selfimprove.data import DataError
-from selfimprove.pairs import LabelledPair, Shards, shapes_pairs
+from selfimprove.data.images import DataError
+from selfimprove.data.pairs import LabelledPair, Shards, shapes_pairs
 from selfimprove.shapes.image_sets import pairs as drawn_pairs
+from selfimprove_lab.results.agreement import correlation_with, pair_accuracy, within_prompt_correlation
 
 
 def encoded(level: int) -> bytes:

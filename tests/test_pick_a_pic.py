@@ -10,11 +10,11 @@ import torch
 from test_pairs import encoded, row, shard
 from test_rounds import PRESET, SETTINGS
 
-from selfimprove import streaming
 from selfimprove.config import Preset
-from selfimprove.data import DataError, load_data
-from selfimprove.game import set_up
+from selfimprove.data import streaming
+from selfimprove.data.images import DataError, load_data
 from selfimprove.rounds import play
+from selfimprove.run import set_up
 
 SIZE = (16, 16)
 

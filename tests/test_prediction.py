@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from test_rounds import PRESET, game
+from test_rounds import PRESET, prepared_run
 from torch import Tensor
 
 from selfimprove.batches import TrainingSet, make_batch
 from selfimprove.config import Settings
-from selfimprove.game import set_up
-from selfimprove.models import Diffuser, ModelError, load_diffuser
+from selfimprove.models.pipeline import Diffuser, ModelError, load_diffuser
 from selfimprove.opponent import LiveOpponent
 from selfimprove.presets import PRESETS
 from selfimprove.rollout import rollout
 from selfimprove.rounds import play
+from selfimprove.run import set_up
 from selfimprove.schedule import Schedule
 from selfimprove.train import objective
 
@@ -111,7 +111,7 @@ def v_model(tiny: Path, tmp_path: Path) -> Path:
 
 
 def test_rounds_of_a_v_model(v_model: Path, images: Path, tmp_path: Path) -> None:
-    infos = play(game(v_model, images, tmp_path / "run"), 1)
+    infos = play(prepared_run(v_model, images, tmp_path / "run"), 1)
     assert infos[1].log is not None
     assert infos[1].log["loss"].iloc[0] == pytest.approx(0.6931, abs=1e-3)
 
@@ -120,7 +120,7 @@ def test_epsilon_forced_on_a_v_model(v_model: Path, images: Path, tmp_path: Path
     with pytest.raises(
         ModelError, match="prediction_type='epsilon', but model=.* predicts 'v_prediction', .* leave prediction_type at 'any'"
     ):
-        game(v_model, images, tmp_path / "run", PRESET.changed(prediction_type="epsilon"))
+        prepared_run(v_model, images, tmp_path / "run", PRESET.changed(prediction_type="epsilon"))
 
 
 def test_weight_in_x0_where_it_is_infinite(v_model: Path, tmp_path: Path) -> None:

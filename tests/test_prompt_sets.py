@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from selfimprove import prompt_sets
-from selfimprove.prompt_sets import judged_prompts
-from selfimprove.prompts import PromptError
+from selfimprove.data import prompt_sets
+from selfimprove.data.prompt_sets import judged_prompts
+from selfimprove.recursion.prompts import PromptError
 from selfimprove.shapes.captions import HELD_OUT, SCENES
 
 
@@ -45,8 +45,8 @@ def test_a_set_that_the_hub_does_not_give(monkeypatch: pytest.MonkeyPatch) -> No
     def fail() -> list[str]:
         raise ConnectionError
 
-    monkeypatch.setitem(prompt_sets.PUBLISHED, "partiprompts", fail)
+    monkeypatch.setitem(prompt_sets.PUBLISHED_SETS, "partiprompts", fail)
     with pytest.raises(PromptError, match="save its prompts as a text file"):
         judged_prompts("partiprompts")
-    monkeypatch.setitem(prompt_sets.PUBLISHED, "partiprompts", lambda: ["a cat", "a cat", "a dog"])
+    monkeypatch.setitem(prompt_sets.PUBLISHED_SETS, "partiprompts", lambda: ["a cat", "a cat", "a dog"])
     assert judged_prompts("partiprompts").prompts == ["a cat", "a dog"]

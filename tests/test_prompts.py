@@ -7,8 +7,18 @@ import pandas as pd
 import pytest
 from conftest import tiny_language_model
 
-from selfimprove.judges import JudgeError, LanguageModelJudge, ShapesRules, judged, read_answer
-from selfimprove.prompts import Collection, PromptError, PromptSet, collect, drop_duplicates, load_prompts, prepare, spread, templates
+from selfimprove.recursion.judges import JudgeError, LanguageModelJudge, ShapesRules, judged, read_answer
+from selfimprove.recursion.prompts import (
+    Collection,
+    PromptError,
+    PromptSet,
+    collect,
+    drop_duplicates,
+    load_prompts,
+    prepare,
+    spread,
+    templates,
+)
 from selfimprove.shapes.captions import collected_prompts
 
 TEXTS = ["a red star", "a blue moon on sand", "ein grüner Stern", "山の上の赤い星"]
@@ -115,7 +125,7 @@ def test_spread_takes_the_nearest_of_each_cluster_in_proportion_to_its_size() ->
 
 
 def test_many_prompts_use_mini_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfimprove.prompts.MINI_BATCH_ABOVE", 50)
+    monkeypatch.setattr("selfimprove.recursion.prompts.MINI_BATCH_ABOVE", 50)
     points = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
     rows = spread(points, 5, 40, seed=0)
     assert len(rows) == len(set(rows.tolist())) == 40

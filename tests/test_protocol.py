@@ -4,7 +4,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from selfimprove.protocol import Protocol, ProtocolError, Scored, check_comparable, read_scores, write_scores
+from selfimprove.evaluation.protocol import Protocol, ProtocolError, Scored, check_comparable, read_scores, write_scores
 
 PROTOCOL = Protocol(
     model="base", model_hash="a", prompts="some", prompts_hash="p", n_prompts=2, images=1, noise_seed=1, sampler="DDIM", steps=50,

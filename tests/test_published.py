@@ -7,9 +7,9 @@ from decimal import Decimal
 import pandas as pd
 import pytest
 
-from selfimprove.published import AVERAGE, VERSION, Table, load_table, tables
-from selfimprove.published.beside import NOT_PRINTED, NOT_RUN, beside
-from selfimprove.published.checks import check
+from selfimprove_lab.published import AVERAGE, VERSION, Table, load_table, tables
+from selfimprove_lab.published.beside import NOT_PRINTED, NOT_RUN, beside
+from selfimprove_lab.published.checks import check
 
 SCORES = [f"spin-diffusion/{n}" for n in (1, 2, 7, 8, 9, 10, 11)]
 

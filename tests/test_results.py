@@ -5,10 +5,11 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from selfimprove import results
-from selfimprove.models import model_hash
+from selfimprove.models.pipeline import model_hash
 from selfimprove.presets import PRESETS
-from selfimprove.results import (
+from selfimprove.shapes import PIPELINE
+from selfimprove_lab.results import exports as results
+from selfimprove_lab.results.exports import (
     ARMS,
     arms_table,
     folder_sentence,
@@ -19,7 +20,6 @@ from selfimprove.results import (
     rounds_table,
     summary_markdown,
 )
-from selfimprove.shapes import PIPELINE
 
 FOLDER = Path(__file__).parent.parent / "book" / "results" / "spin_shapes"
 RESULTS = load_results(FOLDER)
@@ -82,4 +82,4 @@ def test_intervals_over_seeds_and_prompts_by_hand() -> None:
 
 def test_the_readme_says_what_the_results_say() -> None:
     readme = (Path(__file__).parent.parent / "README.md").read_text()
-    assert summary_markdown(RESULTS) in readme, "paste selfimprove.results.summary_markdown into README.md"
+    assert summary_markdown(RESULTS) in readme, "paste selfimprove_lab.results.exports.summary_markdown into README.md"

@@ -6,9 +6,10 @@ from diffusers import StableDiffusionPipeline
 
 from selfimprove import draws
 from selfimprove.config import Settings
-from selfimprove.models import Diffuser, load_diffuser
-from selfimprove.rollout import predict, rollout, sample_batches, trajectory
+from selfimprove.models.pipeline import Diffuser, load_diffuser
+from selfimprove.rollout import predict, rollout, sample_batches
 from selfimprove.shapes import PIPELINE
+from selfimprove_lab.theory.paths import trajectory
 
 PROMPTS = ["a star", "a red heart on a white background", "", "something nice", "a moon"]
 IDS = [draws.example_id(p) for p in PROMPTS]

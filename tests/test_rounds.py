@@ -12,17 +12,20 @@ import pandas as pd
 import pytest
 import torch
 
-from selfimprove import evaluate, rounds, samples, train
+from selfimprove import rounds, train
+from selfimprove import stages as samples
 from selfimprove.config import Preset, Settings
-from selfimprove.data import DataError
-from selfimprove.game import Game, set_up
-from selfimprove.latents import Store
-from selfimprove.models import load_diffuser, model_hash
-from selfimprove.plan import plan
+from selfimprove.data.images import DataError
+from selfimprove.data.latents import Store
+from selfimprove.evaluation import evaluate
+from selfimprove.evaluation.round_figures import training_figure
+from selfimprove.models.pipeline import load_diffuser, model_hash
+from selfimprove.planning.plan import plan
 from selfimprove.presets import PRESETS
-from selfimprove.report import ceiling_sentence, read_training, score_table, training_figure, write_summary
+from selfimprove.report import ceiling_sentence, read_training, score_table, write_summary
 from selfimprove.rounds import play
-from selfimprove.runs import RunError
+from selfimprove.run import Run, set_up
+from selfimprove.run_folder import RunError
 
 SETTINGS = Settings(
     samples=12, validation=3, rollout_steps=2, guidance=2.0, steps=3, batch_size=4, lr=1e-3, evaluation_prompts=5, evaluation_steps=2,
@@ -31,12 +34,12 @@ SETTINGS = Settings(
 PRESET = Preset("", "", SETTINGS, ({}, {"lr": 5e-4}))
 
 
-def game(tiny: Path, images: Path, run: Path, preset: Preset = PRESET, seed: int = 0) -> Game:
+def prepared_run(tiny: Path, images: Path, run: Path, preset: Preset = PRESET, seed: int = 0) -> Run:
     return set_up(preset, "test", str(tiny), str(images), run, seed, "cpu")
 
 
 def test_two_rounds(tiny: Path, images: Path, tmp_path: Path) -> None:
-    played = game(tiny, images, tmp_path / "run")
+    played = prepared_run(tiny, images, tmp_path / "run")
     lines = plan(played, 2).lines
     assert lines[3].startswith("round 1: 12 rollouts (DDIM in 2 steps), 3 steps of 4 pairs (lr 0.001, beta 2000), evaluation on 5 images")
     assert lines[4].startswith("round 2: 12 rollouts (DDIM in 2 steps), 3 steps of 4 pairs (lr 0.0005")
@@ -52,10 +55,10 @@ def test_two_rounds(tiny: Path, images: Path, tmp_path: Path) -> None:
     assert infos[2].log is not None
     assert infos[2].log["lr"].iloc[0] == pytest.approx(5e-4)
     # what was written is read back, and nothing is played twice
-    again = play(game(tiny, images, run), 2)
+    again = play(prepared_run(tiny, images, run), 2)
     assert not any(i.played for i in again)
     assert again[2].metrics == infos[2].metrics
-    assert "finished already" in " ".join(plan(game(tiny, images, run), 2).lines)
+    assert "finished already" in " ".join(plan(prepared_run(tiny, images, run), 2).lines)
     # the report speaks of all of it
     table = score_table(infos)
     assert set(table.index.get_level_values("score")) == {"nearest_real", "held_out_error"}
@@ -73,12 +76,12 @@ STAGES = ["rollout", "training step", "writing the player", "evaluation"]
 def test_a_run_killed_anywhere_goes_on_to_the_same_result(
     tiny: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    whole = play(game(tiny, images, tmp_path / "whole"), 1)
+    whole = play(prepared_run(tiny, images, tmp_path / "whole"), 1)
     module, name = {
         "rollout": (samples, "sample_batches"), "training step": (train, "make_batch"), "writing the player": (rounds, "write_pipeline"),
         "evaluation": (evaluate, "save_image"),
     }[where]  # fmt: skip
-    play(game(tiny, images, tmp_path / "killed"), 0)
+    play(prepared_run(tiny, images, tmp_path / "killed"), 0)
 
     def kill(*arguments: object, **named: object) -> None:
         raise KeyboardInterrupt
@@ -86,8 +89,8 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_result(
     with monkeypatch.context() as patch:
         patch.setattr(module, name, kill)
         with pytest.raises(KeyboardInterrupt):
-            play(game(tiny, images, tmp_path / "killed"), 1)
-    resumed = play(game(tiny, images, tmp_path / "killed"), 1)
+            play(prepared_run(tiny, images, tmp_path / "killed"), 1)
+    resumed = play(prepared_run(tiny, images, tmp_path / "killed"), 1)
     assert resumed[1].metrics == whole[1].metrics
     pd.testing.assert_frame_equal(resumed[1].log, whole[1].log)
     hashes = [model_hash(tmp_path / run / "round_1" / "pipeline") for run in ("whole", "killed")]
@@ -95,19 +98,19 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_result(
 
 
 def test_a_folder_of_another_run_is_refused_and_the_fields_are_named(tiny: Path, images: Path, tmp_path: Path) -> None:
-    game(tiny, images, tmp_path / "run")
+    prepared_run(tiny, images, tmp_path / "run")
     with pytest.raises(RunError, match=r"holds another run \(beta: 2000.0 there, 7.0 here; seed: 0 there, 1 here\); give another"):
-        game(tiny, images, tmp_path / "run", PRESET.changed(beta=7.0), seed=1)
+        prepared_run(tiny, images, tmp_path / "run", PRESET.changed(beta=7.0), seed=1)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("do not touch")
     with pytest.raises(RunError, match=r"exists and holds no run.json"):
-        game(tiny, images, tmp_path / "other")
+        prepared_run(tiny, images, tmp_path / "other")
 
 
 def test_evaluation_is_paired_and_training_rollouts_are_not_its(tiny: Path, images: Path, tmp_path: Path) -> None:
-    first = play(game(tiny, images, tmp_path / "a"), 0)
+    first = play(prepared_run(tiny, images, tmp_path / "a"), 0)
     preset = PRESET.changed(samples=8)
-    second = play(game(tiny, images, tmp_path / "b", preset), 0)
+    second = play(prepared_run(tiny, images, tmp_path / "b", preset), 0)
     assert first[0].metrics["scores"]["nearest_real"]["mean"] == pytest.approx(second[0].metrics["scores"]["nearest_real"]["mean"])
 
 
@@ -116,7 +119,7 @@ def test_evaluation_is_paired_and_training_rollouts_are_not_its(tiny: Path, imag
 )
 def test_the_arms_run(tiny: Path, images: Path, tmp_path: Path, changes: dict) -> None:
     preset = PRESET.changed(**changes, on_collapse="ignore")
-    infos = play(game(tiny, images, tmp_path / "run", preset), 2)
+    infos = play(prepared_run(tiny, images, tmp_path / "run", preset), 2)
     manifest = json.loads((tmp_path / "run" / "round_2" / "manifest.json").read_text())["stages"]
     assert ("rollout" in manifest) == (preset.settings.objective == "spin")
     assert (manifest["training"]["opponent"] == model_hash(tiny)) == (changes.get("opponent") == "base")
@@ -138,7 +141,7 @@ def test_diffusion_dpo_is_self_play_against_the_losers_of_the_pairs(tmp_path: Pa
 def test_an_opponent_that_stays_keeps_its_images(tiny: Path, images: Path, tmp_path: Path) -> None:
     """And the one that changes draws new ones: continuing against the old images is then a control for moving on."""
     for name, changes, same in (("stays", {"opponent": "base"}, True), ("moves", {}, False)):
-        play(game(tiny, images, tmp_path / name, PRESET.changed(**changes)), 2)
+        play(prepared_run(tiny, images, tmp_path / name, PRESET.changed(**changes)), 2)
         first, second = (Store(tmp_path / name / f"round_{k}" / "rollout").take("mean", range(12)) for k in (1, 2))
         assert torch.equal(first, second) == same
 
@@ -146,20 +149,20 @@ def test_an_opponent_that_stays_keeps_its_images(tiny: Path, images: Path, tmp_p
 def test_only_what_is_trained_on_is_drawn(tiny: Path, images: Path, tmp_path: Path) -> None:
     """Two steps of four use eight of twelve examples; the others' images change nothing, as the same run shows that draws them all."""
     preset = Preset("", "", dataclasses.replace(SETTINGS, steps=2))
-    short = game(tiny, images, tmp_path / "short", preset)
-    whole = dataclasses.replace(game(tiny, images, tmp_path / "whole", preset), opponent_cache=tmp_path / "errors")
+    short = prepared_run(tiny, images, tmp_path / "short", preset)
+    whole = dataclasses.replace(prepared_run(tiny, images, tmp_path / "whole", preset), opponent_cache=tmp_path / "errors")
     assert "8 rollouts" in "".join(plan(short, 1).lines)
     logs = [play(g, 1)[1].log for g in (short, whole)]
-    assert [Store(g.run.round(1) / "rollout").rows for g in (short, whole)] == [8, 12]
+    assert [Store(g.folder.round(1) / "rollout").rows for g in (short, whole)] == [8, 12]
     assert logs[0] is not None
     assert logs[1] is not None
     pd.testing.assert_frame_equal(logs[0], logs[1], rtol=1e-4, atol=1e-6)
     with pytest.raises(RunError, match="its rollout was made with another images than there is now"):
-        samples.spin_samples(dataclasses.replace(short, opponent_cache=tmp_path / "errors"), preset.settings, tiny, 1)
+        samples.spin_training_set(dataclasses.replace(short, opponent_cache=tmp_path / "errors"), preset.settings, tiny, 1)
 
 
 def test_without_the_pushing_term_only_real_images_count(tiny: Path, images: Path, tmp_path: Path) -> None:
-    played = game(tiny, images, tmp_path / "off", PRESET.changed(pushing=0.0))
+    played = prepared_run(tiny, images, tmp_path / "off", PRESET.changed(pushing=0.0))
     log = play(played, 1)[1].log
     assert log is not None
     assert (log["player_generated"] == 0).all()
@@ -169,29 +172,29 @@ def test_without_the_pushing_term_only_real_images_count(tiny: Path, images: Pat
 
 def test_losers_are_of_labelled_pairs_only(tiny: Path, images: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="needs labelled pairs"):
-        game(tiny, images, tmp_path / "run", PRESET.changed(generated_source="loser"))
+        prepared_run(tiny, images, tmp_path / "run", PRESET.changed(generated_source="loser"))
 
 
 def test_a_round_against_an_opponent_that_is_no_more_is_not_read_back(tiny: Path, images: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    play(game(tiny, images, run), 2)
+    play(prepared_run(tiny, images, run), 2)
     manifest = json.loads((run / "round_2" / "manifest.json").read_text())
     manifest["stages"]["training"]["opponent"] = "0" * 64  # as if round 1 had been played anew since
     (run / "round_2" / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(RunError, match="round_2: its training was made with another opponent than there is now"):
-        play(game(tiny, images, run), 2)
+        play(prepared_run(tiny, images, run), 2)
 
 
 def test_an_adapter_beside_the_base_is_none_of_the_runs(tiny: Path, images: Path, tmp_path: Path) -> None:
     base = shutil.copytree(tiny, tmp_path / "models" / "base")
     (tmp_path / "models" / "lora").mkdir()
     (tmp_path / "models" / "lora" / "pytorch_lora_weights.safetensors").write_bytes(b"of another run")
-    played = game(base, images, tmp_path / "run", PRESET.changed(lora_rank=2))
+    played = prepared_run(base, images, tmp_path / "run", PRESET.changed(lora_rank=2))
     assert play(played, 1)[1].played
 
 
 def test_later_scorers_have_no_difference_to_earlier_rounds(tiny: Path, images: Path, tmp_path: Path) -> None:
-    play(game(tiny, images, tmp_path / "run"), 1)
+    play(prepared_run(tiny, images, tmp_path / "run"), 1)
 
     def bright(pictures: torch.Tensor, prompts: list[str]) -> torch.Tensor:
         return pictures.mean((1, 2, 3))
@@ -229,7 +232,7 @@ def test_truncated_captions_are_counted(tiny: Path, images: Path, tmp_path: Path
     lines[0] = json.dumps({"file_name": "000.png", "text": "word " * 40})
     lines[1] = json.dumps({"file_name": "001.png", "text": "山の上の赤い星"})
     (images / "metadata.jsonl").write_text("\n".join(lines))
-    made = game(tiny, images, tmp_path / "run", PRESET.changed(samples=40))
+    made = prepared_run(tiny, images, tmp_path / "run", PRESET.changed(samples=40))
     assert ("word " * 40).strip() in made.truncated
     assert play(made, 1)[1].played
 

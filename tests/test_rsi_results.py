@@ -9,7 +9,10 @@ import pandas as pd
 import pytest
 from test_evaluation_results import shapes_model
 
-from selfimprove.claims import (
+from selfimprove.evaluation.protocol import write_scores
+from selfimprove.recursion.collapse import LIMITS
+from selfimprove_lab.claims.rsi import claims, readme_sentence
+from selfimprove_lab.claims.table import (
     AGREES,
     CHAPTERS,
     DIFFERS,
@@ -23,12 +26,9 @@ from selfimprove.claims import (
     said,
     together,
 )
-from selfimprove.collapse import LIMITS
-from selfimprove.evaluation_results import later_table, load_evaluations
-from selfimprove.protocol import write_scores
-from selfimprove.results import load_results
-from selfimprove.rsi_claims import claims, readme_sentence
-from selfimprove.rsi_results import (
+from selfimprove_lab.results.evaluation import later_table, load_evaluations
+from selfimprove_lab.results.exports import load_results
+from selfimprove_lab.results.rsi import (
     LABELS,
     by_samples,
     drift_figure,
@@ -228,7 +228,7 @@ def test_the_best_round_is_tested_on_other_prompts(root: Path) -> None:
 
 def test_the_readme_says_what_the_results_say() -> None:
     readme = (EXPORTED.parent.parent / "README.md").read_text().replace("\n", " ")
-    assert readme_sentence(EXPORTED) in readme, "paste selfimprove.rsi_claims.readme_sentence into README.md"
+    assert readme_sentence(EXPORTED) in readme, "paste selfimprove_lab.claims.rsi.readme_sentence into README.md"
 
 
 @pytest.mark.parametrize("folder", sorted(EXPORTED.glob("rsi_[rcab]*")), ids=lambda p: p.name)

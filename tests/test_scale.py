@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from selfimprove.config import Settings
-from selfimprove.costs import count_flops, stable_diffusion_3
-from selfimprove.scale import SCALED, SD3, costs_of, memory_table, scale_sentence, scale_table, simulate
+from selfimprove.planning.costs import count_flops
+from selfimprove_lab.results.scale import SCALED, SD3, costs_of, memory_table, scale_sentence, scale_table, simulate
+from selfimprove_lab.results.true_sizes import stable_diffusion_3
 
 EXPORTED = Path(__file__).parent.parent / "book" / "results" / "scale.json"
 SIMULATED = json.loads(EXPORTED.read_text())["presets"]

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from selfimprove.scorers import SHAPES_SCORERS, BatchScorer, BlackImageWarning, ScorerError, black_images, load_scorers
-from selfimprove.scorers.truth import read_caption
+from selfimprove.scorers.embedded import read_caption
 from selfimprove.shapes.captions import KIND_WEIGHTS, SCENES, caption
 from selfimprove.shapes.image_sets import base_set, winners
 from selfimprove.shapes.oracle import load_oracle

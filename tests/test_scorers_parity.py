@@ -14,8 +14,7 @@ from transformers import BlipTextConfig, BlipVisionConfig, CLIPConfig
 from selfimprove.scorers import ClipScorer, ScorerError
 from selfimprove.scorers.blip import LENGTH, MEAN, STD, ImageRewardModel, ImageRewardScorer, convert_image_reward, read_image_reward
 from selfimprove.scorers.checkpoints import fill, read_state
-from selfimprove.scorers.clip import ClipTowers
-from selfimprove.scorers.heads import RewardHead, published_head
+from selfimprove.scorers.clip import ClipTowers, RewardHead, published_head
 from selfimprove.scorers.images import crop_square, fit_square, squares
 from selfimprove.scorers.openclip import clean_text, convert_open_clip, read_hps
 from selfimprove.shapes import ASSETS

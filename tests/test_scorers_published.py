@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from selfimprove.scorers import PUBLISHED, ScorerError, load_scorers
+from benchmarks.hps_package import HpsPackageScorer
+from selfimprove.scorers import PUBLISHED_SCORERS, ScorerError, load_scorers
 from selfimprove.scorers.blip import TEXT, VISION, ImageRewardModel
 from selfimprove.scorers.checkpoints import fill, read_state
-from selfimprove.scorers.clip import read_clip
-from selfimprove.scorers.heads import published_head
+from selfimprove.scorers.clip import published_head, read_clip
 from selfimprove.scorers.images import crop_square, squares
 from selfimprove.scorers.openclip import VIT_H_14
 from selfimprove.shapes import ASSETS
@@ -50,14 +50,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_ids_and_files_are_the_published_ones() -> None:
-    assert {name: (p.repository, p.file, p.beside) for name, p in PUBLISHED.items()} == {
+    assert {name: (p.repository, p.file, p.beside) for name, p in PUBLISHED_SCORERS.items()}.items() >= {
         "clip": ("openai/clip-vit-large-patch14", "", "openai/clip-vit-large-patch14"),
         "pickscore": ("yuvalkirstain/PickScore_v1", "", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
         "hpsv2": ("xswu/HPSv2", "HPS_v2_compressed.pt", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
         "hpsv2.1": ("xswu/HPSv2", "HPS_v2.1_compressed.pt", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
         "imagereward": ("THUDM/ImageReward", "ImageReward.pt", "google-bert/bert-base-uncased"),
         "aesthetic": ("", "sac+logos+ava1-l14-linearMSE.pth", "openai/clip-vit-large-patch14"),
-    }
+    }.items()
 
 
 def test_networks_have_the_published_sizes() -> None:
@@ -91,7 +91,7 @@ def test_hub_files_are_fetched_and_checked_before_anything_is_scored(hub: Path) 
         (hub / "yuvalkirstain" / "PickScore_v1" / file).unlink()
     with pytest.raises(ScorerError, match="pickscore needs tokenizer.json of laion/CLIP-ViT-H-14"):
         load_scorers(["pickscore"], CPU, family="published")
-    shutil.copytree(EMBEDDED, hub / PUBLISHED["pickscore"].beside)
+    shutil.copytree(EMBEDDED, hub / PUBLISHED_SCORERS["pickscore"].beside)
     scorer = load_scorers(["pickscore"], CPU, family="published")["pickscore"]
     assert scorer.version == "pickscore: yuvalkirstain/PickScore_v1"
     assert torch.equal(scorer(IMAGES, PROMPTS), load_scorers(("clip",), CPU)["clip"](IMAGES, PROMPTS))
@@ -103,7 +103,7 @@ def test_hub_files_are_fetched_and_checked_before_anything_is_scored(hub: Path) 
 def test_clip_and_aesthetic_share_a_network(hub: Path, tmp_path: Path) -> None:
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 56}
     text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 1682}
-    folder = shutil.copytree(EMBEDDED, hub / PUBLISHED["clip"].repository)
+    folder = shutil.copytree(EMBEDDED, hub / PUBLISHED_SCORERS["clip"].repository)
     torch.manual_seed(0)
     clip, head = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=768)).eval(), published_head()
     clip.save_pretrained(folder)
@@ -222,7 +222,7 @@ def test_the_package_is_called_once_a_prompt_with_the_version(monkeypatch: pytes
     package.img_score = types.SimpleNamespace(score=score)
     monkeypatch.setitem(sys.modules, "hpsv2", package)
     monkeypatch.setitem(sys.modules, "hpsv2.img_score", package.img_score)
-    scorer = load_scorers(["hpsv2.1=package"], CPU, family="published")["hpsv2.1"]
+    scorer = HpsPackageScorer("hpsv2.1")
     values = [0.2, 0.4, 0.6, 0.8]
     images = torch.stack([torch.full((3, 4, 4), value) for value in values])
     assert torch.allclose(scorer(images, ["a", "b", "a", "a"]), torch.tensor(values), atol=1e-6)
@@ -233,4 +233,4 @@ def test_the_package_is_called_once_a_prompt_with_the_version(monkeypatch: pytes
 def test_a_package_that_cannot_be_used_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hpsv2", None)
     with pytest.raises(ScorerError, match="the package hpsv2 cannot be used .*torchvision.*bpe_simple_vocab_16e6.txt.gz.*use 'hpsv2'"):
-        load_scorers(["hpsv2=package"], CPU, family="published")
+        HpsPackageScorer("hpsv2")

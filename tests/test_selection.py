@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from selfimprove.selection import SelectionError, combine, random_control, select
+from selfimprove.recursion.selection import SelectionError, combine, random_control, select
 
 BOTH = {"a": 1.0, "b": 1.0}
 

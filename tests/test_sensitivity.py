@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from selfimprove.sensitivity import PERTURBATIONS, blurred, cropped, faded, mirrored, other_captions, recoloured, sensitivity
+from selfimprove_lab.results.sensitivity import PERTURBATIONS, blurred, cropped, faded, mirrored, other_captions, recoloured, sensitivity
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 import pytest
 
-from selfimprove.shrinkage import blindness, convention_table, expected_conventions
+from selfimprove_lab.results.shrinkage import blindness, convention_table, expected_conventions
 
 
 def test_the_mean_distance_is_blind_to_shrinkage_on_real_latents() -> None:

@@ -8,15 +8,18 @@ import pandas as pd
 import pytest
 from test_evaluation_results import shapes_model
 
-from selfimprove import losses, rsi_claims, spin_claims
-from selfimprove.aggregate import Rule
-from selfimprove.claims import AGREES, CHAPTERS, DIFFERS, OPEN, UNTESTABLE
-from selfimprove.protocol import write_scores
-from selfimprove.results import load_results
+from selfimprove import losses
+from selfimprove.evaluation.aggregate import Rule
+from selfimprove.evaluation.protocol import write_scores
 from selfimprove.scorers import SHAPES_SCORERS
-from selfimprove.signs import alarm_counts, alarm_table, predictors_table, signs_figure, training_signs
-from selfimprove.spin_claims import claims
-from selfimprove.spin_results import (
+from selfimprove_lab.claims import rsi as rsi_claims
+from selfimprove_lab.claims import spin as spin_claims
+from selfimprove_lab.claims import theory
+from selfimprove_lab.claims.spin import claims
+from selfimprove_lab.claims.table import AGREES, CHAPTERS, DIFFERS, OPEN, UNTESTABLE
+from selfimprove_lab.results.exports import load_results
+from selfimprove_lab.results.signs import alarm_counts, alarm_table, predictors_table, signs_figure, training_signs
+from selfimprove_lab.results.spin import (
     CONTROLS,
     budgets_table,
     cells,
@@ -29,8 +32,7 @@ from selfimprove.spin_results import (
     samples_figure,
     second_round_table,
 )
-from selfimprove.theory import spin_claims as theory
-from selfimprove.towards_data import data_table, objectives_table
+from selfimprove_lab.results.towards_data import data_table, objectives_table
 
 EXPORTED = Path(__file__).parent.parent / "book" / "results"
 PROMPTS = [f"p{i}" for i in range(40)]

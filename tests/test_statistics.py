@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from selfimprove.statistics import (
+from selfimprove.evaluation.statistics import (
     bootstrap_interval,
     crossed_interval,
     holm,

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from selfimprove.study import LEFT, QUESTIONS, RIGHT, SKIP, TIE, Study, export_answers, open_study, panel, parse_models, read_answers
-from selfimprove.study.demo import write_demo
 from selfimprove.study.panel import Panel
 from selfimprove.study.store import AnswerLog, StudyError, read_log
+from selfimprove_lab.study_demo import write_demo
 
 
 @pytest.fixture

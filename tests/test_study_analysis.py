@@ -13,11 +13,10 @@ from selfimprove.study.analysis import (
     position_bias,
     rater_agreement,
     self_agreement,
-    simulate,
     win_shares,
 )  # fmt: skip
-from selfimprove.study.demo import simulated_study
 from selfimprove.study.store import StudyError
+from selfimprove_lab.study_demo import simulate, simulated_study
 
 SCORES = {"a": -0.8, "b": 0.1, "c": 0.7}
 

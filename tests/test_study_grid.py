@@ -5,12 +5,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from selfimprove.selection import KEPT_BY_HAND, select
+from selfimprove.recursion.selection import KEPT_BY_HAND, select
 from selfimprove.study import grid, read_answers
-from selfimprove.study.demo import write_demo
 from selfimprove.study.grid import DROP, KEEP, Grid, select_by_hand
 from selfimprove.study.images import load_candidates
 from selfimprove.study.store import StudyError
+from selfimprove_lab.study_demo import write_demo
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from selfimprove.tables import number, readable_numbers
+from selfimprove.evaluation.tables import number, readable_numbers
 
 
 @pytest.mark.parametrize(

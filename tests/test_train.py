@@ -8,10 +8,10 @@ import torch
 from selfimprove import train as training
 from selfimprove.batches import TrainingSet, batch_rows, make_batch
 from selfimprove.config import Settings
-from selfimprove.latents import build_store
-from selfimprove.models import Diffuser, load_diffuser
+from selfimprove.data.latents import build_store
+from selfimprove.models.pipeline import Diffuser, load_diffuser
 from selfimprove.opponent import LiveOpponent
-from selfimprove.runs import RunError
+from selfimprove.run_folder import RunError
 from selfimprove.train import objective, train
 
 SETTINGS = Settings(samples=10, beta=20.0, steps=4, batch_size=4, lr=1e-3, warmup=1, checkpoint_every=2, caption_dropout=0.3)
@@ -146,7 +146,7 @@ def test_what_the_sides_share(diffuser: Diffuser, data: TrainingSet, shared: str
     batch = make_batch(data, rows, replace(SETTINGS, shared=shared), diffuser.schedule, 0, 1, 0)
     noise, other_noise = batch.target.chunk(2)
     t, other_t = batch.t.chunk(2)
-    text, other_text = batch.text.chunk(2)
+    text, other_text = batch.conditioning.text.chunk(2)
     assert torch.equal(noise, other_noise) == noise_same
     assert torch.equal(t, other_t) == t_same
     assert torch.equal(text, other_text)
@@ -157,7 +157,7 @@ def test_dropout_and_flip_hit_both_sides_alike(diffuser: Diffuser, data: Trainin
     settings = replace(SETTINGS, flip=True, caption_dropout=0.3)
     batch = make_batch(data, rows, settings, diffuser.schedule, 0, 1, 0)
     empty = data.text.take("embedding", [0])[0]
-    dropped = (batch.text == empty).flatten(1).all(1)
+    dropped = (batch.conditioning.text == empty).flatten(1).all(1)
     assert torch.equal(*dropped.chunk(2))
     assert 0.2 < dropped.float().mean() < 0.4
     alpha = diffuser.schedule.alphas_cumprod[batch.t].view(-1, 1, 1, 1)

@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from selfimprove.weighting import Edges, WeightingError, calibrate, distances, expected_distance, pairwise, weigh, weights
+from selfimprove.recursion.weighting import Edges, WeightingError, calibrate, distances, pairwise, weigh, weights
+from selfimprove_lab.results.shrinkage import expected_distance
 
 NORMS = ("l2", "l2-unscaled", "l2-scaled-twice", "rms", "per-channel")
 REDUCTIONS = ("mean", "to-mean", "nearest", "two-sided")
@@ -38,13 +39,13 @@ def test_identical_rows_are_exactly_zero_apart() -> None:
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = latents(23), latents(17, 1)
     whole = pairwise(a, b, "per-channel")
-    monkeypatch.setattr("selfimprove.weighting.BLOCK", 5)
+    monkeypatch.setattr("selfimprove.recursion.weighting.BLOCK", 5)
     assert torch.allclose(pairwise(a, b, "per-channel"), whole, rtol=1e-6)
     for reference in REDUCTIONS:
         parts = distances(a, ids(23), b, ids(17, "y"), "l2", reference)
-        monkeypatch.setattr("selfimprove.weighting.BLOCK", 1024)
+        monkeypatch.setattr("selfimprove.recursion.weighting.BLOCK", 1024)
         assert torch.allclose(parts, distances(a, ids(23), b, ids(17, "y"), "l2", reference), rtol=1e-6)
-        monkeypatch.setattr("selfimprove.weighting.BLOCK", 5)
+        monkeypatch.setattr("selfimprove.recursion.weighting.BLOCK", 5)
 
 
 def test_norms_by_hand() -> None:

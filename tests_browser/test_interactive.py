@@ -1,4 +1,4 @@
-"""The sliders of `selfimprove.frames` in a real browser, from a file: keys, mouse, playing, calm readers, no script, a narrow window."""
+"""The sliders of `figures.sliders` in a real browser, from a file: keys, mouse, playing, calm readers, no script, a narrow window."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from selfimprove.frames import slider, sliders
+from selfimprove_lab.figures.sliders import slider, sliders
 
 COLOURS = [(200, 30, 30), (30, 160, 30), (40, 60, 200), (230, 200, 40), (20, 180, 190), (150, 40, 160)]
 

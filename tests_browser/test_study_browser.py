@@ -22,11 +22,11 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from selfimprove.selection import KEPT_BY_HAND
+from selfimprove.recursion.selection import KEPT_BY_HAND
 from selfimprove.study import open_study, read_answers
-from selfimprove.study.demo import QUALITIES, write_demo
 from selfimprove.study.page import HASTE
 from selfimprove.study.store import read_log, standing
+from selfimprove_lab.study_demo import QUALITIES, write_demo
 
 ROOT = Path(__file__).parent.parent
 PICTURES = ROOT / "runs" / "study-browser"

@@ -17,7 +17,7 @@ from transformers import BertTokenizer, BlipTextConfig, BlipVisionConfig, BlipVi
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 from selfimprove.scorers.checkpoints import fill, read_state
-from selfimprove.scorers.heads import published_head
+from selfimprove.scorers.clip import published_head
 from selfimprove.scorers.images import Images, crop_square, squares
 from selfimprove.scorers.interface import BatchScorer
 

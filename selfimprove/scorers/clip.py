@@ -3,17 +3,17 @@
 import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from selfimprove.scorers.checkpoints import fill, read_state
-from selfimprove.scorers.heads import RewardHead
 from selfimprove.scorers.images import Images, ScorerError, eight_bit
 from selfimprove.scorers.interface import BatchScorer
 
@@ -73,6 +73,35 @@ class ClipTowers:
     def images(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """L2-normalised embeddings of preprocessed images."""
         return F.normalize(self.model.get_image_features(pixel_values=pixels.to(self.device)).pooler_output, dim=1)
+
+
+class RewardHead(nn.Module):
+    """Linear layers of the given widths, down to one value; a dropout after each of the first ones, no activations.
+
+    Dropouts have an index of their own in `layers`, so that the parameters' names are those of the published state dicts.
+    """
+
+    def __init__(self, widths: Sequence[int], dropouts: Sequence[float]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for index, (inputs, outputs) in enumerate(pairwise([*widths, 1])):
+            layers += [nn.Linear(inputs, outputs), *(nn.Dropout(p) for p in dropouts[index : index + 1])]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+        return self.layers(features)[:, 0]
+
+
+class AestheticHead(RewardHead):
+    """The embedded world's head on L2-normalised CLIP image features, as LAION's predictor has it, only smaller; about 1..10."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__((width, 128, 32), (0.1,))
+
+
+def published_head(width: int = 768) -> RewardHead:
+    """768-1024-128-64-16-1, as published for LAION's aesthetic predictor v2, and in ImageReward."""
+    return RewardHead((width, 1024, 128, 64, 16), (0.2, 0.2, 0.1))
 
 
 class ClipScorer(BatchScorer):

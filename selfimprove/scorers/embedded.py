@@ -1,15 +1,20 @@
-"""The shapes world's own scorers: small networks of the published ones' kinds, shipped with the package."""
+"""The shapes world's own scorers: small learned networks of the published kinds, and the oracle, which must not select."""
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from selfimprove.recursion.judges import ShapesRules
 from selfimprove.scorers.checkpoints import fill, read_state
-from selfimprove.scorers.clip import AestheticScorer, ClipScorer, ClipTowers, processor_pixels, read_clip
-from selfimprove.scorers.heads import AestheticHead, RewardHead
-from selfimprove.scorers.interface import Scorer
+from selfimprove.scorers.clip import AestheticHead, AestheticScorer, ClipScorer, ClipTowers, RewardHead, processor_pixels, read_clip
+from selfimprove.scorers.images import Images, ScorerError, to_rgb, to_tensor
+from selfimprove.scorers.interface import BatchScorer, Scorer
+from selfimprove.shapes.oracle import Oracle, load_oracle
+from selfimprove.shapes.render import ATTRIBUTES, IMAGE_SIZE
 
 SHAPES_SCORERS = ("clip", "saturation", "shading", "alignment", "aesthetic")
 VERSION = "shapes world"
@@ -37,3 +42,44 @@ def load_embedded(names: Sequence[str], device: torch.device, folder: Path, batc
         else:
             scorers[name] = ClipScorer(name, VERSION, clip if name == "clip" else towers(name), pixels, True, batch_size)
     return scorers
+
+
+ORACLE_SCORERS = ("quality", "all_right")
+RULES = ShapesRules()
+
+
+def read_caption(prompt: str) -> tuple[list[int], list[bool]]:
+    """The scene that a caption describes, as indices into ATTRIBUTES, and which of them it states.
+
+    An attribute named twice with different words is not stated; an index without statement means nothing.
+    """
+    named = RULES.stated(prompt)
+    stated = [len(named[attribute]) == 1 for attribute in ATTRIBUTES]
+    return [
+        values.index(min(named[name])) if clear else 0 for (name, values), clear in zip(ATTRIBUTES.items(), stated, strict=True)
+    ], stated
+
+
+class OracleScorer(BatchScorer):
+    """`quality`: how well the scene is drawn, 0..1, 0 for no scene. `all_right`: 1 if the image shows all that the prompt states."""
+
+    for_selection = False
+
+    def __init__(self, name: str, device: torch.device, batch_size: int = 256) -> None:
+        super().__init__(name, "oracle of the shapes world", device, batch_size)
+
+    @cached_property
+    def oracle(self) -> Oracle:
+        """The shipped network; small, and always on the CPU."""
+        return load_oracle()
+
+    def score(self, images: Images, prompts: list[str]) -> Float[Tensor, " b"]:
+        pixels = list(images) if isinstance(images, Tensor) else [to_tensor(to_rgb(image)) for image in images]
+        sizes = sorted({tuple(image.shape[1:]) for image in pixels})
+        if sizes != [(IMAGE_SIZE, IMAGE_SIZE)]:
+            raise ScorerError(f"{self.name} reads images of {IMAGE_SIZE} x {IMAGE_SIZE} pixels only; these have (height, width) {sizes}")
+        reading = self.oracle.read(torch.stack(pixels).cpu())
+        if self.name == "quality":
+            return reading.quality
+        scenes, stated = zip(*map(read_caption, prompts), strict=True)
+        return reading.all_right(torch.tensor(scenes), torch.tensor(stated)).float()

@@ -1,5 +1,8 @@
 """The oracle: reads from an image which scene it shows and how well it is drawn. Never used to train, select or tune."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +13,23 @@ from torch import Tensor, nn
 
 from selfimprove.shapes import ASSETS
 from selfimprove.shapes.render import ATTRIBUTES, FACTORS
+
+_HIDDEN = ContextVar("hidden", default=False)
+
+
+class TruthError(ValueError):
+    """Something that selects or tunes has asked for the truth."""
+
+
+@contextmanager
+def truth_hidden() -> Iterator[None]:
+    """Refuse the truth to everything inside, however it is wrapped: what selects samples runs in here."""
+    before = _HIDDEN.set(True)
+    try:
+        yield
+    finally:
+        _HIDDEN.reset(before)
+
 
 COUNTS = [len(values) for values in ATTRIBUTES.values()]
 
@@ -53,7 +73,13 @@ class Oracle(nn.Module):
 
     @torch.inference_mode()
     def read(self, images: Float[Tensor, "b 3 64 64"], batch_size: int = 256) -> Reading:
-        """Read images with values in [0, 1]."""
+        """Read images with values in [0, 1].
+
+        Raises:
+            TruthError: inside `truth_hidden`.
+        """
+        if _HIDDEN.get():
+            raise TruthError("the oracle reads the truth, which must not select; choose among the learned scorers")
         parts = [self(x.clamp(0, 1)) for x in images.split(batch_size)]
         attributes = torch.cat([torch.stack([a.argmax(1) for a in logits], 1) for logits, _, _ in parts])
         scene = torch.cat([s for _, s, _ in parts]) > 0

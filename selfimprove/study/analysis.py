@@ -3,7 +3,6 @@
 Every function takes the table of `study.read_answers`. Repeats count only where a rater is compared with themselves; skips never count.
 """
 
-from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -16,8 +15,7 @@ from scipy.special import expit, log_expit
 from statsmodels.stats.inter_rater import fleiss_kappa
 from statsmodels.stats.proportion import proportion_confint
 
-from selfimprove.draws import key_hash
-from selfimprove.study.pairwise import LEFT, RIGHT, SKIP, TIE, Trial
+from selfimprove.study.pairwise import LEFT, RIGHT, SKIP, TIE
 from selfimprove.study.store import StudyError
 
 LARGEST = 10.0  # bound on a score, for resamples in which a model won everything: odds of 22,000 to 1
@@ -146,28 +144,3 @@ def rater_agreement(answers: pd.DataFrame, question: str) -> Agreement:
     if raters < 2 or not len(counts) or (counts.sum(0) > 0).sum() == 1:
         return Agreement(float("nan"), len(counts), raters)
     return Agreement(float(fleiss_kappa(counts)), len(counts), raters)
-
-
-def simulate(
-    trials: Mapping[str, Sequence[Trial]], scores: Mapping[str, Mapping[str, float]], ties: float = 0.1, left: float = 0.0, seed: int = 0
-) -> pd.DataFrame:
-    """Answers of made-up raters, in the form of `read_answers`: to see an analysis, or how many answers a question needs, beforehand.
-
-    Args:
-        trials: rater -> what they see.
-        scores: question -> model -> Bradley-Terry score.
-        ties: share of answers that are ties.
-        left: log odds added to the left side.
-        seed: of the answers.
-    """
-    rows = []
-    for rater, seen in trials.items():
-        for trial in seen:
-            for question, score in scores.items():
-                tie, coin = (key_hash(seed, f"study/simulated/{d}", rater, trial.item, question) / 2**63 for d in ("tie", "coin"))
-                chance = expit(score[trial.left] - score[trial.right] + left)
-                answer = TIE if tie < ties else LEFT if coin < chance else RIGHT
-                winner = {LEFT: trial.left, TIE: "", RIGHT: trial.right}[answer]
-                told = {"time": "", "rater": rater, "question": question, "answer": answer, "winner": winner, "seconds": 0.0}
-                rows.append(told | vars(trial))
-    return pd.DataFrame(rows)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import ipywidgets as widgets
 
-from selfimprove.selection import KEPT_BY_HAND
+from selfimprove.recursion.selection import KEPT_BY_HAND
 from selfimprove.study.images import Picture, digest, load_candidates, png
 from selfimprove.study.page import HASTE, button, frame, hint, mark, progress, show
 from selfimprove.study.store import AnswerLog, StudyError

@@ -8,9 +8,9 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from selfimprove.data import shapes_prompts
+from selfimprove.data.images import shapes_prompts
 from selfimprove.draws import EVALUATION_SEED, example_id, generator
-from selfimprove.models import load_diffuser
+from selfimprove.models.pipeline import load_diffuser
 from selfimprove.rollout import sample_batches
 from selfimprove.scorers import load_scorers
 from selfimprove.shapes.captions import HELD_OUT, SCENES

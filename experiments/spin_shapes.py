@@ -1,0 +1,56 @@
+"""python -m experiments.spin_shapes: three rounds of SPIN on shapes, three seeds, beside its baselines and null experiments.
+
+Results go to `book/results/spin_shapes/`, each arm and seed as soon as it is finished; started again, the command goes on where it
+stopped. `--seeds` and `--arms` choose; `--size smoke` plays everything in a minute or two, to see that it runs.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.arms import Arm, passes, play_from_command_line
+from selfimprove.config import Preset
+from selfimprove.presets import PRESETS
+
+ROUNDS = 3
+ADAPTER_RATE = 5e-4  # of adapters: where a round of rank 8 ends with the margin of a round of all weights (seed 9; no image was judged)
+JUDGED = 2048  # prompts that every model draws once, which makes the intervals narrow enough for one round's gain
+
+
+def as_long_as(played: Preset, other: Preset, rounds: int = 1) -> Preset:
+    """`other` for as many passes of the network as so many rounds of `played` have."""
+    s = played.settings
+    step = passes(s, s.samples) / passes(replace(other.settings, steps=1), s.samples)
+    return other.changed(steps=round(rounds * step))
+
+
+def fine_tuning(preset: Preset, rounds: int = 1) -> Preset:
+    """SFT on the images of `preset` for as many passes as so many rounds of it have."""
+    return as_long_as(preset, preset.changed(objective="sft"), rounds)
+
+
+def spin(size: str) -> dict[str, Arm]:
+    """One-round arms take the steps of three rounds in one go."""
+    preset = PRESETS["smoke"] if size == "smoke" else PRESETS["shapes-spin"].changed(evaluation_prompts=JUDGED)
+    s = preset.settings
+    long = preset.changed(steps=ROUNDS * s.steps)
+    sft = long.changed(objective="sft", beta=s.beta)
+    dpo = long.changed(generated_source="loser", opponent="base")
+    adapter = {"lora_rank": 8, "lora_alpha": 8, "lr": ADAPTER_RATE}
+    adapted = {"spin": preset.changed(**adapter), "sft": sft.changed(**adapter), "dpo": dpo.changed(**adapter)}
+    return {
+        "spin": Arm(preset, ROUNDS),
+        "sft-steps": Arm(sft, 1),
+        "sft-examples": Arm(sft.changed(steps=2 * long.settings.steps), 1),  # as many images, winners alone
+        "sft-compute": Arm(fine_tuning(preset, ROUNDS), 1),
+        "dpo": Arm(dpo, 1),
+        "dpo-compute": Arm(as_long_as(preset, dpo, ROUNDS), 1),
+        **{f"{arm}-lora": Arm(changed, ROUNDS if arm == "spin" else 1) for arm, changed in adapted.items()},
+        **{f"{arm}-compute-lora": Arm(as_long_as(adapted["spin"], adapted[arm], ROUNDS), 1) for arm in ("sft", "dpo")},
+        "frozen": Arm(long.changed(opponent="base"), 1),
+        "null": Arm(preset.changed(generated_source="real"), 1),
+        "null-reencoded": Arm(preset.changed(generated_source="real-reencoded"), 1),
+    }
+
+
+if __name__ == "__main__":
+    play_from_command_line(__doc__, {"spin_shapes": spin}, {"spin_shapes": {"spin": range(ROUNDS + 1)}}, Path("runs/spin_shapes"))

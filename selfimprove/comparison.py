@@ -1,0 +1,271 @@
+"""Any pipelines on any prompts: sample all of them from the same noise, score every image, keep the scores and how they were made.
+
+One folder a model and guidance, `<run>/<model>/guidance_<g>/`, each finished on its own: more models, guidances or scorers can be
+added later, and a killed run goes on where it stopped.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import PartialState
+from jaxtyping import Float
+
+from selfimprove.config import Settings
+from selfimprove.data.images import no_images
+from selfimprove.data.prompt_sets import JudgedPrompts, judged_prompts
+from selfimprove.evaluation.aggregate import comparison
+from selfimprove.evaluation.evaluate import evaluate, evaluation_latents
+from selfimprove.evaluation.protocol import Scored, read_scores
+from selfimprove.models.pipeline import Diffuser, check_folder, load_diffuser, model_hash, resolve_model
+from selfimprove.planning.plan import seconds_per_image, seconds_per_pass
+from selfimprove.run_folder import identity_hash, open_run
+from selfimprove.scorers import SHAPES_SCORERS, Scorer, load_scorers
+
+GUIDANCE_SEPARATOR = " at guidance "
+
+
+def file_name(model: str) -> str:
+    """What a model's files are called: its name in small letters, with dashes."""
+    return "-".join(re.findall(r"[\w.]+", model.lower()))
+
+
+def without_guidance(model: str) -> str:
+    """The model's own name, where a sweep of guidance has added to it."""
+    return model.split(GUIDANCE_SEPARATOR)[0]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How every model is sampled.
+
+    Raises:
+        ValueError: a number is not positive, or no guidance is given.
+    """
+
+    images: int = 5  # of each prompt, as in SPIN-Diffusion
+    steps: int = 50
+    guidances: tuple[float, ...] = (7.5,)
+    batch: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("images", "steps", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be at least 1")
+        if not self.guidances or min(self.guidances) < 1:
+            raise ValueError(f"guidances={self.guidances} must hold at least one number, and none below 1 (1 is no guidance)")
+
+    def settings(self, guidance: float) -> Settings:
+        """What `evaluate` is told."""
+        return replace(
+            Settings(), evaluation_images=self.images, evaluation_steps=self.steps, evaluation_guidance=guidance, rollout_batch=self.batch
+        )
+
+
+def read_guidances(text: str) -> tuple[float, ...]:
+    """The numbers of "1.5, 3, 6".
+
+    Raises:
+        ValueError: not numbers with commas between them.
+    """
+    try:
+        return tuple(float(part) for part in str(text).split(",") if part.strip())
+    except ValueError as error:
+        raise ValueError(f"guidance={text!r} is not understood; give a number, or several with commas: '3' or '1.5,3,6'") from error
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Models by the name that tables give them, all loaded folders checked; `cost` before `run`."""
+
+    models: Mapping[str, Path]
+    prompts: JudgedPrompts
+    scorers: Mapping[str, Scorer]
+    sampling: Sampling
+    run: Path
+    device: torch.device
+
+    def folder(self, name: str, guidance: float) -> Path:
+        return self.run / file_name(name) / f"guidance_{guidance:g}"
+
+    def cost(self) -> str:
+        """What is still to do, and about how long it takes here."""
+        todo = [(n, g) for n in self.models for g in self.sampling.guidances if not self._finished(n, g)]
+        count = len(self.prompts.prompts) * self.sampling.images
+        if not todo:
+            return f"{len(self.models)} models on {count} images each: all finished already in {self.run}"
+        diffuser = load_diffuser(self.models[todo[0][0]], self.device)
+        passes = sum(count * self.sampling.steps * (1 + (g != 1)) for _, g in todo)
+        seconds = passes * seconds_per_pass(diffuser) + len(todo) * count * seconds_per_image(diffuser, self.scorers)
+        disk = len(todo) * count * 4 * torch.Size(diffuser.latent_shape).numel() / 1e9
+        return (
+            f"{len(todo)} evaluations of {count} images ({len(self.prompts.prompts)} prompts, {self.sampling.images} each): about "
+            f"{seconds / 60:.1f} min on {self.device}, {disk:.2f} GB of latents in {self.run}"
+        )
+
+    def play(self) -> Iterator[Scored]:
+        """Every model at every guidance, each as soon as it is there, the missing ones sampled and scored; guidance changes fastest."""
+        for name, folder in self.models.items():
+            diffuser: Diffuser | None = None
+            for guidance in self.sampling.guidances:
+                label = f"{name}{GUIDANCE_SEPARATOR}{guidance:g}" if len(self.sampling.guidances) > 1 else name
+                if not self._finished(name, guidance):
+                    diffuser = diffuser or load_diffuser(folder, self.device)
+                    self._evaluate(diffuser, name, guidance)
+                yield read_scores(self.folder(name, guidance) / "scores.parquet").named(label)
+
+    def _finished(self, name: str, guidance: float) -> bool:
+        path = self.folder(name, guidance) / "scores.parquet"
+        if not path.exists():
+            return False
+        self._open(name, guidance)  # refuses a folder of another comparison
+        found = read_scores(path).protocol.scorers
+        return all(found.get(n) == getattr(s, "version", n) for n, s in self.scorers.items())
+
+    def _open(self, name: str, guidance: float) -> None:
+        identity = {
+            "model": model_hash(self.models[name]), "prompts": self.prompts.hash, "images": self.sampling.images,
+            "steps": self.sampling.steps, "guidance": guidance,
+        }  # fmt: skip
+        open_run(self.folder(name, guidance), identity, {"prompts_name": self.prompts.name})
+
+    def _evaluate(self, diffuser: Diffuser, name: str, guidance: float) -> None:
+        self._open(name, guidance)
+        data = replace(no_images(), name=self.prompts.name).judged_on(self.prompts.prompts, self.prompts.scenes, self.sampling.images)
+        settings, folder = self.sampling.settings(guidance), self.folder(name, guidance)
+        evaluate(diffuser, diffuser.unet, data, self.scorers, None, settings, folder, name, model_hash(self.models[name]))
+
+    def pictures(self, scored: Sequence[Scored], rows: Sequence[int]) -> Float[np.ndarray, "models rows h w 3"]:
+        """Images in [0, 1] of some rows of the tables, the same prompts and noise for every evaluation."""
+        found = []
+        for one in scored:
+            name, guidance = without_guidance(one.protocol.model), one.protocol.guidance
+            latents = evaluation_latents(self.folder(name, guidance))[list(rows)]
+            found.append(load_diffuser(self.models[name], self.device).decode(latents).permute(0, 2, 3, 1).numpy())
+        return np.stack(found)
+
+    def features(self, scored: Scored, scorer: str) -> Float[np.ndarray, "n d"]:
+        """Image features of a scorer that has them, of every image of one evaluation, in the order of its table.
+
+        Raises:
+            ValueError: the scorer has none.
+        """
+        extract = getattr(self.scorers.get(scorer), "features", None)
+        if extract is None:
+            raise ValueError(f"scorer={scorer!r} has no image features; use one of the CLIP family")
+        name, guidance = without_guidance(scored.protocol.model), scored.protocol.guidance
+        diffuser = load_diffuser(self.models[name], self.device)
+        latents = evaluation_latents(self.folder(name, guidance))
+        return torch.cat([extract(diffuser.decode(x)) for x in latents.split(self.sampling.batch)]).numpy()
+
+
+def set_up_comparison(
+    models: Mapping[str, str],
+    prompts: JudgedPrompts,
+    scorers: Mapping[str, Scorer],
+    sampling: Sampling,
+    run: str | Path = "",
+    device: str = "",
+) -> Comparison:
+    """Check everything before anything is sampled.
+
+    `models`: the name that tables give -> pipeline folder, hub id or "shapes". `run`: the folder of scores and latents; empty:
+    `runs/compare-<hash of what is compared>`.
+
+    Raises:
+        ModelError: a model cannot be used.
+        ValueError: fewer than one model, two with the same weights under two names, or names whose files would be the same.
+    """
+    if not models:
+        raise ValueError("models is empty; give at least one, such as {'base': 'shapes'}")
+    files: dict[str, str] = {}
+    for name in models:
+        file = file_name(name)
+        if not file.strip("."):
+            raise ValueError(f"models: the name {name!r} cannot be a file's; give letters or digits")
+        if file in files:
+            raise ValueError(
+                f"models: {files[file]!r} and {name!r} would share the files {file!r}; give names that differ in letters or digits"
+            )
+        files[file] = name
+    folders = {name: resolve_model(model) for name, model in models.items()}
+    chosen = torch.device(device) if device else PartialState().device
+    hashes: dict[str, str] = {}
+    for name, folder in folders.items():
+        check_folder(folder)
+        weights = model_hash(folder)
+        if weights in hashes:
+            raise ValueError(f"models {hashes[weights]!r} and {name!r} have the same weights; give two different pipelines")
+        hashes[weights] = name
+    asked = {**models, "prompts": prompts.hash, "images": sampling.images, "steps": sampling.steps}
+    return Comparison(folders, prompts, scorers, sampling, Path(run or f"runs/compare-{identity_hash(asked)}"), chosen)
+
+
+def compare(
+    models: Mapping[str, str],
+    prompts: str = "shapes-held-in",
+    count: int = 64,
+    scorers: str = "shapes",
+    sampling: Sampling | None = None,
+    run: str | Path = "",
+    device: str = "",
+) -> pd.DataFrame:
+    """Draw every model on the same prompts from the same noise, and return the tidy table of `aggregate.comparison`.
+
+    `models`: name -> pipeline folder, hub id or "shapes"; the first is the baseline. `prompts`, `count`: see `judged_prompts`.
+    `scorers`: see `read_scorers`. What is drawn already in `run` is not drawn again.
+
+    Raises:
+        ValueError: see `set_up_comparison`, `judged_prompts` and `read_scorers`.
+    """
+    chosen = torch.device(device) if device else PartialState().device
+    judges = read_scorers(scorers, chosen)
+    drawn = set_up_comparison(models, judged_prompts(prompts, count), judges, sampling or Sampling(), run, str(chosen))
+    return comparison(list(drawn.play()), list(judges), allowed=("guidance",))
+
+
+def newest_player(runs: Path = Path("runs")) -> Path:
+    """The pipeline that was written last under a folder of runs.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = sorted(runs.glob("*/round_*/pipeline"), key=lambda p: p.stat().st_mtime)
+    if not found:
+        raise ValueError(f"no finished round under {str(runs)!r}; give a pipeline folder, or play a round first: make round")
+    return found[-1]
+
+
+def read_scorers(text: str, device: torch.device) -> dict[str, Scorer]:
+    """The embedded scorers where `text` is "shapes"; else published ones with commas between, each a name or name=path.
+
+    Raises:
+        ScorerError: a name is not known, or its files cannot be had.
+    """
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if names == ["shapes"]:
+        return load_scorers(SHAPES_SCORERS, device)
+    return load_scorers(names, device, family="published")
+
+
+def at_one_guidance(scored: Sequence[Scored], scorer: str) -> list[Scored]:
+    """Of every model the guidance at which it does best on a score (mean over images): the fair comparison where guidance was swept."""
+    best: dict[str, Scored] = {}
+    for one in scored:
+        name = without_guidance(one.protocol.model)
+        if name not in best or one.table[scorer].mean() > best[name].table[scorer].mean():
+            best[name] = one
+    return list(best.values())
+
+
+def sweep_table(scored: Sequence[Scored], scorers: Sequence[str]) -> pd.DataFrame:
+    """Mean of every score by model and guidance."""
+    rows = []
+    for one in scored:
+        name = without_guidance(one.protocol.model)
+        rows.append({"model": name, "guidance": one.protocol.guidance, **one.table[list(scorers)].mean().to_dict()})
+    return pd.DataFrame(rows).set_index(["model", "guidance"])

@@ -1,0 +1,104 @@
+"""Prompt sets to judge models on: the published benchmarks, the shapes world's, or anyone's file."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from selfimprove.data.images import shapes_prompts
+from selfimprove.draws import EVALUATION_SEED, key_hash
+from selfimprove.recursion.prompts import PromptError, fingerprint, load_prompts, normalise
+from selfimprove.shapes.captions import HELD_OUT, SCENES, Caption
+from selfimprove.shapes.image_sets import HELD_IN_SCENES
+
+HPS_STYLES = ("anime", "concept-art", "paintings", "photo")
+SHAPES_PROMPTS = 512  # where no number is asked for
+
+
+@dataclass(frozen=True)
+class JudgedPrompts:
+    """Different prompts under the name that tables give them; `scenes`: where the truth is known, what each of them says."""
+
+    name: str
+    prompts: list[str]
+    scenes: list[Caption] | None = None
+
+    @property
+    def hash(self) -> str:
+        """The identity of the set, twelve hexadecimal digits."""
+        return fingerprint(self.prompts)[:12]
+
+
+def _hub_column(repository: str, split: str, column: str) -> Callable[[], list[str]]:
+    def fetch() -> list[str]:
+        from datasets import load_dataset  # slow to import, and only needed here
+
+        return [str(p) for p in load_dataset(repository, split=split, columns=[column])[column]]
+
+    return fetch
+
+
+def _hpsv2() -> list[str]:
+    from huggingface_hub import hf_hub_download
+
+    prompts: list[str] = []
+    for style in HPS_STYLES:
+        path = hf_hub_download("zhwang/HPDv2", f"benchmark/{style}.json", repo_type="dataset")
+        with open(path, encoding="utf-8") as stream:
+            prompts += json.load(stream)
+    return prompts
+
+
+# Name -> how the published prompts are had. Pick-a-Pic has left its first address; the mirror has the same card and schema.
+PUBLISHED_SETS: dict[str, Callable[[], list[str]]] = {
+    "pickapic-test": _hub_column("liuhuohuo2/pick-a-pic-v2", "test_unique", "caption"),
+    "pickapic-validation": _hub_column("liuhuohuo2/pick-a-pic-v2", "validation_unique", "caption"),
+    "partiprompts": _hub_column("nateraw/parti-prompts", "train", "Prompt"),
+    "hpsv2": _hpsv2,
+}
+SHAPES: dict[str, Any] = {"shapes-held-in": HELD_IN_SCENES, "shapes-held-out": SCENES[HELD_OUT]}
+
+
+def judged_prompts(source: str, count: int = 0) -> JudgedPrompts:
+    """A prompt set by name, or of a file or `datasets` id (see `prompts.load_prompts`); repetitions are dropped.
+
+    `count` > 0 takes so many of them, the same ones whatever their order in the file.
+
+    Raises:
+        PromptError: nothing there, no prompt left, or fewer than `count`.
+    """
+    if count < 0:
+        raise PromptError(f"count={count} must not be negative; 0 takes all prompts")
+    if source in SHAPES:
+        captions = _different(shapes_prompts(4 * (count or SHAPES_PROMPTS), SHAPES[source], source))
+        return JudgedPrompts(source, *_first(captions, count or SHAPES_PROMPTS, source))
+    if source in PUBLISHED_SETS:
+        try:
+            found = PUBLISHED_SETS[source]()
+        except Exception as error:  # the hub client raises many unrelated types
+            raise PromptError(
+                f"prompts={source!r} could not be had from the hub ({type(error).__name__}); save its prompts as a text file and give that"
+            ) from error
+    else:
+        try:
+            found = load_prompts(source)
+        except PromptError as error:
+            raise PromptError(f"{error}; or one of {[*PUBLISHED_SETS, *SHAPES]}") from error
+    prompts = list(dict.fromkeys(p for p in map(normalise, found) if p))
+    if not prompts:
+        raise PromptError(f"prompts={source!r} holds only empty prompts; give at least one")
+    if count > len(prompts):
+        raise PromptError(f"count={count} is more than the {len(prompts)} different prompts of {source!r}; ask for fewer")
+    if count:
+        prompts = sorted(prompts, key=lambda p: key_hash(EVALUATION_SEED, "judged", p))[:count]
+    return JudgedPrompts(source, prompts)
+
+
+def _different(captions: Sequence[Caption]) -> list[Caption]:
+    return list({c.text: c for c in captions}.values())
+
+
+def _first(captions: list[Caption], count: int, source: str) -> tuple[list[str], list[Caption]]:
+    if count > len(captions):
+        raise PromptError(f"count={count} is more than the {len(captions)} different phrasings found for {source!r}; ask for fewer")
+    return [c.text for c in captions[:count]], captions[:count]

@@ -1,0 +1,94 @@
+"""A data set of labelled pairs on the hub, streamed into parquet shards as far as a run needs it."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from accelerate import PartialState
+from tqdm.auto import tqdm
+
+from selfimprove.data.pairs import COLUMNS, IMAGES, DataError, Dropped
+
+STREAMED = Path("runs/datasets")  # where data sets of the hub are kept, as far as they were streamed
+ROWS = 256  # pairs in each of their shards; one with fewer, even none, is the last
+_KINDS = (pa.string(), pa.binary(), pa.binary(), pa.float64(), pa.float64(), pa.bool_())  # of `COLUMNS`
+
+
+def streamed(source: str, count: int) -> str:
+    """The folder of shards with the first `count` pairs, or somewhat more, of the `train` split of a data set that decide something.
+
+    `source`: its id, owner/name. It is streamed only as far as needed, and goes on from the last shard that is there: a shard is written
+    beside and renamed, and stays as it is. A data set that ends earlier ends with a shard of fewer than `ROWS` pairs. With several
+    processes the main one streams and the others wait: more than a few minutes' worth had better be streamed by one process first.
+
+    Raises:
+        DataError: the data set cannot be had or read on, lacks columns, or has impossible labels.
+    """
+    folder = (STREAMED / source.replace("/", "--")).resolve()
+    with PartialState().main_process_first():
+        done = sorted(folder.glob("*.parquet"))
+        if done and done[-1].stem != f"{len(done) - 1:06d}":
+            raise DataError(f"{folder}: a shard before {done[-1].name} is missing; remove the folder, to have the data set streamed anew")
+        last = pq.read_metadata(done[-1]) if done else None
+        if not (last and (last.num_rows < ROWS or ROWS * len(done) >= count)):
+            position = json.loads(last.metadata[b"position"]) if last else {"rows": 0}
+            try:
+                _stream(source, folder, len(done), -(-count // ROWS), position)
+            except DataError:
+                raise
+            except Exception as error:  # the hub client raises many unrelated types
+                raise DataError(
+                    f"data={source!r}: no such folder or file here, and the data set of that id could not be streamed "
+                    f"({type(error).__name__}: {error}); check the id, the connection and, where it asks for one, your login "
+                    "(hf auth login), or give a folder; what has been streamed is kept, so start again to go on"
+                ) from error
+    return str(folder)
+
+
+def _stream(source: str, folder: Path, first: int, end: int, position: dict[str, Any]) -> None:
+    """Write shards `first` to `end` - 1 from the rows after `position`, where the shard before them ended."""
+    from datasets import load_dataset  # slow to import, and only needed here
+
+    stream = load_dataset(source, split="train", streaming=True)
+    rows: Iterable[Mapping[str, Any]] = stream
+    if "state" in position and hasattr(stream, "load_state_dict"):  # skips whole files of the data set without fetching them
+        stream.load_state_dict(position["state"])
+    else:
+        rows = islice(iter(stream), position["rows"], None)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept: list[dict[str, Any]] = []
+    dropped, read, shard = Dropped(), position["rows"], first
+
+    def write() -> None:
+        here = {"rows": read} | ({"state": stream.state_dict()} if hasattr(stream, "state_dict") else {})
+        metadata = {"dropped": json.dumps(asdict(dropped)), "position": json.dumps(here)}
+        table = pa.Table.from_pylist(kept, pa.schema(list(zip(COLUMNS, _KINDS, strict=True)), metadata))
+        path = folder / f"{shard:06d}.parquet"
+        unfinished = path.with_suffix(f".{os.getpid()}-unfinished")  # two runs may stream at once, and write the same
+        pq.write_table(table, unfinished, compression="none", use_dictionary=False)  # images are compressed already
+        unfinished.rename(path)
+
+    with tqdm(desc=f"streaming {source}", unit="pairs", initial=first * ROWS, total=end * ROWS) as progress:
+        for row in rows:
+            read += 1
+            if missing := [c for c in COLUMNS if c not in row]:
+                raise DataError(f"data={source!r} lacks the columns {missing}; Pick-a-Pic has {list(COLUMNS)}")
+            if dropped.first_wins(row, f"{source}, row {read}") is None:
+                continue
+            if not (row["caption"] and all(row[name] for name in IMAGES)):
+                dropped.incomplete += 1
+                continue
+            kept.append({name: row[name] for name in COLUMNS})
+            progress.update()
+            if len(kept) == ROWS:
+                write()
+                kept, dropped, shard = [], Dropped(), shard + 1
+                if shard == end:
+                    return
+        write()

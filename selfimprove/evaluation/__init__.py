@@ -1,0 +1,1 @@
+"""Judging models: protocols, per-image scores, tables, statistics and figures."""

@@ -1,0 +1,25 @@
+"""How numbers are written in a notebook's tables."""
+
+import math
+
+import pandas as pd
+
+
+def number(value: float) -> str:
+    """Three significant digits; whole numbers whole, with a comma at the thousands; "0" for what is only rounding of doubles.
+
+    >>> [number(v) for v in (2000.0, 5.499737, 0.04123, -2.2e-16, 83805.4, 1.2e-6)]
+    ['2,000', '5.50', '0.0412', '0', '83,805', '1.20e-06']
+    """
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) < 1e-14:
+        return "0"
+    if float(value).is_integer() or abs(value) >= 1000:
+        return f"{value:,.0f}" if abs(value) < 1e9 else f"{value:.3g}"
+    return f"{value:#.3g}"
+
+
+def readable_numbers() -> None:
+    """From here on pandas shows its tables' numbers as `number` writes them."""
+    pd.set_option("display.float_format", number)

@@ -1,0 +1,86 @@
+"""Low-rank adaptation: a round trains an adapter on the last player's frozen weights, which are its opponent as they stand.
+
+So no second UNet is in memory: the opponent is the same network with the adapter switched off. At the round's end the adapter is merged,
+and the round's pipeline is whole, as any other; beside it `lora/` holds the adapters of all rounds so far in one file that
+`StableDiffusionPipeline.load_lora_weights` reads onto the base model.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from selfimprove.draws import generator
+from selfimprove.models.pipeline import ModelError
+
+ADAPTED = ("to_q", "to_k", "to_v", "to_out.0")  # the attention's projections, as in diffusers' own scripts
+FILE = "pytorch_lora_weights.safetensors"
+NAME = "player"
+
+
+def check_rank(unet: UNet2DConditionModel, rank: int) -> None:
+    """Refuse a rank that no low-rank adapter can have.
+
+    Raises:
+        ModelError: it is larger than the smallest side of an adapted layer, whose full rank that is.
+    """
+    layers = {n: m for n, m in unet.named_modules() if isinstance(m, nn.Linear) and n.endswith(ADAPTED)}
+    name, smallest = min(((n, min(m.in_features, m.out_features)) for n, m in layers.items()), key=lambda pair: pair[1])
+    if rank > smallest:
+        raise ModelError(f"lora_rank={rank} is more than the full rank {smallest} of {name}; give a smaller one, or None for all weights")
+
+
+def add_adapter(unet: UNet2DConditionModel, rank: int, alpha: int, seed: int, round_index: int) -> None:
+    """A fresh adapter that changes nothing yet, the only thing that is trainable from now on; scaled by alpha / rank."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(seed, "lora", round_index).initial_seed())
+        unet.requires_grad_(False)
+        unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(ADAPTED), lora_dropout=0.0), adapter_name=NAME)
+
+
+@contextmanager
+def switched_off(unet: UNet2DConditionModel) -> Iterator[None]:
+    """The network without its adapter."""
+    unet.disable_adapters()
+    try:
+        yield
+    finally:
+        unet.enable_adapters()
+
+
+class WithoutAdapter:
+    """The opponent: the player's network with the adapter off, for forward passes that need no gradient.
+
+    It goes first in a step: a backward pass that recomputes activations must find the adapter on.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        self.unet = unet
+
+    def __call__(self, *inputs: Any) -> Any:
+        with switched_off(self.unet):
+            return self.unet(*inputs)
+
+
+def merge(unet: UNet2DConditionModel, rank: int, alpha: int, before: Path, folder: Path) -> None:
+    """Merge the adapter into the weights, and write it, after those of the rounds `before`, into `folder`.
+
+    Adapters add up: B_1 A_1 + B_2 A_2 = [B_1 B_2] [A_1; A_2], so the file's rank is the sum of the rounds' ranks. alpha / rank is
+    folded into B, so that readers need no alpha.
+    """
+    layers: dict[str, Tensor] = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet, adapter_name=NAME))
+    own = {k: v.detach().cpu().contiguous() * (alpha / rank if ".lora.up" in k or ".lora_B" in k else 1) for k, v in layers.items()}
+    if (before / FILE).exists():
+        earlier = {k.removeprefix("unet."): v for k, v in load_file(before / FILE).items()}
+        own = {k: torch.cat([earlier[k], v], dim=1 if ".lora.up" in k or ".lora_B" in k else 0) for k, v in own.items()}
+    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=own, safe_serialization=True)
+    unet.fuse_lora(adapter_names=[NAME])
+    unet.unload_lora()

@@ -1,0 +1,256 @@
+"""Loading a Stable-Diffusion-1.x-style pipeline folder, checking it, and writing a player that plain diffusers can load."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from jaxtyping import Float
+from safetensors import safe_open
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from selfimprove.schedule import Schedule
+from selfimprove.shapes import PIPELINE
+
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+VAE_PIXELS = 4 * 512 * 512  # that go through the VAE at once: at 512 pixels four images, about 3 GB of activations
+AUTOCAST: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}  # precisions other than float32
+WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+
+
+class ModelError(ValueError):
+    """The model folder cannot be used; the message says why and what to do."""
+
+
+def resolve_model(model: str | Path) -> Path:
+    """The pipeline folder of "shapes", a local folder, or a hub id (whose safetensors are downloaded).
+
+    Raises:
+        ModelError: nothing there, or not to be had.
+    """
+    if str(model) == "shapes":
+        return PIPELINE
+    folder = Path(model).expanduser()
+    if folder.exists():
+        return folder
+    if folder.is_absolute() or len(folder.parts) != 2:
+        raise ModelError(f"model={str(model)!r}: there is no such folder; give 'shapes', a pipeline folder, or a hub id owner/name")
+    from huggingface_hub import snapshot_download  # only here: everything else works without a hub
+
+    try:
+        patterns = ["*.json", "*.txt", *(f"{part}/{name}.safetensors" for part, name in WEIGHTS.items())]
+        return Path(snapshot_download(str(model), allow_patterns=patterns))
+    except Exception as error:  # the hub client raises many unrelated types
+        raise ModelError(
+            f"model={str(model)!r}: no such folder here, and the hub did not give it ({type(error).__name__}); "
+            "check the name and the connection, or give a local folder"
+        ) from error
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse what this package cannot train, before anything is loaded.
+
+    Raises:
+        ModelError: not a StableDiffusionPipeline folder, a part missing, pickled or non-finite weights, an inpainting model,
+            or one that predicts neither eps nor v.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        raise ModelError(f"model={str(folder)!r} is empty or no folder; give a diffusers pipeline folder")
+    index_file = folder / "model_index.json"
+    if not index_file.exists():
+        raise ModelError(f"model={str(folder)!r} has no model_index.json; give a folder saved by pipeline.save_pretrained")
+    kind = json.loads(index_file.read_text()).get("_class_name")
+    if kind not in FAMILIES:
+        raise ModelError(f"model={str(folder)!r} is a {kind}; pipelines that can be trained: {', '.join(FAMILIES)}")
+    for part in PARTS:
+        if not (folder / part).is_dir():
+            raise ModelError(f"model={str(folder)!r} has no {part}/ folder; give a complete pipeline")
+    for part, name in WEIGHTS.items():
+        _check_weights(folder / part, name)
+    unet, vae = (json.loads((folder / part / "config.json").read_text()) for part in ("unet", "vae"))
+    if unet["in_channels"] != vae["latent_channels"]:
+        raise ModelError(
+            f"model={str(folder)!r}: its UNet takes {unet['in_channels']} channels, its VAE makes {vae['latent_channels']} "
+            "(an inpainting or otherwise conditioned model); give a text-to-image model"
+        )
+    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    if "beta_schedule" not in scheduler:  # which DDIM would read as one of its own, with a schedule that the model never saw
+        raise ModelError(
+            f"model={str(folder)!r} has a scheduler without beta_schedule, {scheduler.get('_class_name')!r} (of a flow-matching model?); "
+            "give a model that denoises by betas, as Stable Diffusion 1.x and 2.x do"
+        )
+    prediction = scheduler.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise ModelError(f"model={str(folder)!r} predicts {prediction!r}; only models of epsilon or v_prediction can be trained")
+
+
+def _check_weights(folder: Path, name: str) -> None:
+    path = folder / f"{name}.safetensors"
+    if not path.exists():
+        pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".ckpt"))
+        if pickled:
+            raise ModelError(
+                f"model part {str(folder)!r} has only pickled weights ({pickled[0]}), which can run code when loaded; "
+                "convert them: pipeline.save_pretrained(folder, safe_serialization=True)"
+            )
+        raise ModelError(f"model part {str(folder)!r} has no {path.name}; give a complete pipeline")
+    with safe_open(path, "pt") as weights:
+        for key in weights.keys():  # noqa: SIM118 - safe_open is no mapping
+            if not bool(torch.isfinite(weights.get_tensor(key)).all()):
+                raise ModelError(f"model part {str(folder)!r}: the weight {key!r} holds NaN or infinity; give an intact model")
+
+
+def model_hash(folder: Path) -> str:
+    """SHA-256 of the pipeline's weights and configurations: the model's identity, wherever it lies."""
+    digest = hashlib.sha256()
+    for part in PARTS:
+        for path in sorted(p for p in (folder / part).rglob("*") if p.suffix in (".safetensors", ".json", ".txt")):
+            digest.update(str(path.relative_to(folder)).encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Diffuser:
+    """A loaded pipeline: frozen VAE and text encoder, and the UNet that plays. All in float32, in eval mode."""
+
+    folder: Path
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    schedule: Schedule
+    device: torch.device
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one latent."""
+        size = self.unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return self.unet.config.in_channels, height, width
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the images, in pixels."""
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.latent_shape[1] * factor, self.latent_shape[2] * factor
+
+    @property
+    def vae_batch(self) -> int:
+        """Images that go through the VAE at once."""
+        return images_at_once(self.image_size)
+
+    @property
+    def scaling_factor(self) -> float:
+        """What the VAE's latents are multiplied with."""
+        return self.vae.config.scaling_factor
+
+    def truncated(self, prompts: list[str]) -> list[str]:
+        """Those of the prompts that the tokenizer's limit cuts, each once."""
+        unique = sorted(set(prompts))
+        tokens = self.tokenizer(unique, verbose=False).input_ids
+        return [p for p, ids in zip(unique, tokens, strict=True) if len(ids) > self.tokenizer.model_max_length]
+
+    @torch.no_grad()
+    def _encoded_text(self, prompts: list[str]) -> BaseModelOutputWithPooling:
+        tokens = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        return self.text_encoder(tokens.to(self.device))
+
+    def embed(self, prompts: list[str]) -> Float[Tensor, "b l d"]:
+        """Text embeddings, (B, tokens, width), on the CPU; prompts beyond the tokenizer's limit are cut."""
+        return self._encoded_text(prompts).last_hidden_state.cpu()
+
+    def embed_pooled(self, prompts: list[str]) -> Float[np.ndarray, "b d"]:
+        """One vector a prompt: the text encoder's pooled output, at the end-of-text token."""
+        return self._encoded_text(prompts).pooler_output.cpu().numpy()
+
+    @torch.no_grad()
+    def encode(self, images: Float[Tensor, "b 3 height width"]) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+        """Mean and standard deviation of the scaled latent posterior of images in [0, 1], on the CPU; a few images at a time."""
+        posteriors = [self.vae.encode(2 * part.to(self.device) - 1).latent_dist for part in images.split(self.vae_batch)]
+        mean, std = (torch.cat([getattr(p, name).cpu() for p in posteriors]) for name in ("mean", "std"))
+        return mean * self.scaling_factor, std * self.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 height width"]:
+        """Images with values in [0, 1] of scaled latents, on the CPU; a few at a time."""
+        parts = [self.vae.decode(part.to(self.device) / self.scaling_factor).sample.cpu() for part in latents.split(self.vae_batch)]
+        return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
+
+    def load_unet(self, folder: Path) -> UNet2DConditionModel:
+        """A further UNet of a pipeline folder, in float32 and eval mode, on this device."""
+        return load_unet(folder).to(self.device)
+
+
+def images_at_once(size: tuple[int, int]) -> int:
+    """How many images of (height, width) pixels go through a VAE together."""
+    return max(1, VAE_PIXELS // (size[0] * size[1]))
+
+
+def load_unet(folder: Path) -> UNet2DConditionModel:
+    """The UNet of a pipeline folder, in float32 and eval mode."""
+    return UNet2DConditionModel.from_pretrained(folder / "unet", use_safetensors=True).float().eval()
+
+
+def load_diffuser(folder: Path, device: torch.device) -> Diffuser:
+    """Check a pipeline folder and load it in float32, frozen.
+
+    Raises:
+        ModelError: see `check_folder`.
+    """
+    check_folder(folder)
+    return FAMILIES[json.loads((folder / "model_index.json").read_text())["_class_name"]](folder, device)
+
+
+def load_stable_diffusion(folder: Path, device: torch.device) -> Diffuser:
+    """Load Stable Diffusion 1.x or 2.x from a checked folder."""
+    vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True)
+    vae.to(memory_format=torch.channels_last)  # a third faster, on CPUs too
+    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True, dtype=torch.float32)
+    unet = load_unet(folder)
+    for network in (unet, vae, text_encoder):
+        network.float().to(device).eval().requires_grad_(False)
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    return Diffuser(folder, unet, vae, text_encoder, tokenizer, _load_schedule(folder, device), device)
+
+
+FAMILIES: dict[str, Callable[[Path, torch.device], Diffuser]] = {"StableDiffusionPipeline": load_stable_diffusion}
+
+
+def _load_schedule(folder: Path, device: torch.device) -> Schedule:
+    try:
+        return Schedule(DDIMScheduler.from_pretrained(folder / "scheduler", clip_sample=False), device)
+    except (ValueError, NotImplementedError) as error:  # the second: a beta_schedule that diffusers does not know
+        raise ModelError(f"model={str(folder)!r}: its scheduler cannot be used: {error}") from error
+
+
+def write_pipeline(folder: Path, unet: UNet2DConditionModel, base: Path) -> None:
+    """A complete pipeline folder: the player's UNet, and hard links (copies where impossible) to the base's other parts.
+
+    A model that the base names but whose weights are not there (the hub's safety checker is not fetched) is left out of the index, as
+    diffusers expects of a part that is not given.
+    """
+    unet.save_pretrained(folder / "unet", safe_serialization=True)
+    index = json.loads((base / "model_index.json").read_text())
+    absent = [part for part in index if (base / part / "config.json").exists() and not _has_weights(base / part)]
+    (folder / "model_index.json").write_text(json.dumps(index | {part: [None, None] for part in absent}, indent=2) + "\n")
+    left_out = {"unet", "model_index.json", *absent}
+    for path in sorted(p for p in base.rglob("*") if p.is_file() and p.relative_to(base).parts[0] not in left_out):
+        target = folder / path.relative_to(base)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path.resolve(), target)
+        except OSError:
+            shutil.copyfile(path, target)
+
+
+def _has_weights(part: Path) -> bool:
+    return any(path.suffix in (".safetensors", ".bin") for path in part.iterdir())

@@ -1,0 +1,223 @@
+"""What a network costs, counted without computing: FLOPs, and the memory of a training step, on tensors that have shapes but no data."""
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import AutoencoderKL
+from peft import LoraConfig
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import FlopCounterMode
+
+from selfimprove.config import Settings
+from selfimprove.models.lora import ADAPTED
+from selfimprove.models.pipeline import Diffuser, images_at_once
+
+
+class Flops(NamedTuple):
+    """Of one latent or image, a multiplication with its addition counted as 2; `step`: the player's forward and backward.
+
+    `forward` is the network's without an adapter: those that draw have theirs merged, and the opponent's is switched off.
+    """
+
+    forward: float
+    step: float
+    decode: float
+    encode: float
+
+
+class Memory(NamedTuple):
+    """Bytes of one process that trains, part by part, at the moment when it holds the most.
+
+    `average`: the moving average of weights; `activations`: what the network keeps for its backward pass, and all else that a step holds.
+    """
+
+    pipeline: int
+    player: int
+    opponent: int
+    gradients: int
+    optimiser: int
+    average: int
+    activations: int
+
+    @property
+    def networks(self) -> int:
+        """Weights of base pipeline, player and opponent."""
+        return self.pipeline + self.player + self.opponent
+
+    @property
+    def peak(self) -> int:
+        """The most that is held at once."""
+        return sum(self)
+
+
+class Held(TorchDispatchMode):
+    """Counts the bytes of all storages that are alive, and the most there ever were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._alive: dict[int, int] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_iter(made):
+            if isinstance(tensor, Tensor):
+                self._see(tensor.untyped_storage())
+        return made
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata  # views share it
+        if key not in self._alive:
+            self._alive[key] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._gone, key)
+
+    def _gone(self, key: int) -> None:
+        self.now -= self._alive.pop(key)
+
+
+def _like(network: Any, lora_rank: int | None = None) -> Any:
+    """A network of the same configuration, with an adapter if asked for, whose weights are fake inside FakeTensorMode."""
+    with torch.device("meta"):
+        made = type(network).from_config(network.config)
+        if lora_rank:
+            made.requires_grad_(False)
+            made.add_adapter(LoraConfig(r=lora_rank, target_modules=list(ADAPTED)))
+    for module in made.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(torch.empty(weight.shape), weight.requires_grad))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))  # of positions, in transformers
+    return made
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What costs depend on: denoiser and VAE, of which only the configurations are read; latents, images, tokens of a prompt, device.
+
+    `resident`: bytes of the loaded base pipeline, which stays on the device while a round trains.
+    """
+
+    unet: nn.Module
+    vae: AutoencoderKL
+    latent: tuple[int, int, int]
+    image: tuple[int, int]
+    tokens: int
+    device: str
+    resident: int
+
+    @classmethod
+    def of(cls, diffuser: Diffuser) -> "Shapes":
+        """Those of a loaded pipeline."""
+        tokens = diffuser.tokenizer.model_max_length
+        networks = (diffuser.unet, diffuser.vae, diffuser.text_encoder)
+        resident = sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
+        return cls(diffuser.unet, diffuser.vae, diffuser.latent_shape, diffuser.image_size, tokens, diffuser.device.type, resident)
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the denoiser."""
+        return sum(p.numel() for p in self.unet.parameters())
+
+    @property
+    def text(self) -> tuple[int, int]:
+        """(tokens, width) of a prompt's embedding."""
+        return self.tokens, self.unet.config.cross_attention_dim
+
+    def inputs(self, batch: int) -> tuple[Tensor, ...]:
+        """(x_t, t, text) for the UNet."""
+        return torch.zeros(batch, *self.latent), torch.zeros(batch, dtype=torch.long), torch.zeros(batch, *self.text)
+
+
+def count_flops(shapes: Shapes, settings: Settings) -> Flops:
+    """FLOPs of one latent through the denoiser and one image through the VAE; with checkpointing a step computes its forward twice."""
+
+    def counted(run: Callable[[], Any]) -> float:
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # the fused kernels are not counted
+            run()
+        return float(counter.get_total_flops())
+
+    with FakeTensorMode():
+        player, vae, inputs = _like(shapes.unet, settings.lora_rank), _like(shapes.vae), shapes.inputs(1)
+        plain = _like(shapes.unet) if settings.lora_rank else player
+        step = counted(lambda: player(*inputs).sample.sum().backward())
+        if settings.gradient_checkpointing:
+            with torch.no_grad():
+                step += counted(lambda: player(*inputs))
+        with torch.no_grad():
+            forward = counted(lambda: plain(*inputs))
+            decode = counted(lambda: vae.decode(inputs[0]))
+            encode = counted(lambda: vae.encode(torch.zeros(1, 3, *shapes.image)))
+    return Flops(forward, step, decode, encode)
+
+
+def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool, processes: int = 1) -> Memory:
+    """Memory of a process that trains, from two simulated steps, and the base pipeline.
+
+    `live_opponent`: whether a second network stands by. With several `processes` their buckets hold the gradients once more. What the
+    device's libraries take beside (some hundreds of MB on a GPU) and gaps between blocks of memory come on top.
+    """
+    mixed = settings.precision != "no"
+    held, sides = Held(), 2 if settings.objective == "spin" else 1
+    with FakeTensorMode(), held:
+        player = _like(shapes.unet, settings.lora_rank).train()
+        own = held.now
+        second = _like(shapes.unet).eval().requires_grad_(False) if live_opponent else None
+        networks = held.now
+        if settings.gradient_checkpointing:
+            player.enable_gradient_checkpointing()
+        trained = [p for p in player.parameters() if p.requires_grad]
+        if mixed and shapes.device == "cuda":  # there autocast computes norms in float32, which the simulation's does not
+            for module in player.modules():
+                if isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
+                    module.register_forward_pre_hook(lambda _, given: (given[0].float(), *given[1:]))
+        optimiser = torch.optim.AdamW(trained, foreach=shapes.device == "cuda")
+        before = held.now
+        average = [p.clone() for p in player.parameters()] if settings.ema else []
+        averaged = held.now - before
+        inputs = shapes.inputs(sides * settings.batch_size)
+        for _ in range(2):  # in the second the moments are there
+            for _ in range(min(settings.accumulation, 2)):  # in the second the gradients are
+                with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+                    if second is not None:
+                        with torch.no_grad():
+                            second(*inputs)
+                    loss = player(*inputs).sample.float().square().mean()
+                loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+        moments = sum(t.untyped_storage().nbytes() for state in optimiser.state.values() for t in state.values())
+        gradients = sum(p.numel() * p.element_size() for p in trained)
+    del average
+    kept = networks + averaged + moments + gradients
+    copies = 2 if processes > 1 else 1
+    return Memory(shapes.resident, own, networks - own, copies * gradients, moments, averaged, held.peak - kept)
+
+
+def sampling_memory(shapes: Shapes, settings: Settings) -> int:
+    """Bytes of a process that draws images, decodes and encodes them: the base pipeline, the network that draws, the larger activations.
+
+    Scorers, which stay on the device too, are not counted: see `scorers.resident_memory`.
+    """
+    guided = settings.rollout_batch * (1 + (settings.guidance != 1))
+    images = images_at_once(shapes.image)
+    drawing, decoding = Held(), Held()
+    with FakeTensorMode(), torch.no_grad():
+        with drawing, torch.autocast("cpu", torch.bfloat16, enabled=settings.precision != "no"):
+            network = _like(shapes.unet)
+            weights = drawing.now
+            network(*shapes.inputs(guided))
+        with decoding:
+            vae = _like(shapes.vae)
+            there = decoding.now  # in `resident` already
+            vae.decode(torch.zeros(images, *shapes.latent))
+            vae.encode(torch.zeros(images, 3, *shapes.image))
+    return shapes.resident + max(drawing.peak, weights + decoding.peak - there)

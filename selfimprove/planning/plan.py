@@ -1,0 +1,210 @@
+"""What a run will cost, said beforehand: operations and memory counted from shapes, minutes from one timed pass, disk from the settings."""
+
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from accelerate import PartialState
+
+from selfimprove.config import Precision, Preset, Settings
+from selfimprove.models.network import Conditioning, denoise
+from selfimprove.models.pipeline import AUTOCAST, Diffuser
+from selfimprove.planning.costs import Flops, Shapes, count_flops, sampling_memory, training_memory
+from selfimprove.run import Run
+from selfimprove.samplers import SAMPLERS
+from selfimprove.scorers import Scorer, resident_memory
+
+# (FLOP/s in bf16, dense; GB of memory), by their makers' data sheets
+PEAKS = {"an A100 (80 GB)": (312e12, 80), "an H100 or H200": (989e12, 80), "an RTX 4090": (165e12, 24)}
+REACHED = 0.3  # of the peak; 28 % was reached in a published training of Stable Diffusion 2
+
+
+class Plan(NamedTuple):
+    """One line a part of the run, for people; minutes and FLOPs of what is still to do; bytes on disk and in memory at its end."""
+
+    lines: list[str]
+    minutes: float
+    flops: float
+    disk: float
+    memory: int
+
+
+class Counts(NamedTuple):
+    """What one round counts: forwards of sampling and of the opponent, latents trained on, images decoded, images encoded; and in words."""
+
+    what: str
+    forwards: int
+    opponent: int
+    trained: int
+    decoded: int
+    encoded: int
+
+
+def seconds_per_pass(diffuser: Diffuser, batch: int = 4, precision: Precision = "no") -> float:
+    """Seconds of one UNet forward for one latent, timed on a small batch after a warm-up, in the `precision` of the run."""
+    noisy = torch.zeros(batch, *diffuser.latent_shape, device=diffuser.device)
+    empty = Conditioning(diffuser.embed([""]).to(diffuser.device).expand(batch, -1, -1))
+    mixed = torch.autocast(diffuser.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST)
+    with torch.inference_mode(), mixed:
+        denoise(diffuser.unet, noisy[:1], 500, empty.split(1)[0])
+        start = time.perf_counter()
+        float(denoise(diffuser.unet, noisy, 500, empty).float().sum())  # the sum waits for the device
+    return (time.perf_counter() - start) / batch
+
+
+def seconds_per_image(diffuser: Diffuser, scorers: Mapping[str, Scorer], batch: int = 4) -> float:
+    """Seconds to decode one image, encode it again and score it with every scorer at hand."""
+    latents = torch.zeros(batch, *diffuser.latent_shape)
+    start = time.perf_counter()
+    images = diffuser.decode(latents)
+    diffuser.encode(images)
+    for scorer in scorers.values():
+        scorer(images, ["warm"] * batch)
+    return (time.perf_counter() - start) / batch
+
+
+def plan(run: Run, last: int) -> Plan:
+    """The cost of playing rounds up to `last`: images, steps, minutes on this device, FLOPs, memory and disk."""
+    preset, settings, folder, diffuser = run.preset, run.preset.settings, run.folder, run.diffuser
+    shapes, examples, judged = Shapes.of(diffuser), len(run.data.train), len(run.data.evaluation)
+    processes = PartialState().num_processes
+    flops = count_flops(shapes, settings)
+    # on a CPU fewer, so that timing a large network takes no minutes
+    batch = max(1, min(16, int(1e12 / flops.forward))) if shapes.device == "cpu" else 16
+    per_pass, per_image = seconds_per_pass(diffuser, batch, settings.precision), seconds_per_image(diffuser, run.scorers, batch)
+    lines = [f"run folder {folder.path}"]
+    if run.collection:
+        lines.append(f"{len(run.collection.prompts)} different prompts collected, {len(run.collection.held_out)} kept out for evaluation")
+    lines.append(f"{examples} real images with captions, {len(run.data.validation)} kept out of training")
+    minutes = total = 0.0
+    for index in range(last + 1):
+        if folder.is_done(index, "evaluation"):
+            lines.append(f"round {index}: finished already")
+            continue
+        counts = count(preset, index, examples, judged, processes, bool(run.opponent_cache))
+        passes = counts.forwards + counts.opponent + counts.trained * flops.step / flops.forward
+        needed = (passes * per_pass + max(counts.decoded, counts.encoded) * per_image) / 60 / processes
+        minutes, total = minutes + needed, total + operations(counts, flops)
+        lines.append(f"round {index}: {counts.what}: about {duration(needed)}")
+    memory = training_memory(shapes, settings, second_network(settings, last) and not run.opponent_cache, processes)
+    sampling = sampling_memory(shapes, settings)
+    disk = float(disk_space(shapes, preset, last, examples, judged, processes, bool(run.opponent_cache)))
+    cards = [f"{duration(total / peak / REACHED / 60)} on {card}" for card, (peak, _) in PEAKS.items()]
+    parts = ", ".join(f"{part} {_size(size)}" for part, size in memory._asdict().items() if size)
+    scorers = resident_memory(run.scorers.values())
+    if minutes == 0:
+        lines.append("nothing is left to compute")
+        return Plan(lines, 0.0, 0.0, 0.0, 0)
+    lines += [
+        f"operations: {unit(total)}FLOP; at {REACHED:.0%} of the peak of one card, {', '.join(cards)}",
+        f"memory in training: {_size(memory.peak)} ({parts}), and what the device's libraries take beside, on a CPU up to as much again",
+        f"memory in sampling: {_size(sampling)}; of scorers, in both: {_size(scorers)}; disk: {_size(disk)}",
+        f"in all about {duration(minutes)} on {diffuser.device}",
+    ]
+    return Plan(lines, minutes, total, disk, memory.peak)
+
+
+def second_network(settings: Settings, last: int) -> bool:
+    """Whether the opponent is a network of its own in some round up to `last`.
+
+    With an adapter it is the player's, switched off, as long as that is where the round starts: always, unless the base stays opponent
+    in a second round.
+    """
+    own = settings.lora_rank and (settings.opponent == "previous" or last <= 1)
+    return settings.objective == "spin" and not own
+
+
+def count(preset: Preset, index: int, examples: int, judged: int, processes: int = 1, cache: bool = False) -> Counts:
+    """What a round counts in all processes, from its settings, the number of real images and that of evaluation images.
+
+    `cache`: whether the opponent's errors are kept for other runs; then it draws for every example.
+    """
+    s = preset.for_round(max(index, 1))
+    what = f"evaluation on {judged} images"
+    forwards = judged * s.evaluation_steps * (1 + (s.evaluation_guidance != 1))
+    if index == 0:
+        return Counts(what, forwards, 0, 0, judged, 0)
+    recursive = s.objective == "weighted"
+    pool = s.samples if recursive else examples
+    trained_on = (s.selected or pool) * (index if s.accumulate else 1) + s.real_samples if recursive else pool
+    steps, batch = s.steps_for(trained_on, processes), s.batch_size * s.accumulation * processes
+    made = pool if recursive else s.drawn(examples, processes, cache)
+    rolled = made if recursive else made * (s.objective == "spin" and s.generated_source == "rollout")
+    forwards += rolled * s.rollout_steps * (1 + (s.guidance != 1))
+    if recursive:
+        what = f"{pool} rollouts ({_sampler(s)}), {s.selected or pool} kept ({s.strategy}), {steps} steps of {batch} (lr {s.lr:g}), {what}"
+    elif s.objective == "sft":
+        what = f"{steps} steps of {batch} images (lr {s.lr:g}), {what}"
+    else:
+        others = f"{rolled} rollouts ({_sampler(s)})" if rolled else f"{made} images to play against ({s.generated_source})"
+        what = f"{others}, {steps} steps of {batch} pairs (lr {s.lr:g}, beta {s.beta:g}), {what}"
+    trained = (2 if s.objective == "spin" else 1) * steps * batch
+    decoded, encoded = through_vae(s, index, examples, made)
+    return Counts(what, forwards, trained if s.objective == "spin" else 0, trained, judged + decoded, encoded)
+
+
+def _sampler(settings: Settings) -> str:
+    """Which sampler draws, in how many steps; one that the papers do not use says so."""
+    other = "" if settings.sampler == "ddim" else ", not the papers' DDIM"
+    other += ": another opponent" if other and settings.objective == "spin" else ""
+    return f"{SAMPLERS[settings.sampler].label} in {settings.rollout_steps} steps{other}"
+
+
+def through_vae(settings: Settings, index: int, examples: int, pool: int) -> tuple[int, int]:
+    """How many images a round decodes and encodes beside its evaluation: of a `pool` of its own, and of the data's real ones once."""
+    s, views = settings, 1 + settings.flip
+    if s.objective == "weighted":
+        again = pool * (s.generated_latents == "reencoded")
+        return again + pool * bool(s.metrics), again * views + s.real_samples * views  # each is decoded once more to be scored
+    decoded, encoded = 0, examples * views * (index == 1)
+    if s.objective == "spin" and s.generated_source == "rollout":
+        decoded, encoded = (pool, encoded + pool * views) if s.generated_latents == "reencoded" else (0, encoded)
+    elif s.objective == "spin":
+        twice = pool * (s.generated_source == "real-reencoded")
+        decoded, encoded = twice, encoded + pool * views + twice
+    return decoded, encoded
+
+
+def operations(counts: Counts, flops: Flops) -> float:
+    """FLOPs of UNet and VAE; text encoder and scorers, below a hundredth, are left out."""
+    network = (counts.forwards + counts.opponent) * flops.forward + counts.trained * flops.step
+    return network + counts.decoded * flops.decode + counts.encoded * flops.encode
+
+
+def disk_space(shapes: Shapes, preset: Preset, last: int, examples: int, judged: int, processes: int = 1, cache: bool = False) -> int:
+    """Bytes of a run folder after `last` rounds, and of the checkpoint while the last one trains."""
+    s, weights = preset.settings, 4 * shapes.parameters
+    value = 4 if s.precision == "no" else 2
+    latent, text = (torch.Size(shape).numel() for shape in (shapes.latent, shapes.text))
+    sides = 4 if s.flip else 2  # mean and standard deviation, of the mirrored image too
+    evaluations = (last + 1) * judged * latent * 4
+    # player, two moments of what is trained, average; the next one is written before the last one goes
+    checkpoint = 2 * ((1 if s.lora_rank else 3) + bool(s.ema)) * weights
+    rolled = (sides + (s.generated_latents == "reencoded")) * latent * value
+    if s.objective == "weighted":
+        each = s.samples * rolled + (s.selected or s.samples) * (text + sides * latent) * value
+        return last * (weights + each) + evaluations + checkpoint
+    once = examples * (text + sides * latent) * value
+    each_round = (preset.for_round(k).drawn(examples, processes, cache) for k in range(1, last + 1))
+    kept = sum(each_round) if s.objective == "spin" else 0
+    return last * weights + kept * rolled + once + evaluations + checkpoint
+
+
+def _size(size: float | int) -> str:
+    return f"{unit(float(size))}B"
+
+
+def unit(value: float) -> str:
+    """A number in words: 1.2e9 as '1.2 G'."""
+    for prefix, scale in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9)):
+        if value >= scale:
+            return f"{value / scale:.1f} {prefix}"
+    return f"{value / 1e6:.0f} M"
+
+
+def duration(minutes: float) -> str:
+    """Minutes in words, from seconds to hours."""
+    if minutes < 1:
+        return f"{60 * minutes:.0f} s"
+    return f"{minutes:.1f} min" if minutes < 100 else f"{minutes / 60:.1f} h"

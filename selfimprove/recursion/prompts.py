@@ -1,0 +1,276 @@
+"""Prompts of recursive self-improvement, RSIDiff section 3.2: collect, clean, filter by clarity and specificity, spread out, split.
+
+Every filter reports how many prompts it dropped and shows some of them.
+"""
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from sklearn.cluster import KMeans, MiniBatchKMeans
+from tqdm.auto import tqdm
+
+from selfimprove.draws import EVALUATION_SEED, key_hash
+from selfimprove.recursion.judges import QUESTIONS, Judge, judged
+
+FILLERS = frozenset({"a", "an", "the", "please"})  # words that make a near-duplicate, not another prompt
+MINI_BATCH_ABOVE = 20_000  # prompts beyond which K-means works on mini-batches
+TEMPLATE = "a photo of a {concept}"
+SHOWN = 3  # dropped prompts quoted by a report
+
+
+class PromptError(ValueError):
+    """The prompts cannot be used; the message says why and what to do."""
+
+
+class FilterReport(NamedTuple):
+    """What one filter did. `unknown`: prompts that its judge gave no readable answer on; they are among the dropped."""
+
+    name: str
+    before: int
+    after: int
+    unknown: int = 0
+    examples: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        unknown = f" ({self.unknown} without a readable answer)" if self.unknown else ""
+        shown = "; such as " + " | ".join(repr(e) for e in self.examples) if self.examples else ""
+        return f"{self.name}: {self.before} -> {self.after}, dropped {self.before - self.after}{unknown}{shown}"
+
+
+def read_reports(path: Path) -> list[FilterReport]:
+    """Reports that were written as a JSON list of their fields."""
+    return [FilterReport(**{**fields, "examples": tuple(fields["examples"])}) for fields in json.loads(path.read_text())]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Prompts without duplicates, and others, kept out for evaluation: a prompt is in one of the two."""
+
+    prompts: list[str]
+    held_out: list[str]
+    reports: list[FilterReport]
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts to generate from, in the order in which rounds use them, and what was dropped on the way."""
+
+    prompts: list[str]
+    reports: list[FilterReport]
+
+    def of_round(self, index: int, count: int) -> list[str]:
+        """`count` prompts of round 1, 2, ...: a fresh slice each, starting over when all are used."""
+        return [self.prompts[i % len(self.prompts)] for i in range((index - 1) * count, index * count)]
+
+
+def load_prompts(source: str, column: str = "") -> list[str]:
+    """Prompts of a text file (one a line), jsonl, csv or parquet file (a column of text), or of a `datasets` id.
+
+    Empty `column`: one named prompt, text or caption. The `train` split of a data set is used.
+
+    Raises:
+        PromptError: no such file, of another kind, without such a column, or without a single prompt.
+    """
+    path = Path(source).expanduser()
+    if path.suffix in (".txt", ".jsonl", ".csv", ".parquet"):
+        if not path.is_file():
+            raise PromptError(f"prompts={source!r}: there is no such file; give a txt, jsonl, csv or parquet file, or a datasets id")
+        prompts = _read(path, column)
+    elif len(path.parts) == 2 and not path.exists():
+        prompts = _download(source, column)
+    else:
+        raise PromptError(f"prompts={source!r} is not understood; give a txt, jsonl, csv or parquet file, or a datasets id owner/name")
+    if not any(p.strip() for p in prompts):
+        raise PromptError(f"prompts={source!r} holds no prompt; give at least one a line")
+    return prompts
+
+
+def _read(path: Path, column: str) -> list[str]:
+    if path.suffix == ".txt":
+        return path.read_text(encoding="utf-8").splitlines()
+    if path.stat().st_size == 0:
+        return []
+    try:
+        if path.suffix == ".jsonl":
+            frame = pd.read_json(path, lines=True, dtype=False)
+        else:
+            frame = pd.read_csv(path, keep_default_na=False) if path.suffix == ".csv" else pd.read_parquet(path)
+    except (ValueError, OSError) as error:
+        raise PromptError(f"prompts={str(path)!r} cannot be read as {path.suffix[1:]} ({error}); mend the file") from error
+    return _column(list(frame.columns), lambda name: frame[name].dropna().tolist(), str(path), column)
+
+
+def _download(source: str, column: str) -> list[str]:
+    from datasets import load_dataset  # slow to import, and only needed here
+
+    try:
+        data = load_dataset(source, split="train")
+    except Exception as error:  # the hub client raises many unrelated types
+        raise PromptError(
+            f"prompts={source!r}: no such file here, and no data set could be had ({type(error).__name__}); give a file"
+        ) from error
+    return _column(data.column_names, lambda name: list(data[name]), source, column)
+
+
+def _column(names: list[str], take: Callable[[str], list[object]], source: str, column: str) -> list[str]:
+    wanted = [column] if column else ["prompt", "text", "caption"]
+    found = [name for name in wanted if name in names]
+    if not found:
+        raise PromptError(f"prompts={source!r} has no column {' or '.join(wanted)}; it has {names}; name one")
+    return [str(value) for value in take(found[0])]
+
+
+def normalise(prompt: str) -> str:
+    """One form of the same text: Unicode NFKC, single spaces, none at the ends."""
+    return " ".join(unicodedata.normalize("NFKC", prompt).split())
+
+
+def _signature(prompt: str) -> tuple[str, ...]:
+    """Words in order, without case, punctuation and fillers: prompts that agree in it are near-duplicates."""
+    words = re.findall(r"\w+", prompt.casefold())
+    return tuple(w for w in words if w not in FILLERS) or tuple(words) or (prompt,)
+
+
+def drop_duplicates(prompts: Sequence[str]) -> tuple[list[str], list[FilterReport]]:
+    """Normalised prompts without empty ones, repetitions and near-duplicates; of several the first stays."""
+    cleaned = [normalise(p) for p in prompts]
+    unique = list(dict.fromkeys(p for p in cleaned if p))
+    first: dict[tuple[str, ...], str] = {}
+    near = []
+    for prompt in unique:
+        signature = _signature(prompt)
+        if signature in first:
+            near.append(prompt)
+        else:
+            first[signature] = prompt
+    kept = list(first.values())
+    reports = [
+        FilterReport("empty or repeated", len(prompts), len(unique)),
+        FilterReport("near-duplicate", len(unique), len(kept), examples=tuple(near[:SHOWN])),
+    ]
+    return kept, reports
+
+
+def apply_judge(prompts: Sequence[str], judge: Judge, cache: Path | None = None) -> tuple[list[str], list[FilterReport]]:
+    """Those that are clear and specific: an answer that cannot be read is never a pass. `cache`: a file that keeps the answers.
+
+    Raises:
+        PromptError: nothing passes.
+    """
+    kept, reports = list(prompts), []
+    for question in QUESTIONS:
+        answers = judged(judge, question, kept, cache)
+        after = [p for p, a in zip(kept, answers, strict=True) if a]
+        dropped = [p for p, a in zip(kept, answers, strict=True) if not a]
+        unknown = sum(a is None for a in answers)
+        reports.append(FilterReport(question, len(kept), len(after), unknown, tuple(dropped[:SHOWN])))
+        if not after:
+            raise PromptError(f"every prompt was dropped: {reports[-1]}; check the judge, or use prompt_source='plain'")
+        kept = after
+    return kept, reports
+
+
+def spread(embeddings: Float[np.ndarray, "n d"], clusters: int, keep: int, seed: int) -> Int[np.ndarray, " keep"]:
+    """Rows of the `keep` prompts nearest the centres of K-means clusters, from each cluster in proportion to its size.
+
+    Mini-batch K-means above 20,000 prompts. The remainder of the proportions goes to the largest ones. In order of rows.
+
+    Raises:
+        PromptError: fewer prompts than clusters, or than are to be kept.
+    """
+    count = len(embeddings)
+    for name, value in (("clusters", clusters), ("kept", keep)):
+        if count < value:
+            raise PromptError(f"{name}={value} is more than the {count} prompts that are left; collect more prompts, or ask for fewer")
+    kind = MiniBatchKMeans if count > MINI_BATCH_ABOVE else KMeans
+    extra = {"batch_size": 4096} if kind is MiniBatchKMeans else {}
+    model = kind(n_clusters=clusters, random_state=key_hash(seed, "clusters") % 2**32, n_init=1, **extra).fit(embeddings)
+    labels = model.labels_
+    distance = np.empty(count)
+    for start in range(0, count, 4096):  # in parts: (n, d) differences would double the memory
+        rows = slice(start, start + 4096)
+        distance[rows] = np.linalg.norm(embeddings[rows] - model.cluster_centers_[labels[rows]], axis=1)
+    sizes = np.bincount(labels, minlength=clusters)
+    share = sizes * keep / count
+    quota = np.floor(share).astype(int)
+    quota[np.argsort(-(share - quota), kind="stable")[: keep - quota.sum()]] += 1
+    order = np.lexsort((distance, labels))  # by cluster, the nearest first
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    return np.sort(np.concatenate([order[s : s + q] for s, q in zip(starts, quota, strict=True)]))
+
+
+def embed_all(
+    prompts: Sequence[str], embed: Callable[[list[str]], Float[np.ndarray, "b d"]], batch_size: int = 256
+) -> Float[np.ndarray, "n d"]:
+    """Embeddings of any number of prompts, float32, batch by batch with a progress bar."""
+    starts = tqdm(range(0, len(prompts), batch_size), desc="embedding prompts", leave=False)
+    return np.concatenate([np.asarray(embed(list(prompts[s : s + batch_size])), dtype=np.float32) for s in starts])
+
+
+def collect(prompts: Sequence[str], held_out: int, seed: int) -> Collection:
+    """Without duplicates, in a seeded order, and split by prompt; at most half are held out, the same ones whatever the seed.
+
+    Raises:
+        PromptError: nothing left to generate from.
+    """
+    unique, reports = drop_duplicates(prompts)
+    kept_out = sorted(unique, key=lambda p: key_hash(EVALUATION_SEED, "prompt split", p))[: min(held_out, len(unique) // 2)]
+    if not unique:
+        raise PromptError("no prompt is left to generate from; collect more")
+    rest = set(unique) - set(kept_out)
+    return Collection(sorted(rest, key=lambda p: key_hash(seed, "prompt split", p)), kept_out, reports)
+
+
+def prepare(
+    collection: Collection,
+    judge: Judge | None,
+    embed: Callable[[list[str]], Float[np.ndarray, "b d"]],
+    clusters: int,
+    keep: int,
+    seed: int,
+    cache: Path | None = None,
+) -> PromptSet:
+    """RSIDiff section 3.2 on a collection: clarity and specificity (unless `judge` is None), then diversity or the first `keep`.
+
+    Raises:
+        PromptError: nothing left, or too few for `clusters` or `keep`.
+    """
+    prompts, reports = collection.prompts, list(collection.reports)
+    if keep > len(prompts):  # before a judge is asked
+        raise PromptError(f"kept={keep} is more than the {len(prompts)} prompts collected; collect more prompts, or keep fewer")
+    if judge is not None:
+        prompts, judged_reports = apply_judge(prompts, judge, cache)
+        reports += judged_reports
+    if keep > len(prompts):
+        raise PromptError(f"kept={keep} is more than the {len(prompts)} prompts that are left; collect more prompts, or keep fewer")
+    if clusters and keep:
+        rows = spread(embed_all(prompts, embed), clusters, keep, seed).tolist()
+        left = set(rows)
+        dropped = [p for i, p in enumerate(prompts) if i not in left]
+        reports.append(FilterReport("diversity", len(prompts), len(rows), examples=tuple(dropped[:SHOWN])))
+        prompts = [prompts[i] for i in rows]
+    elif keep:
+        prompts = prompts[:keep]
+    return PromptSet(prompts, reports)
+
+
+def templates(concepts: Sequence[str]) -> list[str]:
+    """Of each concept "a photo of a [concept]": the paper's prompts without any construction."""
+    return [re.sub(r"\ba (?=[aeiou])", "an ", TEMPLATE.format(concept=c)) for c in dict.fromkeys(concepts)]
+
+
+def fingerprint(prompts: Sequence[str]) -> str:
+    """SHA-256 of the prompts in their order."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(prompt.encode() + b"\0")
+    return digest.hexdigest()

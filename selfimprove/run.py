@@ -1,0 +1,179 @@
+"""Setting up a run: model, data, prompts, scorers and run folder, all checked before anything expensive."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+from selfimprove.config import Preset, Settings
+from selfimprove.data.images import STREAMS, DataError, ImageText, load_data, no_images, shapes_prompts
+from selfimprove.models.lora import check_rank
+from selfimprove.models.pipeline import Diffuser, ModelError, load_diffuser, model_hash, resolve_model
+from selfimprove.opponent import check_identity
+from selfimprove.presets import get_preset
+from selfimprove.recursion.prompts import Collection, PromptError, collect, fingerprint, load_prompts, templates
+from selfimprove.recursion.selection import SelectionError, check_selecting
+from selfimprove.run_folder import RunFolder, identity_hash, open_run
+from selfimprove.scorers import PUBLISHED_SCORERS, Scorer, load_scorers
+from selfimprove.shapes.captions import collected_prompts, concepts
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is set up and checked: preset, loaded base pipeline, data, scorers, seed, folder; prompts, where it collects them."""
+
+    preset: Preset
+    diffuser: Diffuser
+    data: ImageText
+    scorers: Mapping[str, Scorer]
+    seed: int
+    folder: RunFolder
+    collection: Collection | None = None
+    opponent_cache: Path | None = None
+
+    def cache_of(self, index: int, opponent: str) -> Path | None:
+        """Where round `index` against an opponent of this hash keeps its images and errors, if they are kept: a sweep has several."""
+        return self.opponent_cache / f"round_{index}-{opponent[:12]}" if self.opponent_cache else None
+
+    @property
+    def truncated(self) -> list[str]:
+        """Captions and prompts that the tokenizer's limit cuts."""
+        return self.diffuser.truncated([*self.data.captions, *(self.collection.prompts if self.collection else [])])
+
+
+def set_up(
+    preset: Preset | str,
+    name: str = "",
+    model: str = "",
+    data: str = "",
+    run: str | Path = "",
+    seed: int = 0,
+    device: str = "",
+    prompts: str = "",
+    scorers: Mapping[str, Scorer] | None = None,
+    opponent_cache: str | Path = "",
+) -> Run:
+    """Check everything and load model, data and prompts; nothing expensive, nothing written but run.json (and cache.json in a new cache).
+
+    `preset`: a preset or its name. `name`: what the run's default folder is called; empty: the preset's name, or "run". Empty `model`,
+    `data`, `prompts`: the preset's. Empty `run`: `runs/<name>-<hash of the identity>`. Empty `device`: a GPU if there is one. `scorers`:
+    further scorers by name, beside those that know the data, or in place of published ones. `opponent_cache`: a folder where the
+    opponent's images and errors are computed once, for this run and all that differ in beta, lr or steps alone; empty: as needed.
+
+    Raises:
+        ValueError: `ModelError`, `DataError`, `PromptError`, `SelectionError`, `CacheError` or `RunError`, which say what is wrong and
+            what to do.
+    """
+    if isinstance(preset, str):
+        name = name or preset
+        preset = get_preset(preset)
+    name = name or "run"
+    chosen = _device(device)
+    settings, data, prompts = preset.settings, data or preset.data, prompts or preset.prompts
+    collection = _collect(prompts, settings, seed) if settings.objective == "weighted" else None
+    if not data and not collection:
+        raise DataError(
+            "data='' names nothing; give 'shapes', a folder of images with metadata.jsonl, or pairs of Pick-a-Pic (shards or id)"
+        )
+    folder = resolve_model(model or preset.model)
+    diffuser = load_diffuser(folder, chosen)
+    if data:
+        counts = (settings.samples, settings.validation, settings.evaluation_prompts)
+        images = load_data(data, *counts, diffuser.image_size, seed, settings.evaluation_part)
+    else:
+        images = no_images()
+    images = _judged_on(images, collection, prompts, settings)
+    available = _scorers(preset, images, chosen, dict(scorers or {}))
+    for each in preset.all_rounds():
+        _check(each, diffuser, images, available)
+    identity = {**preset.identity(), "model": model_hash(folder), "data": images.fingerprint, "seed": seed}
+    about = {"preset": name, "data_name": images.name}
+    if collection:
+        identity["prompts"] = fingerprint([*collection.prompts, *collection.held_out])
+        about["prompts_name"] = prompts
+    cache = Path(opponent_cache) if opponent_cache else None
+    if cache:  # of one model, data set and seed; inside, of every round's opponents
+        check_identity(cache / "cache.json", {name: identity[name] for name in ("model", "data", "seed")})
+    path = Path(run) if run else Path("runs") / f"{name}-{identity_hash(identity)}"
+    return Run(preset, diffuser, images, available, seed, open_run(path, identity, about), collection, cache)
+
+
+def _device(name: str) -> torch.device:
+    """The device of that name, tried; "" is the best there is.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    try:
+        device = torch.device(name) if name else PartialState().device
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the second: torch without CUDA
+        raise ValueError(f"device={name!r} cannot be used here ({error}); leave it empty for the best there is") from error
+    return device
+
+
+def _collect(prompts: str, settings: Settings, seed: int) -> Collection:
+    if not prompts:
+        raise PromptError("prompts='' names nothing; give 'shapes', a txt, jsonl, csv or parquet file, or a datasets id")
+    if prompts == "shapes":  # its evaluation prompts are the world's own, the same for all systems
+        source = concepts() if settings.prompt_source == "template" else collected_prompts(settings.collected, seed)
+    else:
+        source = load_prompts(prompts)
+    if settings.prompt_source == "template":
+        source = templates(source)
+    return collect(source, 0 if prompts == "shapes" else settings.evaluation_prompts, seed)
+
+
+def _judged_on(images: ImageText, collection: Collection | None, prompts: str, settings: Settings) -> ImageText:
+    """What models are judged on: with a file of prompts those kept out, else the data's own or the shapes world's."""
+    if collection and prompts != "shapes":
+        if not collection.held_out:
+            raise PromptError(f"prompts={prompts!r} leaves none to judge by; give at least two different prompts")
+        return images.judged_on(collection.held_out, None, settings.evaluation_images)
+    if not images.evaluation:
+        scenes = shapes_prompts(settings.evaluation_prompts, stream=STREAMS[settings.evaluation_part])
+        return images.judged_on([c.text for c in scenes], scenes, settings.evaluation_images)
+    return images.judged_on([p for p, _ in images.evaluation], images.scenes, settings.evaluation_images)
+
+
+def _scorers(preset: Preset, images: ImageText, device: torch.device, given: dict[str, Scorer]) -> dict[str, Scorer]:
+    """The embedded scorers where they know the images; else the published ones that select or judge by the preset; and those given."""
+    selecting = list(dict.fromkeys(name for settings in preset.all_rounds() for name, _ in settings.metrics))
+    specs = {spec.partition("=")[0]: spec for spec in preset.scorers}
+    known = [*(images.scorers or PUBLISHED_SCORERS), *given]
+    if missing := [name for name in selecting if name not in known]:
+        raise SelectionError(
+            f"metrics={missing} have no scorer for these images; known are {known}, or give your own: set_up(..., scorers=...)"
+        )
+    if images.scorers:
+        return load_scorers(images.scorers, device) | given
+    wanted = [specs.get(name, name) for name in dict.fromkeys([*selecting, *specs]) if name not in given]
+    return load_scorers(wanted, device, family="published") | given
+
+
+def _check(settings: Settings, diffuser: Diffuser, images: ImageText, scorers: Mapping[str, Scorer]) -> None:
+    if settings.lora_rank:
+        check_rank(diffuser.unet, settings.lora_rank)
+    predicts = diffuser.schedule.prediction_type
+    if settings.prediction_type not in ("any", predicts):
+        raise ModelError(
+            f"prediction_type={settings.prediction_type!r}, but model={str(diffuser.folder)!r} predicts {predicts!r}, and would be trained "
+            "towards the wrong target; leave prediction_type at 'any', or mend scheduler/scheduler_config.json if that is wrong"
+        )
+    if settings.objective == "weighted" and settings.time_weight == "one" and diffuser.schedule.alpha(len(diffuser.schedule) - 1) == 0:
+        raise ModelError("time_weight='one' is infinite where alpha_T is 0, as in this model; choose 'snr'")
+    for name in ("rollout_steps", "evaluation_steps"):
+        if getattr(settings, name) > len(diffuser.schedule):
+            raise ModelError(f"{name}={getattr(settings, name)} is more than the {len(diffuser.schedule)} steps of the model's schedule")
+    check_selecting(settings.metrics, scorers)
+    source = settings.generated_source
+    if source == "loser" and images.fetch_loser is None:
+        raise DataError("generated_source='loser' needs labelled pairs: Pick-a-Pic (shards, or a dataset's id owner/name) or data='shapes'")
+    if source in ("real", "real-reencoded") and images.fetch_fresh is None:
+        raise DataError(f"generated_source={source!r} needs fresh real images, which only data='shapes' can give")
+    if settings.real_samples > len(images.train):
+        raise DataError(
+            f"real_samples={settings.real_samples} is more than the {len(images.train)} real images; give more in data, or ask for fewer"
+        )

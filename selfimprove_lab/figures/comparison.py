@@ -1,0 +1,218 @@
+"""Figures of comparisons: one colour a method everywhere, safe for colour-blind readers, told apart by marker where printed in grey.
+
+Bars and crosses are 95 % intervals over prompts. All take the tidy tables of `aggregate.comparison` or plain arrays.
+"""
+
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+_PALETTE = [to_hex(c) for c in sns.color_palette("colorblind", 10)]
+METHODS = {  # first word of a model's name -> colour; a name without a method takes one of those left
+    "base": "#595959",
+    "SPIN": _PALETTE[0],
+    "RSIDiff": _PALETTE[1],
+    "SFT": _PALETTE[2],
+    "DPO": _PALETTE[4],
+    "frozen": _PALETTE[5],
+}
+_SPARE = [_PALETTE[i] for i in (6, 8, 9, 3, 7)]
+MARKERS = "osD^vP*Xhd"
+FEW, FEW_TICKS, LONG = 3, 8, 16  # lines whose bands can be told apart; values of x that are all named; letters of a long name
+
+
+def colours(models: Sequence[str]) -> dict[str, str]:
+    """A colour for each model: its method's, the darker the later the round; the same whatever else is shown, for known methods."""
+    methods = {model: next((m for m in METHODS if re.match(rf"{m}\b", model, re.IGNORECASE)), None) for model in models}
+    left = _SPARE if any(methods.values()) else _PALETTE  # a figure of scorers may use them all
+    found, spare = {}, iter(left * (1 + len(models) // len(left)))
+    for model, method in methods.items():
+        colour = METHODS[method] if method else next(spare)
+        number = re.search(r"round (\d+)", model)
+        light = 0.45 * 0.8 ** (int(number[1]) - 1) if number and method else 0.0
+        found[model] = to_hex(np.array(sns.color_palette([colour])[0]) * (1 - light) + light)
+    return found
+
+
+def first_column(axis: Axes) -> bool:
+    """Whether an axis of `panels` stands at the left, where a label speaks for its row."""
+    place = axis.get_subplotspec()
+    return place is not None and place.is_first_col()
+
+
+def _errors(rows: pd.DataFrame, value: str, low: str, high: str) -> np.ndarray:
+    return np.abs(rows[[low, high]].to_numpy(dtype=np.float64).T - rows[value].to_numpy(dtype=np.float64))
+
+
+def win_rate_bars(table: pd.DataFrame) -> Figure:
+    """Win rate over the first model by score, Wilson's intervals; the line at 50 % is no difference."""
+    compared = table[table["win_rate"].notna()]
+    models, scores = list(pd.unique(compared["model"])), list(pd.unique(compared["score"]))
+    figure, axis = plt.subplots(figsize=(1.5 + 1.1 * len(scores), 3), constrained_layout=True)
+    width = 0.8 / len(models)
+    for i, (model, colour) in enumerate(colours(models).items()):
+        rows = compared[compared["model"] == model].set_index("score").loc[scores]
+        x = np.arange(len(scores)) + (i - (len(models) - 1) / 2) * width
+        axis.bar(x, 100 * rows["win_rate"], width, color=colour, label=model, edgecolor="white", linewidth=0.5)
+        axis.errorbar(
+            x, 100 * rows["win_rate"], yerr=100 * _errors(rows, "win_rate", "win_low", "win_high"), fmt="none", ecolor="0.2", lw=1
+        )
+    axis.axhline(50, color="0.3", lw=0.8, ls="--")
+    axis.set(ylabel=f"prompts won over {table['model'].iloc[0]} (%)", ylim=(0, 100), xticks=range(len(scores)))
+    axis.set_xticklabels([s.replace("_", " ") for s in scores], rotation=20, ha="right")
+    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    sns.despine(figure)
+    return figure
+
+
+def radar(table: pd.DataFrame, spread: Mapping[str, float]) -> Figure:
+    """Difference from the first model on every score, in units of `spread` (such as the standard deviation over the baseline's images).
+
+    The dashed ring is the baseline; the shaded band of each model is its interval.
+    """
+    compared = table[table["score"].isin(spread)]
+    scores = list(pd.unique(compared["score"]))
+    angles = np.linspace(0, 2 * np.pi, len(scores), endpoint=False)
+    figure, axis = plt.subplots(figsize=(5.2, 4.2), subplot_kw={"projection": "polar"}, constrained_layout=True)
+    scale = np.array([spread[s] for s in scores])
+    models = [m for m in pd.unique(compared["model"]) if m != table["model"].iloc[0]]
+    closed = np.append(angles, angles[0])
+    for (model, colour), marker in zip(colours(models).items(), MARKERS, strict=False):
+        rows = compared[compared["model"] == model].set_index("score").loc[scores]
+        low, mid, high = (
+            np.append(v, v[0]) for v in (rows[c].to_numpy() / scale for c in ("difference_low", "difference", "difference_high"))
+        )
+        axis.plot(closed, mid, color=colour, marker=marker, ms=4, lw=1.2, label=model)
+        axis.fill_between(closed, low, high, color=colour, alpha=0.2, lw=0)
+    axis.plot(np.linspace(0, 2 * np.pi, 200), np.zeros(200), color="0.3", lw=0.8, ls="--", label=str(table["model"].iloc[0]))
+    axis.set_xticks(angles, [s.replace("_", " ") for s in scores])
+    for label, angle in zip(axis.get_xticklabels(), angles, strict=True):
+        label.set_horizontalalignment("left" if np.cos(angle) > 0.3 else "right" if np.cos(angle) < -0.3 else "center")
+    axis.tick_params("x", pad=10)
+    axis.tick_params("y", labelsize=7)
+    axis.set_rticks(MaxNLocator(4).tick_values(*axis.get_ylim())[1:-1])
+    axis.set_rlabel_position(180 / len(scores))  # between two spokes, where no line runs
+    axis.set_title("difference, in standard\ndeviations of the baseline", fontsize=8, loc="left", pad=18)
+    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.15, 1))
+    return figure
+
+
+def proxy_against_truth(table: pd.DataFrame, proxy: str, truths: Sequence[str]) -> Figure:
+    """Change of a learned score against the change of what is true, model by model: to the right and down is over-optimisation.
+
+    Shown are the models that have a difference, which a baseline has not.
+    """
+    models = list(pd.unique(table["model"][table["difference"].notna()]))
+    figure, axes = plt.subplots(1, len(truths), figsize=(4 * len(truths), 3.2), constrained_layout=True, squeeze=False)
+    by_score = {s: rows.set_index("model").loc[models] for s, rows in table.groupby("score") if s in (proxy, *truths)}
+    for axis, truth in zip(axes[0], truths, strict=True):
+        _cross(axis, models, by_score[proxy], by_score[truth])
+        axis.axhline(0, color="0.6", lw=0.8)
+        axis.axvline(0, color="0.6", lw=0.8)
+        axis.set(xlabel=f"change of {proxy.replace('_', ' ')}", ylabel=f"change of {truth.replace('_', ' ')}")
+    axes[0, -1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    sns.despine(figure)
+    return figure
+
+
+def _cross(axis: Axes, models: Sequence[str], across: pd.DataFrame, up: pd.DataFrame) -> None:
+    named = ("difference", "difference_low", "difference_high")
+    for (model, colour), marker in zip(colours(models).items(), MARKERS * (1 + len(models) // len(MARKERS)), strict=False):
+        x, y = across.loc[[model]], up.loc[[model]]
+        axis.errorbar(
+            x["difference"], y["difference"], xerr=_errors(x, *named), yerr=_errors(y, *named),
+            fmt=marker, color=colour, ms=5, capsize=2, lw=1, label=model,
+        )  # fmt: skip
+
+
+def lines(frame: pd.DataFrame, x: str, ylabel: str, xlabel: str) -> Figure:
+    """Scores against rounds, or against the number of training samples: one line a model, the oracle's readings black and dashed.
+
+    Intervals are bands, or bars where lines are many.
+
+    `frame`: columns model, `x`, mean, low, high.
+    """
+    models = list(pd.unique(frame["model"]))
+    figure, axis = plt.subplots(figsize=(6, 3.9 + 0.15 * max(0, len(models) - FEW)), constrained_layout=True)  # room for the legend
+    drawn: list[str] = []
+    for (model, colour), marker in zip(colours(models).items(), MARKERS * (1 + len(models) // len(MARKERS)), strict=False):
+        rows = frame[frame["model"] == model].sort_values(x)
+        known = str(model).startswith("oracle")  # the truth, among scorers
+        alike = ("-", ":", "-.")[drawn.count(colour) % 3]  # models of one method and colour
+        drawn.append(colour)
+        style = {"color": "black", "ls": "--"} if known else {"color": colour, "ls": alike}
+        axis.plot(rows[x], rows["mean"], marker=marker, ms=4, lw=1.2, label=str(model).replace("_", " "), **style)
+        if len(rows) > 1 and (known or len(models) <= FEW):
+            axis.fill_between(rows[x], rows["low"], rows["high"], color=style["color"], alpha=0.2, lw=0)
+        else:  # bands of many lines would hide each other, and one point has no band
+            axis.errorbar(rows[x], rows["mean"], yerr=_errors(rows, "mean", "low", "high"), fmt="none", ecolor=colour, capsize=2, lw=0.8)
+    if frame[x].nunique() <= FEW_TICKS:
+        axis.set_xticks(sorted(frame[x].unique()))
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    figure.legend(loc="outside lower center", ncols=2 if max(map(len, map(str, models)), default=0) > LONG else 3, frameon=False)
+    sns.despine(figure)
+    return figure
+
+
+def picture_grid(images: Float[np.ndarray, "rows columns h w 3"], rows: Sequence[str], columns: Sequence[str]) -> Figure:
+    """Pictures in [0, 1] in a grid, such as models by prompts or prompts by noise, with names beside rows and over columns."""
+    height, width = images.shape[:2]
+    figure, axes = plt.subplots(height, width, figsize=(1.1 * width + 1.4, 1.1 * height + 0.5), squeeze=False, constrained_layout=True)
+    for i in range(height):
+        for j in range(width):
+            axes[i, j].imshow(images[i, j])
+            axes[i, j].set(xticks=[], yticks=[])
+            axes[i, j].spines[:].set_visible(False)
+        axes[i, 0].set_ylabel(rows[i], rotation=0, ha="right", va="center", fontsize=11)
+    for j in range(width):
+        axes[0, j].set_title(textwrap.fill(columns[j], 16), fontsize=9)
+    return figure
+
+
+def correlation_map(table: pd.DataFrame) -> Figure:
+    """A square table of correlations, each cell with its number."""
+    figure, axis = plt.subplots(figsize=(0.8 * len(table) + 2, 0.7 * len(table) + 1), constrained_layout=True)
+    names = [n.replace("_", " ") for n in table]
+    sns.heatmap(
+        table, annot=True, fmt=".2f", cmap="vlag", vmin=-1, vmax=1, square=True, ax=axis, xticklabels=names, yticklabels=names,
+        cbar_kws={"label": "Spearman's rank correlation within a prompt"},
+    )  # fmt: skip
+    return figure
+
+
+def change_map(table: pd.DataFrame, shares: Sequence[str] = ("all_right",)) -> Figure:
+    """`sensitivity`'s table as a map, a row a change and a column a scorer, cells whose interval holds 0 in brackets.
+
+    `shares`: columns that change in their own unit, a share of images; they stand apart and are not coloured.
+    """
+    rows = list(pd.unique(table["change"]))
+    columns = sorted(pd.unique(table["scorer"]), key=lambda name: name in shares)
+    means = table.pivot(index="change", columns="scorer", values="mean").loc[rows, columns]
+    sure = (
+        table.assign(sure=(table["low"] > 0) | (table["high"] < 0))
+        .pivot(index="change", columns="scorer", values="sure")
+        .loc[rows, columns]
+    )
+    text = means.map("{:+.1f}".format).where(sure, means.map("({:+.1f})".format))
+    figure, axis = plt.subplots(figsize=(1.1 * len(columns) + 2, 0.5 * len(rows) + 1.2), constrained_layout=True)
+    apart = [name in shares for name in columns]
+    sns.heatmap(
+        means, annot=text, fmt="", cmap="vlag", center=0, robust=True, ax=axis, cbar_kws={"label": "change (standard deviations)"},
+        mask=np.broadcast_to(apart, means.shape), xticklabels=[c.replace("_", " ") + "\n(share)" * (c in shares) for c in columns],
+    )  # fmt: skip
+    for column in np.flatnonzero(apart):
+        for row, words in enumerate(text.iloc[:, column]):
+            axis.text(column + 0.5, row + 0.5, words, ha="center", va="center")
+        axis.axvline(int(column), color="black", lw=1)
+    axis.set(xlabel="", ylabel="")
+    return figure

@@ -1,0 +1,77 @@
+"""Diversity and drift in a scorer's image features: how different a prompt's images are, how far a model has moved from another.
+
+Features are L2-normalised embeddings (`ClipScorer.features`). The Frechet distance is an FID of another feature space, so its values
+compare only with others of the same features and the same number of images.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy import linalg
+
+from selfimprove.evaluation.statistics import bootstrap_interval
+
+
+def within_prompt_diversity(features: Float[np.ndarray, "n d"], prompts: Sequence[str]) -> tuple[float, float, float]:
+    """Mean of 1 - cosine between different images of a prompt, averaged over prompts, with its 95 % interval over prompts.
+
+    Raises:
+        ValueError: every prompt has one image.
+    """
+    values = []
+    names = np.array(prompts)
+    for prompt in np.unique(names):
+        own = features[names == prompt].astype(np.float64)
+        if len(own) > 1:
+            cosine = own @ own.T
+            values.append(1 - (cosine.sum() - np.trace(cosine)) / (len(own) * (len(own) - 1)))
+    if not values:
+        raise ValueError("every prompt has one image; diversity within a prompt needs at least two")
+    return float(np.mean(values)), *bootstrap_interval(np.array(values))
+
+
+def frechet_distance(first: Float[np.ndarray, "n d"], second: Float[np.ndarray, "m d"]) -> float:
+    """`|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))` of the two sets' means and covariances (Heusel et al. 2017).
+
+    Biased upwards, the more the fewer images: two samples of one model do not give 0. Show `frechet_floor` beside it.
+
+    Raises:
+        ValueError: fewer than two images on a side.
+    """
+    if min(len(first), len(second)) < 2:
+        raise ValueError(f"{len(first)} and {len(second)} images have no covariance; give at least two on each side")
+    means = first.mean(0, dtype=np.float64) - second.mean(0, dtype=np.float64)
+    covariances = [np.cov(x.astype(np.float64), rowvar=False) for x in (first, second)]
+    # tr (S_1 S_2)^(1/2) from the eigenvalues of the symmetric S_1^(1/2) S_2 S_1^(1/2): no complex rounding to throw away
+    values, vectors = linalg.eigh(covariances[0])
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    cross = np.sqrt(linalg.eigvalsh(root @ covariances[1] @ root).clip(0)).sum()
+    return float(means @ means + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * cross)
+
+
+def frechet_floor(features: Float[np.ndarray, "n d"], prompts: Sequence[str]) -> float:
+    """What the bias alone gives: the distance between two halves of one model's images, alternate images of the same prompts.
+
+    The halves have half as many images each, so this is a little more than the floor at full size.
+    """
+    place: dict[str, int] = {}
+    half = np.empty(len(prompts), dtype=bool)
+    for row, prompt in enumerate(prompts):
+        half[row] = place.get(prompt, 0) % 2 == 0
+        place[prompt] = place.get(prompt, 0) + 1
+    return frechet_distance(features[half], features[~half])
+
+
+def drift_report(features: Mapping[str, Float[np.ndarray, "n d"]], prompts: Sequence[str]) -> pd.DataFrame:
+    """One row a model: diversity within prompts with its interval, and the Frechet distance to the first model, whose own is its floor."""
+    base = next(iter(features.values()))
+    rows = []
+    for name, own in features.items():
+        mean, low, high = within_prompt_diversity(own, prompts)
+        distance = frechet_floor(base, prompts) if own is base else frechet_distance(own, base)
+        rows.append(
+            {"model": name, "diversity within a prompt": f"{mean:.4f} [{low:.4f}, {high:.4f}]", "Frechet distance": round(distance, 4)}
+        )
+    return pd.DataFrame(rows).set_index("model")

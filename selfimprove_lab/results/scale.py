@@ -1,0 +1,104 @@
+"""What the presets for Stable Diffusion cost, from their settings and the shapes of the network alone: a table for those who plan."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from selfimprove.config import Preset
+from selfimprove.planning.costs import Flops, Shapes, count_flops, training_memory
+from selfimprove.planning.plan import PEAKS, REACHED, count, disk_space, duration, operations, second_network, unit
+from selfimprove.presets import PRESETS
+from selfimprove_lab.results.true_sizes import stable_diffusion, stable_diffusion_3
+
+CARDS = {"sd15-spin": 8, "sd15-dpo": 8, "sd15-sft": 8}  # processes that give the papers' batches; the other presets are for one
+# RSIDiff's section 4.4, to be counted and not to be run: no code here takes Stable Diffusion 3. What it does not say is as in sd14-rsi (a
+# batch of 12, 500 evaluation prompts), as in sd15-spin-lora (the rank), or as in diffusers' pipeline (28 steps, guidance 7)
+SD3 = "sd3-rsi, not runnable"
+SCALED: dict[str, Preset] = {name: preset for name, preset in PRESETS.items() if name.startswith("sd")} | {
+    SD3: Preset(
+        "", "",
+        replace(
+            PRESETS["sd14-rsi"].settings, samples=13_000, strategy="manual", selected=1000, epochs=0, steps=2000, lora_rank=16,
+            batch_size=1, accumulation=12, rollout_steps=28, guidance=7.0, evaluation_steps=28, evaluation_guidance=7.0,
+        ),
+    )
+}  # fmt: skip
+ROUNDS = {"sd14-rsi": 8, SD3: 3}  # of recursion, by its paper; self-play's are in the presets
+
+
+class Cost(NamedTuple):
+    """One preset played to its last round: FLOPs in all, and of training steps alone; bytes of memory a process, and on disk."""
+
+    rounds: int
+    cards: int
+    flops: float
+    training: float
+    memory: float
+    disk: float
+
+
+def shapes_of(name: str) -> Shapes:
+    """Those of the pipeline that a row of the table is about."""
+    return stable_diffusion_3() if name == SD3 else stable_diffusion()
+
+
+def simulate(name: str) -> dict[str, Any]:
+    """What takes seconds to count, of one preset: FLOPs a latent or image, and bytes at the peak of a training step, part by part."""
+    settings, shapes = SCALED[name].settings, shapes_of(name)
+    flops = count_flops(shapes, settings)
+    memory = training_memory(shapes, settings, second_network(settings, _rounds(name)), CARDS.get(name, 1))
+    return {"flops": flops._asdict(), "memory": memory._asdict()}
+
+
+def _rounds(name: str) -> int:
+    return ROUNDS.get(name, len(SCALED[name].rounds))
+
+
+def costs_of(name: str, simulated: dict[str, Any], examples: int | None = None, judged: int | None = None) -> Cost:
+    """Costs of a preset with so many real images and evaluation images; None: the preset's own numbers. `simulated`: see `simulate`."""
+    preset = SCALED[name]
+    s, flops, cards = preset.settings, Flops(**simulated["flops"]), CARDS.get(name, 1)
+    real, evaluated = examples or s.samples, judged or s.evaluation_prompts * s.evaluation_images
+    last = _rounds(name)
+    counts = [count(preset, index, real, evaluated, cards) for index in range(last + 1)]
+    training = sum(c.opponent * flops.forward + c.trained * flops.step for c in counts)
+    total = sum(operations(c, flops) for c in counts)
+    disk = float(disk_space(shapes_of(name), preset, last, real, evaluated, cards))
+    return Cost(last, cards, total, training, float(sum(simulated["memory"].values())), disk)
+
+
+def scale_table(path: str | Path, examples: int | None = None) -> pd.DataFrame:
+    """Every preset for Stable Diffusion: operations, time of its cards at 30 % of their peak, memory of a process, disk.
+
+    `path`: what `python -m benchmarks.scale` wrote. With `examples`, the captions of the data, only those that train on data.
+    """
+    simulated, rows = json.loads(Path(path).read_text())["presets"], []
+    for name, preset in SCALED.items():
+        if examples and preset.settings.objective == "weighted":
+            continue
+        cost = costs_of(name, simulated[name], examples)
+        row = {"preset": name, "rounds": cost.rounds, "cards": cost.cards, "operations": f"{unit(cost.flops)}FLOP"}
+        row |= {"of it training": f"{cost.training / cost.flops:.0%}"}
+        for card, (peak, gigabytes) in PEAKS.items():
+            row[f"if {card}"] = duration(cost.flops / peak / REACHED / 60 / cost.cards) if cost.memory < gigabytes * 1e9 else "does not fit"
+        rows.append(row | {"memory a process": f"{unit(cost.memory)}B", "disk": f"{unit(cost.disk)}B"})
+    return pd.DataFrame(rows).set_index("preset")
+
+
+def memory_table(path: str | Path) -> pd.DataFrame:
+    """What a process holds when it holds the most, part by part and in all, for every preset; `path` as in `scale_table`."""
+    simulated = json.loads(Path(path).read_text())["presets"]
+    parts = pd.DataFrame({name: simulated[name]["memory"] for name in SCALED}).T
+    parts = parts.loc[:, (parts > 0).any()]
+    parts["in all"] = parts.sum(axis=1)
+    return parts.map(lambda size: f"{unit(float(size))}B" if size else "").rename_axis("preset")
+
+
+def scale_sentence(path: str | Path) -> str:
+    """When, where and with what the simulated numbers were made, of `path` as in `scale_table`."""
+    made = json.loads(Path(path).read_text())["provenance"]
+    versions = ", ".join(f"{k} {v}" for k, v in made["versions"].items())
+    return f"Simulated {made['time']} on {made['machine']} (`python -m benchmarks.scale`); {versions}; git {made['git'][:10]}."

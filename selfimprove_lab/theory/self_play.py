@@ -1,0 +1,98 @@
+"""Notebook 05, its last section: self-play and fine-tuning on the mixture, round after round."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+
+from selfimprove import losses
+from selfimprove.models.network import Denoiser
+from selfimprove.rollout import rollout
+from selfimprove_lab.theory.mixture import Mixture, PointWorld, kl_terms
+from selfimprove_lab.theory.worlds import Batch, data_mixture, empty_text, ids, point_world, texts, training_step
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of training on the mixture world."""
+
+    name: str
+    objective: str  # "spin" or "sft"
+    components: int = 2  # a condition; p_data has 2, so 2 reaches it and 1 does not
+    guidance: float = 1.0
+
+
+ARMS = (
+    Arm("SPIN, reachable", "spin"),
+    Arm("SFT, reachable", "sft"),
+    Arm("SPIN, unreachable", "spin", components=1),
+    Arm("SFT, unreachable", "sft", components=1),
+    Arm("SPIN, reachable, guidance 2", "spin", guidance=2.0),
+)
+SAMPLER_STEPS = 8
+
+
+def family(world: PointWorld, components: int, seed: int) -> Mixture:
+    """A mixture beside p_data with `components` a condition, to train: round 0."""
+    generator = torch.Generator().manual_seed(seed)
+    if components == 2:
+        base = data_mixture(world.schedule, 0.4, 1.3)
+        means, factors = base.means.detach(), base.factors.detach()
+        means = means + 0.1 * torch.randn(means.shape, dtype=torch.float64, generator=generator)
+    else:
+        means = 0.3 * torch.randn(2, components, 2, dtype=torch.float64, generator=generator)
+        factors = 0.8 * torch.eye(2, dtype=torch.float64).expand(2, components, 2, 2)
+    return Mixture(world.schedule, torch.ones(2, means.shape[1], dtype=torch.float64), means, factors)
+
+
+def play_arm(arm: Arm, seed: int, rounds: int, steps: int, samples: int, beta: float = 1.5, lr: float = 1.5e-2) -> pd.DataFrame:
+    """Rounds of one arm; the rollout and the evaluation use SAMPLER_STEPS DDIM steps. One row a round, 0 the start.
+
+    Columns: see `distances`. The learning rate falls within each round and over the rounds.
+    """
+    world = point_world(100)
+    data, player = data_mixture(world.schedule), family(world, arm.components, seed)
+    generator = torch.Generator().manual_seed(1000 + seed)
+    text, empty, rows = texts(world, samples), empty_text(world), []
+    for round_index in range(rounds + 1):
+        rows.append({"arm": arm.name, "seed": seed, "round": round_index} | distances(world, player, arm.guidance, samples))
+        if round_index == rounds:
+            break
+        opponent = copy.deepcopy(player)
+        generated = None
+        if arm.objective == "spin":
+            generated = rollout(world, opponent, text, empty, ids(samples), seed, "rollout", round_index, SAMPLER_STEPS, arm.guidance)
+        optimiser = torch.optim.Adam(player.parameters(), lr)
+        for step in range(steps):
+            for group in optimiser.param_groups:
+                group["lr"] = lr * (1 - step / steps) * (1 - 0.8 * round_index / rounds)
+            rowsel = torch.randint(samples, (256,), generator=generator)
+            real = data.sample(text[rowsel], generator)
+            batch = Batch.make(world, real, real if generated is None else generated[rowsel], text[rowsel], generator)
+            training_step(optimiser, batch, player, opponent if arm.objective == "spin" else None, beta)
+    return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def distances(world: PointWorld, model: Denoiser, guidance: float, samples: int) -> dict[str, Any]:
+    """How far the sampler's output is from p_data (KL beyond as many exact samples', nats), and the model's eps from eps*.
+
+    `terms` holds each point's share of the KL; all models start from the same noise, so that differences can be paired.
+    """
+    data, text = data_mixture(world.schedule), texts(world, samples, condition=0)
+    points = rollout(world, model, text, empty_text(world), ids(samples), 7, "evaluation", 0, SAMPLER_STEPS, guidance)
+    generator = torch.Generator().manual_seed(8)
+    exact = data.sample(text, generator)
+    terms = kl_terms(points[:, :, 0, 0], data, text)
+    batch = Batch.make(world, data.sample(text, generator), exact, text, generator)
+    best, ours = (m(batch.noisy, batch.t, text).sample for m in (data, model))
+    excess = float(terms.mean() - kl_terms(exact[:, :, 0, 0], data, text).mean())
+    return {"samples": excess, "denoiser": float(losses.squared_error(ours, best).mean()), "terms": terms}
+
+
+def exact_level(samples: int) -> float:
+    """The same KL for the exact denoiser: what SAMPLER_STEPS steps cost even a perfect model."""
+    world = point_world(100)
+    return float(distances(world, data_mixture(world.schedule), 1.0, samples)["samples"])

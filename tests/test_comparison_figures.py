@@ -1,0 +1,63 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from test_aggregate import model
+
+from selfimprove.evaluation.aggregate import comparison
+from selfimprove_lab.figures.comparison import (
+    METHODS,
+    colours,
+    correlation_map,
+    lines,
+    picture_grid,
+    proxy_against_truth,
+    radar,
+    win_rate_bars,
+)
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    return comparison([model("base"), model("SPIN round 1", 0.3, 1), model("mine", 0.6, 2)], ["wide", "narrow"])
+
+
+def test_a_method_has_one_colour_whatever_else_is_shown() -> None:
+    alone, among = colours(["SPIN round 2"]), colours(["mine", "base", "SPIN round 2", "other"])
+    assert alone["SPIN round 2"] == among["SPIN round 2"]
+    assert among["base"] == METHODS["base"]
+    assert len(set(among.values())) == 4
+    rounds = colours([f"SPIN round {k}" for k in (1, 2, 3)])
+    assert len(set(rounds.values())) == 3
+
+
+def test_bars_show_the_win_rates(table: pd.DataFrame) -> None:
+    figure = win_rate_bars(table)
+    heights = [bar.get_height() for bar in figure.axes[0].patches]  # type: ignore[attr-defined]
+    assert sorted(heights) == pytest.approx(sorted(100 * table["win_rate"].dropna()))
+    assert "base" in figure.axes[0].get_ylabel()
+    plt.close(figure)
+
+
+def test_every_figure_names_its_axes_and_models(table: pd.DataFrame) -> None:
+    tracks = pd.DataFrame({"model": ["SPIN", "SPIN"], "round": [1, 2], "mean": [0.1, 0.2], "low": [0.0, 0.1], "high": [0.2, 0.3]})
+    drawn = [proxy_against_truth(table, "wide", ["narrow"]), lines(tracks, "round", "quality", "round")]
+    for figure in drawn:
+        axis = figure.axes[0]
+        assert axis.get_xlabel()
+        assert axis.get_ylabel()
+        assert axis.get_legend() or figure.legends
+    for shown in (table, table[table["difference"].notna()]):  # with its baseline, and without
+        crosses = proxy_against_truth(shown, "wide", ["narrow"]).axes[0].get_legend_handles_labels()[1]
+        assert crosses == ["SPIN round 1", "mine"]
+    spokes = radar(table, {"wide": 2.0, "narrow": 0.01}).axes[0]
+    assert [t.get_text() for t in spokes.get_xticklabels()] == ["wide", "narrow"]
+    plt.close("all")
+
+
+def test_grid_and_map() -> None:
+    figure = picture_grid(np.zeros((2, 3, 4, 4, 3)), ["a", "b"], ["x", "y", "z"])
+    assert [a.get_title() for a in figure.axes[:3]] == ["x", "y", "z"]
+    square = correlation_map(pd.DataFrame(np.eye(2), index=["a", "b"], columns=["a", "b"]))
+    assert [t.get_text() for t in square.axes[0].texts] == ["1.00", "0.00", "0.00", "1.00"]
+    plt.close("all")
