@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.exports import narrow
 from selfimprove.compare import Sampling, file_name, set_up_comparison
 from selfimprove.evaluation_results import BASE, TRUTHS
 from selfimprove.prompt_sets import judged_prompts
-from selfimprove.protocol import KEYS, write_scores
+from selfimprove.protocol import write_scores
 from selfimprove.runs import provenance, write_json
 from selfimprove.scorers import SHAPES_SCORERS, load_scorers
 
@@ -73,7 +74,7 @@ def main() -> None:
         where = arguments.out / name
         where.mkdir(parents=True, exist_ok=True)
         for scored in comparison.play():
-            kept = scored.table[[*KEYS, *SHAPES_SCORERS, *TRUTHS]].astype(dict.fromkeys((*SHAPES_SCORERS, *TRUTHS), "float32"))
+            kept = narrow(scored.table[["prompt", "image", *SHAPES_SCORERS, *TRUTHS]])  # an id follows from prompt and image
             write_scores(where / f"{file_name(scored.protocol.model)}.parquet", replace(scored, table=kept))
         write_json(where / "provenance.json", provenance())
 

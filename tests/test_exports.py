@@ -5,8 +5,67 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+from matplotlib.figure import Figure
+from PIL import Image
 
+from benchmarks.exports import LEVELS, LOG, coarse, logged, narrow, narrow_log, narrow_metrics, narrow_prompts, narrow_summary, save_strip
+from selfimprove.aggregate import RAW
+from selfimprove.claims import QUALITY, RIGHT
+from selfimprove.config import Settings
 from selfimprove.runs import write_table
+from selfimprove.scorers import SHAPES_SCORERS
+
+
+def test_integers_and_floats_are_narrowed_and_nothing_else() -> None:
+    wide = pd.DataFrame({"prompt": ["a", "b"], "image": [0, 4], "steps": [1, 70_000], "clip": [0.1, 16.25], "right": [True, False]})
+    made = narrow(wide)
+    assert [str(t) for t in made.dtypes[1:]] == ["int8", "int32", "float32", "bool"]
+    assert made["prompt"].tolist() == ["a", "b"]
+    assert made["clip"].tolist() == [np.float32(0.1), 16.25]
+    assert wide["image"].dtype == np.int64  # a copy
+
+
+def test_prompts_keep_the_truths_and_each_scorer_or_their_average() -> None:
+    columns = {name: [float(i), float(i + 1)] for i, name in enumerate((*SHAPES_SCORERS, QUALITY, RIGHT, "oracle_centring"))}
+    scores = pd.DataFrame(columns, index=pd.Index(["a", "b"], name="prompt")).assign(round=3)
+    each, average = narrow_prompts(scores, each=True), narrow_prompts(scores, each=False)
+    assert list(each) == [*SHAPES_SCORERS, QUALITY, RIGHT, "round"]
+    assert list(average) == [RAW, QUALITY, RIGHT, "round"]
+    assert average[RAW].tolist() == [2.0, 3.0]  # of 0 to 4, and of 1 to 5
+    assert average["round"].dtype == np.int8
+    assert average.index.equals(scores.index)
+
+
+def test_the_log_of_self_play_is_exported_and_no_other() -> None:
+    assert logged(Settings())
+    assert not logged(Settings(generated_source="loser", opponent="base"))
+    assert not logged(Settings(objective="sft"))
+    wide = pd.DataFrame({name: [0.1, 0.2] for name in (*LOG, "lr", "reweighting")}).assign(step=[0, 1], round=1)
+    log = narrow_log(pd.concat([wide, wide.assign(round=2)]))
+    assert list(log) == list(LOG)
+    assert list(log.index) == [0, 1, 2, 3]
+    assert log["margin"].tolist() == [0.1, 0.2, 0.1, 0.2]  # as logged
+
+
+def test_summaries_keep_what_is_shown_and_a_mean_of_the_rest() -> None:
+    said = {"mean": 1.0, "median": 2.0, "ci95": [0.0, 3.0], "delta_base": 0.5, "win_rate_base": 0.6}
+    kept = {"mean": 1.0, "ci95": [0.0, 3.0], "delta_base": 0.5}
+    assert narrow_summary({"clip": said, "nearest_real": said}) == {"clip": kept, "nearest_real": {"mean": 1.0}}
+    ceiling, drift = {"winners": {"all_right": 1.0}}, {"modes": 1.0}
+    metrics = {"round": 1, "oracle": {"quality": said, "centring": said, "ceiling": ceiling}, "drift": drift}
+    oracle = {"quality": kept, "centring": {"mean": 1.0}, "ceiling": ceiling}
+    assert narrow_metrics(metrics) == {"round": 1, "oracle": oracle, "drift": drift}
+
+
+def test_pictures_are_coarser_than_an_eye_tells_and_only_white_is_white(tmp_path: Path) -> None:
+    every = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    made = np.asarray(coarse(Image.fromarray(every)))
+    assert np.abs(made.astype(int) - every).max() < LEVELS
+    assert len(np.unique(made)) <= 256 // LEVELS + 1
+    assert np.array_equal((made == 255).all(2), (every == 255).all(2))
+    save_strip(Figure(figsize=(1, 1)), tmp_path / "strip.png", dpi=20)
+    with Image.open(tmp_path / "strip.png") as strip:
+        assert (strip.mode, strip.size, strip.getpixel((5, 5))) == ("RGB", (20, 20), (255, 255, 255))
 
 
 def test_a_table_is_read_as_it_was_written_and_says_so_once(tmp_path: Path) -> None:
