@@ -1,19 +1,38 @@
 """Exports are as narrow as they are written, what is written is enough for the pages, and the tree stays small enough to travel."""
 
+import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from benchmarks import rsi_shapes
 from benchmarks.exports import LEVELS, LOG, coarse, logged, narrow, narrow_log, narrow_metrics, narrow_prompts, narrow_summary, save_strip
 from selfimprove.aggregate import RAW
 from selfimprove.claims import QUALITY, RIGHT
 from selfimprove.config import Settings
 from selfimprove.runs import write_table
 from selfimprove.scorers import SHAPES_SCORERS
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "book" / "results"
+ARMS = sorted(p for p in RESULTS.glob("*/*-[0-9]*.json") if p.parent.name not in ("rsi_prompts", "spin_samplers"))
+MIB = 2**20
+
+
+def test_the_tree_is_small_enough_to_be_carried_to_a_bare_machine() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("no git checkout")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    sizes = {name: (ROOT / name).lstat().st_size for name in listed if name and (ROOT / name).is_file()}
+    results = sum(size for name, size in sizes.items() if name.startswith("book/results/"))
+    assert sum(sizes.values()) <= 40 * MIB, sorted(sizes, key=sizes.__getitem__)[-10:]
+    assert results <= 15 * MIB
 
 
 def test_integers_and_floats_are_narrowed_and_nothing_else() -> None:
@@ -77,3 +96,38 @@ def test_a_table_is_read_as_it_was_written_and_says_so_once(tmp_path: Path) -> N
     assert back.attrs == table.attrs
     assert set(pq.read_metadata(tmp_path / "table.parquet").metadata) == {b"pandas"}
     assert list(tmp_path.iterdir()) == [tmp_path / "table.parquet"]
+
+
+@pytest.mark.parametrize("path", ARMS, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_exported_arms_are_as_narrow_as_they_are_written(path: Path) -> None:
+    result = json.loads(path.read_text())
+    assert result["rounds"] == [narrow_metrics(m) for m in result["rounds"]]
+    assert result["last_against_base"] == narrow_summary(result["last_against_base"])
+    scorers = SHAPES_SCORERS if result["identity"]["objective"] == "weighted" else (RAW,)
+    prompts = pq.read_schema(path.with_name(f"{path.stem}-prompts.parquet"))
+    assert prompts.names == [*scorers, QUALITY, RIGHT, "round", "prompt"]
+    assert {str(prompts.field(c).type) for c in (*scorers, QUALITY, RIGHT)} == {"float"}
+    log, said = path.with_name(f"{path.stem}-training.parquet"), result["identity"]
+    played = said["objective"] == "spin" and said.get("generated_source", "rollout") == "rollout"
+    assert log.exists() == played
+    assert not played or pq.read_schema(log).names == list(LOG)
+
+
+def test_exported_pictures_are_those_that_pages_show() -> None:
+    strips = {"spin_shapes": {f"spin-{seed}" for seed in range(3)}, "rsi_rounds": {f"rsi-{seed}" for seed in range(3)}}
+    strips["rsi_collapse"] = set(rsi_shapes.STRIPS["rsi_collapse"])
+    found = list(RESULTS.glob("*/*.png"))
+    assert {(p.parent.name, p.stem) for p in found} <= {(folder, name) for folder, names in strips.items() for name in names}
+    for path in found:
+        with Image.open(path) as picture:
+            assert picture.mode == "RGB"
+            assert np.array_equal(np.asarray(picture), np.asarray(coarse(picture))), f"{path.name}: write it with exports.save_strip"
+
+
+def test_exported_evaluations_have_no_ids() -> None:
+    found = list((RESULTS / "evaluation_shapes").glob("*/*.parquet"))
+    assert found
+    for path in found:
+        schema = pq.read_schema(path)
+        assert schema.names == ["prompt", "image", *SHAPES_SCORERS, QUALITY, RIGHT]
+        assert str(schema.field("image").type) == "int8"
