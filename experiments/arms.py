@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from experiments.exports import logged, narrow_log, narrow_metrics, narrow_prompts, narrow_summary, save_strip
 from selfimprove.config import Preset, Settings
 from selfimprove.evaluation.aggregate import by_prompt, summarise
 from selfimprove.evaluation.round_figures import image_grid
@@ -114,8 +114,8 @@ def _shared(run: Run, runs: Path) -> list[tuple[Path, Path]]:
 def run_arm(arm: Arm, name: str, seed: int, out: Path, runs: Path, strip: Sequence[int] = (), device: str = "cpu") -> None:
     """Play one arm with one seed and export it; `strip`: rounds whose first evaluation images are exported as a picture.
 
-    `<arm>-<seed>.json` has every round's metrics and the manifest; `-prompts.parquet` every score, means by prompt and round;
-    `-training.parquet` the log.
+    `<arm>-<seed>.json` has every round's metrics and the manifest; `-prompts.parquet` scores, means by prompt and round;
+    `-training.parquet` the log of self-play. All as narrow as `experiments.exports` makes them.
     """
     run = set_up_arm(arm, name, seed, runs, device)
     print(f"{name}, seed {seed}: about {plan(run, arm.rounds).minutes:.1f} min", flush=True)
@@ -141,8 +141,8 @@ def run_arm(arm: Arm, name: str, seed: int, out: Path, runs: Path, strip: Sequen
         "arm": name,
         "seed": seed,
         "identity": run.folder.identity,
-        "rounds": [i.metrics for i in infos],
-        "last_against_base": summarise(pd.read_parquet(last / "scores.parquet"), base),
+        "rounds": [narrow_metrics(i.metrics) for i in infos],
+        "last_against_base": narrow_summary(summarise(pd.read_parquet(last / "scores.parquet"), base)),
         "network_passes": sum(passes(arm.preset.for_round(k), n) for k, n in enumerate(examples, start=1)),
         "samples_trained_on": examples,
         "seconds": round(sum(stage["seconds"] for stages in manifests for stage in stages.values())),
@@ -151,14 +151,15 @@ def run_arm(arm: Arm, name: str, seed: int, out: Path, runs: Path, strip: Sequen
     prompts = run.folder.path / "prompts.json"
     if prompts.exists():
         result["prompt_filters"] = json.loads(prompts.read_text())
-    write_table(out / f"{name}-{seed}-training.parquet", pd.concat(logs))
+    if logged(arm.preset.settings):
+        write_table(out / f"{name}-{seed}-training.parquet", narrow_log(pd.concat(logs)))
     scores = [by_prompt(pd.read_parquet(run.folder.round(k) / "scores.parquet")).assign(round=k) for k in range(len(infos))]
-    write_table(out / f"{name}-{seed}-prompts.parquet", pd.concat(scores).astype(np.float32))
+    write_table(out / f"{name}-{seed}-prompts.parquet", narrow_prompts(pd.concat(scores), each=arm.preset.settings.objective == "weighted"))
     if strip:
         write_json(out / "prompts.json", [p for p, _ in run.data.evaluation[:12]])
         rounds = [k for k in strip if k < len(infos)]
         figure = image_grid([run.folder.round(k) for k in rounds], [f"round {k}" if k else "base" for k in rounds])
-        figure.savefig(out / f"{name}-{seed}.png", dpi=130, pil_kwargs={"optimize": True})
+        save_strip(figure, out / f"{name}-{seed}.png")
     write_json(out / f"{name}-{seed}.json", result)  # last: it says that all the rest is there
     print(f"{name}, seed {seed}: exported after {(time.perf_counter() - start) / 60:.1f} min", flush=True)
 
@@ -174,13 +175,16 @@ def _examples(run: Run, index: int) -> int:
 def run_missing(
     arms: Mapping[str, Arm], seeds: Sequence[int], out: Path, runs: Path, strips: Mapping[str, Sequence[int]], device: str = "cpu"
 ) -> None:
-    """Every arm with every seed that is not exported yet, all arms of one seed before the next seed."""
+    """Every arm with every seed that is not exported yet, all arms of one seed before the next seed.
+
+    `strips`: what is exported as a picture of an arm, or of one of its seeds ("careless-0").
+    """
     for seed in seeds:
         for name, arm in arms.items():
             if (out / f"{name}-{seed}.json").exists():
                 print(f"{name}, seed {seed}: exported already", flush=True)
             else:
-                run_arm(arm, name, seed, out, runs, strips.get(name, ()), device)
+                run_arm(arm, name, seed, out, runs, strips.get(name, strips.get(f"{name}-{seed}", ())), device)
 
 
 def play_from_command_line(

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import torch
 
+from experiments.exports import narrow
 from selfimprove.comparison import Sampling, file_name, set_up_comparison
 from selfimprove.data.prompt_sets import judged_prompts
-from selfimprove.evaluation.protocol import KEYS, write_scores
+from selfimprove.evaluation.protocol import write_scores
 from selfimprove.run_folder import provenance, write_json
 from selfimprove.scorers import SHAPES_SCORERS, load_scorers
 from selfimprove_lab.results.evaluation import BASE, TRUTH_COLUMNS
@@ -73,9 +74,7 @@ def main() -> None:
         where = arguments.out / name
         where.mkdir(parents=True, exist_ok=True)
         for scored in comparison.play():
-            kept = scored.table[[*KEYS, *SHAPES_SCORERS, *TRUTH_COLUMNS]].astype(
-                dict.fromkeys((*SHAPES_SCORERS, *TRUTH_COLUMNS), "float32")
-            )
+            kept = narrow(scored.table[["prompt", "image", *SHAPES_SCORERS, *TRUTH_COLUMNS]])  # an id follows from prompt and image
             write_scores(where / f"{file_name(scored.protocol.model)}.parquet", replace(scored, table=kept))
         write_json(where / "provenance.json", provenance())
 

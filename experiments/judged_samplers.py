@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from experiments.exports import narrow
 from experiments.spin_depth import controls
 from selfimprove.config import Settings
 from selfimprove.data.images import indexed, shapes_prompts
@@ -70,7 +71,7 @@ def main() -> None:
         for trained, drawn in wanted:
             found = draw(diffuser, pipelines[trained], settings[drawn], arguments.count).assign(trained=trained, drawn=drawn)
             done = found if done.empty else pd.concat([done, found])
-            write_table(path, done)
+            write_table(path, narrow(done))
             print(f"seed {seed}: {trained} drawn by {drawn}, quality {found['oracle_quality'].mean():.3f}", flush=True)
         about = {"arm": "samplers", "seed": seed, "prompts": arguments.count, "steps": {n: s.rollout_steps for n, s in settings.items()}}
         write_json(OUT / f"samplers-{seed}.json", {**about, "provenance": provenance()})

@@ -100,8 +100,7 @@ def beyond(size: str) -> dict[str, Arm]:
 
 STRIPS = {
     "rsi_rounds": {"rsi": range(ROUNDS + 1)},
-    "rsi_collapse": {name: (0, 2, 4, 6) for name in collapse("full")},
-    "rsi_ablations": {"none": (0, 1, 2, 3)},
+    "rsi_collapse": {f"{name}-0": (0, 2, 4, 6) for name in collapse("full")},
 }
 
 if __name__ == "__main__":

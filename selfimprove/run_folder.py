@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
 
@@ -37,14 +39,21 @@ def write_json(path: Path, value: Any) -> None:
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """A parquet file, written beside and renamed; with several processes by the main one alone.
 
-    Bytes of equal rank stand together in columns of floats, which compresses them by half more; nothing is rounded.
+    Bytes of equal rank stand together in columns of floats, which compresses them by half more; nothing is rounded. What pandas wants to
+    know is stored once, not a second time as a schema of Arrow's, which would be most of a small file.
     """
     if PartialState().is_main_process:
         unfinished = path.with_suffix(".unfinished")
         floats = [str(c) for c in table if table[c].dtype.kind == "f"]
         others = [str(c) for c in (*table.index.names, *table) if c is not None and str(c) not in floats]
         split = dict.fromkeys(floats, "BYTE_STREAM_SPLIT")
-        table.to_parquet(unfinished, compression="zstd", compression_level=9, use_dictionary=others or False, column_encoding=split or None)
+        arrow = pa.Table.from_pandas(table)
+        with pq.ParquetWriter(
+            unfinished, arrow.schema.remove_metadata(), compression="zstd", compression_level=19, use_dictionary=others or False,
+            column_encoding=split or None, write_statistics=False, store_schema=False,
+        ) as file:  # fmt: skip
+            file.write_table(arrow.replace_schema_metadata())
+            file.add_key_value_metadata({"pandas": arrow.schema.metadata[b"pandas"]})
         unfinished.rename(path)
 
 

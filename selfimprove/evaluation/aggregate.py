@@ -18,7 +18,7 @@ RAW, STANDARDISED = "average", "average of z"
 
 def by_prompt(scores: pd.DataFrame) -> pd.DataFrame:
     """Means of every scorer over the images of a prompt: the unit that intervals resample."""
-    return scores.drop(columns=["id", "image"]).groupby("prompt", sort=True).mean()
+    return scores.drop(columns=["id", "image"], errors="ignore").groupby("prompt", sort=True).mean()
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Scored:
-    """Per-image scores of one model: columns `id`, `prompt`, `image` and one a scorer; and what they were made with."""
+    """Per-image scores of one model: columns `id` (not in exports), `prompt`, `image` and one a scorer; and what they were made with."""
 
     table: pd.DataFrame
     protocol: Protocol

@@ -42,7 +42,8 @@ def training_signs(root: str | Path, at: float = 1.0) -> pd.DataFrame:
     for name in ("spin_shapes", "spin_controls", "spin_map"):
         for arm, seeds in experiments.load(name).items():
             for seed, result in seeds.items() if not arm.startswith(("null", "dpo")) else ():
-                logs = pd.read_parquet(Path(root) / name / f"{arm}-{seed}-training.parquet")
+                path = Path(root) / name / f"{arm}-{seed}-training.parquet"
+                logs = pd.read_parquet(path) if path.exists() else pd.DataFrame()  # fine-tuning's is not exported
                 if "margin" not in logs:
                     continue
                 for index, log in logs.groupby("round"):
