@@ -1,1 +1,1 @@
-"""What is trained and judged on: captioned images, labelled pairs, prompt sets, and their latents on disk."""
+"""Data for training and evaluation: captioned images, labelled pairs, prompt sets, and latents cached on disk."""

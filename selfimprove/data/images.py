@@ -1,4 +1,4 @@
-"""Image-text sets: the shapes world's winners, anyone's folder in the Hugging Face imagefolder convention, or Pick-a-Pic."""
+"""Load image-text sets: the winners of the shapes world, a folder in the Hugging Face imagefolder convention, or Pick-a-Pic."""
 
 import csv
 import hashlib
@@ -25,15 +25,15 @@ from selfimprove.shapes.captions import Caption, caption
 from selfimprove.shapes.image_sets import HELD_IN_SCENES, base_set, losers, winners
 from selfimprove.shapes.render import Drawing, render
 
-STREAMS = {"test": "evaluation", "validation": "validation"}  # of the shapes world's prompts, by the part that judges
+STREAMS = {"test": "evaluation", "validation": "validation"}  # part -> stream that phrases the shapes world's prompts
 
 
 @dataclass(frozen=True)
 class ImageText:
-    """Captioned images. `fetch(i)` gives image i, (3, H, W) in [0, 1]; rows of `validation` are never trained on.
+    """A set of captioned images. `fetch(i)` returns image i, (3, H, W) in [0, 1]. No training reads the rows in `validation`.
 
-    `evaluation`: prompts of the evaluation, of one of the two parts kept out of training, with the index of the image wanted for each;
-    `scenes`: where the truth about a prompt is known (the shapes world), what each evaluation prompt says.
+    `evaluation` holds one (prompt, image index) per evaluation image. Its prompts come from one of the two parts kept out of training.
+    `scenes` holds what each evaluation prompt says; it is None unless the truth about a prompt is known, as in the shapes world.
     """
 
     name: str
@@ -46,40 +46,40 @@ class ImageText:
     fingerprint: str
     skipped: list[str] = field(default_factory=list)
     scenes: list[Caption] | None = None
-    scorers: tuple[str, ...] = ()  # learned scorers that know this kind of image, by name (`scorers.load_scorers`)
-    fetch_fresh: Callable[[int], Tensor] | None = field(default=None, repr=False)  # another real image of caption i
-    fetch_loser: Callable[[int], Tensor] | None = field(default=None, repr=False)  # what image i was preferred to, in labelled pairs
+    scorers: tuple[str, ...] = ()  # names of learned scorers for this kind of image (see `scorers.load_scorers`)
+    fetch_fresh: Callable[[int], Tensor] | None = field(default=None, repr=False)  # returns another real image of caption i
+    fetch_loser: Callable[[int], Tensor] | None = field(default=None, repr=False)  # returns the loser of labelled pair i
 
     def images(self, rows: Sequence[int]) -> Float[Tensor, "b 3 h w"]:
-        """The images of some rows, stacked."""
+        """Return the images of the given rows, stacked."""
         return torch.stack([self.fetch(i) for i in rows])
 
     def judged_on(self, prompts: Sequence[str], scenes: Sequence[Caption] | None, copies: int) -> "ImageText":
-        """The same images, with these evaluation prompts and `copies` images of each."""
+        """Return the same images with other evaluation prompts, `copies` images of each. Without `scenes` the result names no scorers."""
         repeated = None if scenes is None else [*scenes] * copies
         return replace(self, evaluation=indexed([*prompts] * copies), scenes=repeated, scorers=self.scorers if scenes else ())
 
     def evaluation_ids(self) -> list[str]:
-        """The identity of every evaluation image."""
+        """Return the identity of every evaluation image (see `draws.example_id`)."""
         return [example_id(prompt, index) for prompt, index in self.evaluation]
 
 
 def load_data(
     data: str, samples: int, validation: int, evaluation: int, image_size: tuple[int, int], seed: int, part: str = "test"
 ) -> ImageText:
-    """`samples` training and `validation` further images with captions, and `evaluation` prompts, of the test or the validation part.
+    """Load `samples` training and `validation` further images with captions, and `evaluation` prompts of the test or validation `part`.
 
-    Three parts share no caption: train, validation, test. The latter two, together a tenth at most but one caption each, are the same
-    for every `seed` and either `part`; which of the rest are trained on depends on the seed.
+    For a folder or pairs, the parts train, validation and test share no caption. Validation and test together hold at most a tenth of the
+    captions, but at least one each. Neither `seed` nor `part` changes the split; `seed` chooses the training images among the rest.
 
-    `data` is "shapes" (the winners), "shapes-base" (what the embedded model was trained on), a folder of images with
-    `metadata.jsonl` or `metadata.csv` (columns `file_name` and `text`), or pairs in Pick-a-Pic's schema, whose preferred images are the
-    real ones: a parquet shard, a folder of them, or the id owner/name of a data set on the hub, of which the first pairs needed are
-    streamed. A folder with fewer than three different captions is split by image.
+    `data` is "shapes" (the winners), "shapes-base" (the training set of the embedded model), a folder of images with `metadata.jsonl` or
+    `metadata.csv` (columns `file_name` and `text`), or pairs in Pick-a-Pic's schema, whose preferred images are the real ones. Pairs are
+    given as a parquet shard, a folder of shards, or the id owner/name of a data set on the hub, which is streamed as far as needed.
+    A folder with fewer than three different captions is split by image.
 
     Raises:
-        DataError: see `_read_metadata`, `pairs.Shards` and `streaming.streamed`; also when no image can be read, too few captions or images
-            are there to be split, or the part is not known.
+        DataError: see `_read_metadata`, `pairs.Shards` and `streaming.streamed`; also if no image can be read, there are too few captions
+            or images to split, or `part` is unknown.
     """
     if part not in STREAMS:
         raise DataError(f"evaluation_part={part!r} is not known; choose one of {list(STREAMS)}")
@@ -96,7 +96,7 @@ def load_data(
 
 
 def no_images() -> ImageText:
-    """No images and no prompts to be judged on yet: for a system that needs no real images."""
+    """Return a set without images and evaluation prompts, for systems that need no real images."""
 
     def fetch(row: int) -> Tensor:
         raise DataError("no images were given; name a folder of images in data")
@@ -105,9 +105,9 @@ def no_images() -> ImageText:
 
 
 def shapes_prompts(count: int, scenes: Tensor = HELD_IN_SCENES, stream: str = "evaluation") -> list[Caption]:
-    """Full captions of scenes, each scene in turn, in the grammar's many phrasings; the same whatever the training seed.
+    """Return `count` full captions of the scenes, taken in turn, in the grammar's many phrasings. They do not depend on the training seed.
 
-    Another `stream` phrases the same scenes anew: of 256 prompts of "evaluation" and of "validation" two agree.
+    Another `stream` phrases the same scenes anew: of 256 prompts, only two agree between "evaluation" and "validation".
     """
     order = sorted(range(len(scenes)), key=lambda i: key_hash(EVALUATION_SEED, stream, i))
     rows = [scenes[order[i % len(order)]].tolist() for i in range(count)]
@@ -115,7 +115,7 @@ def shapes_prompts(count: int, scenes: Tensor = HELD_IN_SCENES, stream: str = "e
 
 
 def indexed(prompts: Sequence[str]) -> list[tuple[str, int]]:
-    """Each prompt with how often it came before: the identity of the image wanted for it."""
+    """Return each prompt with the number of its earlier occurrences, which is the index of the image wanted for it."""
     seen: dict[str, int] = {}
     indexed = []
     for prompt in prompts:
@@ -152,10 +152,10 @@ def _shapes(name: str, samples: int, validation: int, evaluation: int, seed: int
 
 
 def _read_metadata(folder: Path) -> list[tuple[Path, str]]:
-    """(image file, caption) of every row.
+    """Return (image file, caption) of every row.
 
     Raises:
-        DataError: folder missing or empty, no metadata file, a row without file or caption, or naming a file that is not there.
+        DataError: the folder is missing or empty, has no metadata file, or has a row without a file name, a caption or an existing file.
     """
     if not folder.is_dir():
         raise DataError(f"data={str(folder)!r}: there is no such folder; give 'shapes' or a folder of images")
@@ -171,7 +171,7 @@ def _read_metadata(folder: Path) -> list[tuple[Path, str]]:
         with files[0].open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
     else:
-        lines = files[0].read_text(encoding="utf-8").split("\n")  # a caption may hold other line breaks
+        lines = files[0].read_text(encoding="utf-8").split("\n")  # unlike splitlines, keeps other line breaks inside a caption
         try:
             rows = [json.loads(line) for line in lines if line.strip()]
         except json.JSONDecodeError as error:
@@ -192,7 +192,7 @@ def _read_metadata(folder: Path) -> list[tuple[Path, str]]:
 
 
 def open_image(path: Path, size: tuple[int, int]) -> Float[Tensor, "3 h w"]:
-    """The image of a file, see `fitted`.
+    """Read an image file and fit it to `size` (see `fitted`).
 
     Raises:
         OSError: the file cannot be read as an image.
@@ -204,12 +204,12 @@ def open_image(path: Path, size: tuple[int, int]) -> Float[Tensor, "3 h w"]:
 
 
 def fitted(image: Image.Image, size: tuple[int, int]) -> Float[Tensor, "3 h w"]:
-    """An image of any size and mode as RGB in [0, 1]: shorter side resized to fit, centre cropped, alpha laid on white.
+    """Convert an image of any size and mode to RGB in [0, 1]: scaled to cover `size` (height, width), centre-cropped, alpha on white.
 
     Raises:
-        ScorerError: mode F, whose range is unknown.
+        ScorerError: the image has mode F, whose range is unknown.
     """
-    if image.mode.startswith(("I", "F")):  # 16 bits and more: PIL would clip them at 255
+    if image.mode.startswith(("I", "F")):  # 16 bits or more: PIL would clip the values at 255
         image = to_rgb(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -220,14 +220,14 @@ def fitted(image: Image.Image, size: tuple[int, int]) -> Float[Tensor, "3 h w"]:
 
 def _folder(folder: Path, samples: int, validation: int, evaluation: int, image_size: tuple[int, int], seed: int, part: str) -> ImageText:
     entries = _read_metadata(folder)
-    digest = hashlib.sha256(b"train, validation, test\0")  # folders that were split otherwise are other data
+    digest = hashlib.sha256(b"train, validation, test\0")  # another kind of split would be other data
     paths, captions, skipped = [], [], []
     for path, text in tqdm(entries, desc="reading images", leave=False):
         digest.update(f"{path.relative_to(folder)}\0{text}\0".encode())
         digest.update(path.read_bytes())
         try:
             open_image(path, image_size)
-        except (OSError, ValueError, SyntaxError):  # what PIL raises for broken files
+        except (OSError, ValueError, SyntaxError):  # raised by PIL for broken files
             skipped.append(path.relative_to(folder).as_posix())
             continue
         paths.append(path)
@@ -252,12 +252,12 @@ def _folder(folder: Path, samples: int, validation: int, evaluation: int, image_
 
 
 def _first_pairs(source: str, samples: int, validation: int, evaluation: int) -> Shards:
-    """The first pairs of a data set on the hub that leave `samples` to train on, however many are kept out; all, if there are fewer."""
+    """Return the first pairs of a hub data set that leave `samples` pairs for training after the split; all pairs if there are too few."""
     count = samples + validation + evaluation
     while True:
         shards = Shards(streamed(source, count), count)
         captions = [row.prompt for row in shards.rows]
-        short = count  # as long as there are too few prompts to be split
+        short = count  # too few prompts to split: double the count
         if len(set(captions)) >= LEAST:
             away = set[str]().union(*kept_out(captions, validation, evaluation, source))
             short = samples - sum(caption not in away for caption in captions)
@@ -269,7 +269,7 @@ def _first_pairs(source: str, samples: int, validation: int, evaluation: int) ->
 def _pairs(
     name: str, shards: Shards, samples: int, validation: int, evaluation: int, image_size: tuple[int, int], seed: int, part: str
 ) -> ImageText:
-    """Pick-a-Pic: winners are the real images, losers what they were preferred to. A prompt is in one part alone."""
+    """Build the set from pairs: winners are the real images, losers the images they were preferred to. A prompt is in one part only."""
     captions = [row.prompt for row in shards.rows]
     found = f"data={name!r} has {len(set(captions))} prompts with a preference ({shards.dropped})"
     parts = kept_out(captions, validation, evaluation, found)
@@ -277,7 +277,7 @@ def _pairs(
     ids = [example_id(*pair) for pair in indexed(captions)]
     first_of = {caption: i for i, caption in reversed(list(enumerate(captions)))}
     rows = [i for i, caption in enumerate(captions) if caption in trainable]
-    chosen = sorted(sorted(rows, key=lambda i: key_hash(seed, "chosen", ids[i]))[:samples])  # in the shards' order, to read each once
+    chosen = sorted(sorted(rows, key=lambda i: key_hash(seed, "chosen", ids[i]))[:samples])  # in shard order, to read each shard once
 
     def side(row: int, won: bool) -> Tensor:
         pair = shards.rows[row]

@@ -1,7 +1,7 @@
-"""The cache that keeps the VAE and the text encoder out of the training loop: latents and text embeddings in safetensors.
+"""Cache latents and text embeddings in safetensors, so that the training loop needs neither the VAE nor the text encoder.
 
-A store is a folder of shards, each written beside and renamed into place, so that a killed run continues at the first missing
-one. Rows are read on demand from the memory-mapped files: a store may be larger than memory.
+A store is a folder of shards. Each shard is written under a temporary name and then renamed, so a killed run continues at the first
+missing shard. Rows are read on demand from memory-mapped files, so a store may be larger than memory.
 """
 
 import hashlib
@@ -18,11 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-SHARD = 256  # rows a shard
+SHARD = 256  # rows per shard
 
 
 class Store:
-    """Rows of named tensors, (rows, ...) each, in the order in which they were built."""
+    """Named tensors of shape (rows, ...) on disk, with the rows in the order in which they were built."""
 
     def __init__(self, folder: Path) -> None:
         self.rows: int = json.loads((folder / "store.json").read_text())["rows"]
@@ -30,11 +30,11 @@ class Store:
         self._shards = [safe_open(path, "pt") for path in self._paths]
 
     def has(self, name: str) -> bool:
-        """Whether there is a tensor of that name."""
+        """Return whether the store has a tensor of that name."""
         return name in self._shards[0].keys()  # noqa: SIM118 - safe_open is no mapping
 
     def digest(self) -> str:
-        """SHA-256 of everything in the store."""
+        """Return the SHA-256 of all shards."""
         digest = hashlib.sha256()
         for path in self._paths:
             with path.open("rb") as file:
@@ -42,38 +42,38 @@ class Store:
         return digest.hexdigest()
 
     def take(self, name: str, rows: Sequence[int]) -> Tensor:
-        """Some rows of one tensor, in float32 on the CPU."""
+        """Return the given rows of one tensor, in float32 on the CPU."""
         return torch.stack([self._shards[r // SHARD].get_slice(name)[r % SHARD] for r in rows]).float()
 
 
 class Part(Store):
-    """Some rows of another store, renumbered in the order given."""
+    """Some rows of another store, renumbered in the given order."""
 
     def __init__(self, whole: Store, chosen: Sequence[int]) -> None:
         self.rows, self._whole, self._chosen = len(chosen), whole, list(chosen)
 
     def has(self, name: str) -> bool:
-        """Whether there is a tensor of that name."""
+        """Return whether the store has a tensor of that name."""
         return self._whole.has(name)
 
     def digest(self) -> str:
-        """SHA-256 of the whole store, and of which rows these are."""
+        """Return the SHA-256 of the whole store's digest and the chosen row numbers."""
         return hashlib.sha256(f"{self._whole.digest()} {self._chosen}".encode()).hexdigest()
 
     def take(self, name: str, rows: Sequence[int]) -> Tensor:
-        """Some rows of one tensor, in float32 on the CPU."""
+        """Return the given rows of one tensor, in float32 on the CPU."""
         return self._whole.take(name, [self._chosen[r] for r in rows])
 
 
 def link_store(source: Path, target: Path) -> Store:
-    """The same store in another folder, on one disk without a second copy; what is there already goes."""
+    """Recreate a store in another folder by hard links, or by copies on another disk. Earlier contents of `target` are deleted."""
     if PartialState().is_main_process:
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
         for file in (*source.glob("*.safetensors"), source / "store.json"):
             try:
                 os.link(file, target / file.name)
-            except OSError:  # another disk, or one that knows no links
+            except OSError:  # another disk, or a file system without hard links
                 shutil.copyfile(file, target / file.name)
     PartialState().wait_for_everyone()
     return Store(target)
@@ -82,14 +82,14 @@ def link_store(source: Path, target: Path) -> Store:
 def build_store(
     folder: Path, rows: int, make: Callable[[range], dict[str, Tensor]], description: str, dtype: torch.dtype = torch.float32
 ) -> Store:
-    """The store of that folder; shards that are missing are made by `make(range of rows)`, shared out among the processes."""
+    """Return the store in `folder`. Missing shards are made by `make(range of rows)`; the processes share the work."""
     state = PartialState()
     folder.mkdir(parents=True, exist_ok=True)
     for index, start in enumerate(tqdm(range(0, rows, SHARD), desc=description, leave=False)):
         path = folder / f"{index:05d}.safetensors"
         if index % state.num_processes == state.process_index and not path.exists():
             tensors = make(range(start, min(start + SHARD, rows)))
-            unfinished = path.with_suffix(f".{os.getpid()}.unfinished")  # of this process: a cache may be shared by runs side by side
+            unfinished = path.with_suffix(f".{os.getpid()}.unfinished")  # with the process id: concurrent runs may share a cache
             save_file({k: v.to("cpu", dtype).contiguous() for k, v in tensors.items()}, unfinished)
             unfinished.rename(path)
     state.wait_for_everyone()

@@ -1,7 +1,7 @@
-"""Labelled pairs: two images of one prompt and which was preferred; from Pick-a-Pic's parquet shards, or of the shapes world.
+"""Read labelled pairs: two images of one prompt and which one was preferred, from Pick-a-Pic's parquet shards or the shapes world.
 
-Columns read of a shard: `caption`, `jpg_0`, `jpg_1` (encoded images), `label_0`, `label_1` (1, 0, or .5 for a tie) and `has_label`.
-`streaming` writes such shards of a data set on the hub.
+A shard has the columns `caption`, `jpg_0`, `jpg_1` (encoded images), `label_0`, `label_1` (1, 0, or 0.5 for a tie) and `has_label`.
+`streaming` writes such shards from a data set on the hub.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ from selfimprove.shapes.render import render
 
 IMAGES = ("jpg_0", "jpg_1")
 COLUMNS = ("caption", *IMAGES, "label_0", "label_1", "has_label")
-LEAST = 3  # different captions that can be split: to train on, to validate and to test by
-SAMPLED = 1 << 16  # bytes of a row group's column of images that go into a fingerprint
+LEAST = 3  # different captions needed for a split into training, validation and test
+SAMPLED = 1 << 16  # leading bytes per row group and image column that enter a fingerprint
 
 
 class DataError(ValueError):
@@ -43,7 +43,7 @@ class LabelledPair:
 
 
 def shapes_pairs(count: int, seed: int) -> Iterator[LabelledPair]:
-    """Pairs of the shapes world, labelled by a Bradley-Terry coin on true utility (see `shapes.image_sets.pairs`)."""
+    """Yield pairs of the shapes world, labelled by a Bradley-Terry coin on true utility (see `shapes.image_sets.pairs`)."""
     captions, first, second, first_wins = image_sets.pairs(count, seed)
     images = [eight_bit(render(side)[0].clamp(0, 1)) for side in (first, second)]
     for caption, one, other, won in zip(captions, *images, first_wins.tolist(), strict=True):
@@ -52,7 +52,7 @@ def shapes_pairs(count: int, seed: int) -> Iterator[LabelledPair]:
 
 @dataclass
 class Dropped:
-    """Rows that decide nothing; of a streamed data set also those without a caption or an image, which nobody here can mend."""
+    """Counts of rows without a preference: ties and unlabelled rows. In a streamed set, `incomplete` rows lack a caption or an image."""
 
     ties: int = 0
     unlabelled: int = 0
@@ -66,15 +66,15 @@ class Dropped:
         return f"{self.ties} ties and {self.unlabelled} unlabelled{incomplete} rows dropped"
 
     def first_wins(self, row: Mapping[str, Any], where: str) -> bool | None:
-        """Whether the first image of a row was preferred; None, counted, where the row decides nothing.
+        """Return whether the first image of a row was preferred. A tie or an unlabelled row is counted, and the result is None.
 
         Raises:
-            DataError: labels other than 1 and 0, 0 and 1, or a half each.
+            DataError: the labels are not 1 and 0, 0 and 1, or 0.5 each.
         """
         labels = (row["label_0"], row["label_1"])
         if not row["has_label"]:
             self.unlabelled += 1
-        elif labels not in ((1, 0), (0, 1), (0.5, 0.5)):  # nor may one be null or no number, which equals nothing
+        elif labels not in ((1, 0), (0, 1), (0.5, 0.5)):  # null and NaN are not valid either, and equal none of these
             raise DataError(
                 f"{where}: the labels {labels[0]} and {labels[1]} must be 1 and 0, 0 and 1, or 0.5 each; mend or remove the row"
             )
@@ -86,20 +86,20 @@ class Dropped:
 
 
 class KeptOut(NamedTuple):
-    """Captions that nothing trains on: those that models are judged on, and those that settings are chosen on."""
+    """Captions kept out of training: models are judged on `test`, and settings are chosen on `validation`."""
 
     test: list[str]
     validation: list[str]
 
 
 def kept_out(captions: Sequence[str], validation: int, evaluation: int, found: str) -> KeptOut:
-    """The captions of the test and of the validation part, by hash; `captions`: one an image.
+    """Choose the captions of the test and the validation part by hash. `captions` has one entry per image.
 
-    Each part has as many captions as images or prompts are asked of it, within a twentieth of the captions and of the images; one at
-    least. A caption of more images than that is kept out only where there is no other.
+    Each part has up to max(`validation`, `evaluation`) captions: at most a twentieth of the captions and of the images, but at least one
+    caption. A caption with more than a twentieth of the images is kept out only if there is no other choice.
 
     Raises:
-        DataError: fewer than three captions; opens with what was `found`.
+        DataError: there are fewer than three different captions. The message opens with `found`.
     """
     images, limit = Counter(captions), len(captions) / 20
     if len(images) < LEAST:
@@ -117,7 +117,7 @@ def kept_out(captions: Sequence[str], validation: int, evaluation: int, found: s
 
 
 class Row(NamedTuple):
-    """Where a pair that decides something lies: shard, row group, place in the group; its number in the shard, from 1."""
+    """A labelled row. `group` is its row group, `place` its index in that group, and `number` its number in the shard, from 1."""
 
     prompt: str
     first_wins: bool
@@ -131,12 +131,12 @@ class Row(NamedTuple):
 
 
 class Shards:
-    """Parquet shards, their labels read and checked; images are read by row group when asked for.
+    """Pairs in parquet shards. Labels are read and checked at once; images are read on demand, one row group at a time.
 
-    `rows`: the pairs that decide something, in order, the first `limit` of them if one is given; `dropped`: how many rows do not.
+    `rows` holds the pairs with a preference, in order; with `limit`, only that many. `dropped` counts the rows without one.
 
     Raises:
-        DataError: no shard there, a column missing, a row without caption or with labels that do not sum to one (with file and row).
+        DataError: there is no shard, a column is missing, or a row has no caption or invalid labels (the message names file and row).
     """
 
     def __init__(self, source: str, limit: int | None = None) -> None:
@@ -159,7 +159,7 @@ class Shards:
 
     def _index(self, shard: Path) -> None:
         file, number = pq.ParquetFile(shard), 0
-        if recorded := (file.schema_arrow.metadata or {}).get(b"dropped"):  # while this shard was streamed
+        if recorded := (file.schema_arrow.metadata or {}).get(b"dropped"):  # rows dropped while this shard was streamed
             counts = asdict(self.dropped)
             self.dropped = Dropped(**{name: counts[name] + count for name, count in json.loads(recorded).items()})
         for group in range(file.num_row_groups):
@@ -174,7 +174,7 @@ class Shards:
                 self.rows.append(Row(row["caption"], won, shard, group, place, number))
 
     def fingerprint(self) -> str:
-        """SHA-256 of captions and labels, and of what is cheap to learn of the images: by row group, their bytes' number and the first."""
+        """Return the SHA-256 of captions and labels and, per row group and image column, of the sizes and the first 64 KiB."""
         digest = hashlib.sha256("\0".join(f"{r.prompt}\0{r.first_wins}" for r in self.rows).encode())
         groups: dict[Path, dict[int, None]] = {}
         for row in self.rows:
@@ -197,10 +197,10 @@ class Shards:
             yield LabelledPair(row.prompt, self.image(row, True), self.image(row, False), row.first_wins)
 
     def image(self, row: Row, first: bool) -> Image.Image:
-        """The first or the second image of a row.
+        """Return the first or the second image of a row.
 
         Raises:
-            DataError: it is null, or no image; names file, row and column.
+            DataError: the image is null or cannot be read. The message names file, row and column.
         """
         name = IMAGES[0 if first else 1]
         encoded = _group(row.shard, row.group)[name][row.place].as_py()
@@ -216,5 +216,5 @@ class Shards:
 
 @lru_cache(maxsize=2)
 def _group(shard: Path, group: int) -> Any:
-    """The encoded images of a row group; rows are asked for in order, so the last two are enough."""
+    """Return the encoded images of a row group. Rows are read in order, so a cache of two groups is enough."""
     return pq.ParquetFile(shard).read_row_group(group, columns=list(IMAGES))

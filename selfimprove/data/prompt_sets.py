@@ -1,4 +1,4 @@
-"""Prompt sets to judge models on: the published benchmarks, the shapes world's, or anyone's file."""
+"""Load prompt sets to judge models on: published benchmarks, the shapes world's sets, or a user's own file."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -12,12 +12,12 @@ from selfimprove.shapes.captions import HELD_OUT, SCENES, Caption
 from selfimprove.shapes.image_sets import HELD_IN_SCENES
 
 HPS_STYLES = ("anime", "concept-art", "paintings", "photo")
-SHAPES_PROMPTS = 512  # where no number is asked for
+SHAPES_PROMPTS = 512  # prompts of a shapes set if no count is given
 
 
 @dataclass(frozen=True)
 class JudgedPrompts:
-    """Different prompts under the name that tables give them; `scenes`: where the truth is known, what each of them says."""
+    """Different prompts under the name that tables show. `scenes` holds what each prompt says, where the truth is known."""
 
     name: str
     prompts: list[str]
@@ -25,7 +25,7 @@ class JudgedPrompts:
 
     @property
     def hash(self) -> str:
-        """The identity of the set, twelve hexadecimal digits."""
+        """Return the identity of the set: 12 hexadecimal digits."""
         return fingerprint(self.prompts)[:12]
 
 
@@ -49,7 +49,7 @@ def _hpsv2() -> list[str]:
     return prompts
 
 
-# Name -> how the published prompts are had. Pick-a-Pic has left its first address; the mirror has the same card and schema.
+# Name -> function that downloads the prompts. Pick-a-Pic is no longer at its first address; this mirror has the same card and schema.
 PUBLISHED_SETS: dict[str, Callable[[], list[str]]] = {
     "pickapic-test": _hub_column("liuhuohuo2/pick-a-pic-v2", "test_unique", "caption"),
     "pickapic-validation": _hub_column("liuhuohuo2/pick-a-pic-v2", "validation_unique", "caption"),
@@ -60,12 +60,12 @@ SHAPES: dict[str, Any] = {"shapes-held-in": HELD_IN_SCENES, "shapes-held-out": S
 
 
 def judged_prompts(source: str, count: int = 0) -> JudgedPrompts:
-    """A prompt set by name, or of a file or `datasets` id (see `prompts.load_prompts`); repetitions are dropped.
+    """Load a prompt set by name, from a file, or by `datasets` id (see `prompts.load_prompts`). Repeated prompts are dropped.
 
-    `count` > 0 takes so many of them, the same ones whatever their order in the file.
+    `count` > 0 takes that many prompts, and the choice does not depend on their order in the file. 0 takes all, or 512 of a shapes set.
 
     Raises:
-        PromptError: nothing there, no prompt left, or fewer than `count`.
+        PromptError: the source is missing, holds no prompt, or has fewer than `count` different prompts; or `count` is negative.
     """
     if count < 0:
         raise PromptError(f"count={count} must not be negative; 0 takes all prompts")

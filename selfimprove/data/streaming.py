@@ -1,4 +1,4 @@
-"""A data set of labelled pairs on the hub, streamed into parquet shards as far as a run needs it."""
+"""Stream a data set of labelled pairs from the hub into parquet shards, as far as a run needs it."""
 
 import json
 import os
@@ -15,20 +15,20 @@ from tqdm.auto import tqdm
 
 from selfimprove.data.pairs import COLUMNS, IMAGES, DataError, Dropped
 
-STREAMED = Path("runs/datasets")  # where data sets of the hub are kept, as far as they were streamed
-ROWS = 256  # pairs in each of their shards; one with fewer, even none, is the last
-_KINDS = (pa.string(), pa.binary(), pa.binary(), pa.float64(), pa.float64(), pa.bool_())  # of `COLUMNS`
+STREAMED = Path("runs/datasets")  # holds the streamed parts of hub data sets
+ROWS = 256  # pairs per shard; a shard with fewer (even none) is the last
+_KINDS = (pa.string(), pa.binary(), pa.binary(), pa.float64(), pa.float64(), pa.bool_())  # types of `COLUMNS`
 
 
 def streamed(source: str, count: int) -> str:
-    """The folder of shards with the first `count` pairs, or somewhat more, of the `train` split of a data set that decide something.
+    """Return a folder of shards with at least the first `count` labelled pairs of the `train` split of a hub data set (ties do not count).
 
-    `source`: its id, owner/name. It is streamed only as far as needed, and goes on from the last shard that is there: a shard is written
-    beside and renamed, and stays as it is. A data set that ends earlier ends with a shard of fewer than `ROWS` pairs. With several
-    processes the main one streams and the others wait: more than a few minutes' worth had better be streamed by one process first.
+    `source` is the data set's id, owner/name. Streaming continues after the last existing shard and stops when enough pairs are there. A
+    shard is written under a temporary name, then renamed, and never changed. A shard of fewer than `ROWS` pairs ends the data set. With
+    several processes the main one streams while the others wait. If that takes more than a few minutes, stream with one process first.
 
     Raises:
-        DataError: the data set cannot be had or read on, lacks columns, or has impossible labels.
+        DataError: the data set cannot be reached or read further, lacks columns, or has invalid labels.
     """
     folder = (STREAMED / source.replace("/", "--")).resolve()
     with PartialState().main_process_first():
@@ -52,7 +52,7 @@ def streamed(source: str, count: int) -> str:
 
 
 def _stream(source: str, folder: Path, first: int, end: int, position: dict[str, Any]) -> None:
-    """Write shards `first` to `end` - 1 from the rows after `position`, where the shard before them ended."""
+    """Write shards `first` to `end` - 1 from the rows after `position`, where the previous shard ended."""
     from datasets import load_dataset  # slow to import, and only needed here
 
     stream = load_dataset(source, split="train", streaming=True)
@@ -70,8 +70,8 @@ def _stream(source: str, folder: Path, first: int, end: int, position: dict[str,
         metadata = {"dropped": json.dumps(asdict(dropped)), "position": json.dumps(here)}
         table = pa.Table.from_pylist(kept, pa.schema(list(zip(COLUMNS, _KINDS, strict=True)), metadata))
         path = folder / f"{shard:06d}.parquet"
-        unfinished = path.with_suffix(f".{os.getpid()}-unfinished")  # two runs may stream at once, and write the same
-        pq.write_table(table, unfinished, compression="none", use_dictionary=False)  # images are compressed already
+        unfinished = path.with_suffix(f".{os.getpid()}-unfinished")  # concurrent runs may write the same shard
+        pq.write_table(table, unfinished, compression="none", use_dictionary=False)  # images are already compressed
         unfinished.rename(path)
 
     with tqdm(desc=f"streaming {source}", unit="pairs", initial=first * ROWS, total=end * ROWS) as progress:
