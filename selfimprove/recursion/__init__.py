@@ -1,1 +1,1 @@
-"""What RSIDiff adds to a round: prompts and their judges, selection, weights, signs of collapse."""
+"""What RSIDiff adds to a round: prompts and their judges, selection, weights, and signs of collapse."""

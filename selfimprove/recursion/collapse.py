@@ -1,7 +1,7 @@
-"""Signs of collapse, from latents of the same prompts and the same noise as the base model's, and the warning that a round gives.
+"""Measure signs of collapse on latents drawn with the base model's prompts and noise, and warn about them in a round.
 
-Recursion on one's own samples can lose diversity, drift away, or shrink towards an average image. No single distance sees all
-three, so several signs are measured, each as a ratio to the base model's own value: 1 is no change.
+Training a model on its own samples can reduce diversity, let the samples drift away, or shrink them towards an average image. No single
+distance detects all three. Several signs are therefore measured, each as a ratio to the base model's own value: 1 means no change.
 """
 
 import warnings
@@ -20,18 +20,18 @@ NEIGHBOURS = 5
 
 
 class CollapseError(RuntimeError):
-    """A round shows signs of collapse and `on_collapse` is "stop"; everything computed so far is kept."""
+    """Raised if a round shows signs of collapse and `on_collapse` is "stop". Everything computed so far is kept."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Where a sign becomes a warning: below `low` or above `high`, as a ratio to the base model."""
+    """Usual range of a sign, as a ratio to the base model's value. A value below `low` or above `high` is a warning."""
 
     low: float
     high: float
 
 
-# Chosen on one seed of two experiments on shapes (recursion without care, and the default's eight rounds): see notebook 09.
+# Chosen on one seed of two experiments on shapes: recursion without any safeguard, and eight rounds of the default. See notebook 09.
 LIMITS: dict[str, Limits] = {
     "variance": Limits(0.90, 1.25),
     "distance": Limits(0.93, 1.08),
@@ -44,9 +44,9 @@ LIMITS: dict[str, Limits] = {
 
 
 def effective_modes(apart: Float[Tensor, "n n"], bandwidth: float) -> float:
-    """Exp of the entropy of the eigenvalues of the similarity matrix (the Vendi score): how many different samples there seem to be.
+    """Return the Vendi score, an effective number of different samples: exp of the entropy of the similarity matrix's eigenvalues.
 
-    The similarity of two samples at distance d is exp(-d^2 / (2 bandwidth^2)). Between 1 (all alike) and n (all apart).
+    Two samples at distance d have similarity exp(-d^2 / (2 bandwidth^2)). The score lies between 1 (all alike) and n (all far apart).
     """
     similarity = torch.exp(-((apart.double() / bandwidth) ** 2) / 2) / len(apart)
     values = torch.linalg.eigvalsh((similarity + similarity.T) / 2).clamp_min(1e-12)
@@ -54,14 +54,14 @@ def effective_modes(apart: Float[Tensor, "n n"], bandwidth: float) -> float:
 
 
 def within_prompt_distance(apart: Float[Tensor, "n n"], prompts: Sequence[str]) -> float:
-    """Mean distance between different samples of one prompt; nan where every prompt has one sample."""
+    """Return the mean distance between different samples of the same prompt, or NaN if every prompt has only one sample."""
     _, group = np.unique(np.array(prompts), return_inverse=True)
     same = torch.from_numpy(group[:, None] == group[None]) & ~torch.eye(len(prompts), dtype=torch.bool)
     return float(apart[same].mean()) if bool(same.any()) else float("nan")
 
 
 def _radii(apart: Float[Tensor, "n n"]) -> Float[Tensor, " n"]:
-    """Distance of each sample to its NEIGHBOURS-th other."""
+    """Return the distance from each sample to its NEIGHBOURS-th nearest other sample."""
     count = min(NEIGHBOURS, len(apart) - 1)
     without_self = apart + torch.diag(torch.full((len(apart),), float("inf")))
     return without_self.topk(count, dim=1, largest=False).values[:, -1]
@@ -69,7 +69,7 @@ def _radii(apart: Float[Tensor, "n n"]) -> Float[Tensor, " n"]:
 
 @dataclass(frozen=True)
 class Measures:
-    """Absolute values; see `drift`."""
+    """Absolute values of the signs that `drift` defines."""
 
     variance: float
     distance: float
@@ -80,17 +80,21 @@ class Measures:
     precision: float
 
     def relative_to(self, base: "Measures") -> dict[str, float]:
-        """Each sign as a ratio to the base model's."""
+        """Return each sign as a ratio to the base model's value, or NaN where that value is 0."""
         return {name: value / other if (other := getattr(base, name)) else float("nan") for name, value in vars(self).items()}
 
 
 def drift(latents: Float[Tensor, "n c h w"], base: Float[Tensor, "n c h w"], prompts: Sequence[str]) -> dict[str, float]:
-    """Every sign of some samples as a ratio to the base model's own; row i of both has one prompt and one noise.
+    """Return every sign of collapse of `latents` as a ratio to the base model's own value. Row i of both has the same prompt and noise.
 
-    variance: mean over dimensions of the variance over samples; distance and nearest: mean distance to the base's samples, to all
-    and to the five nearest (l2 of scaled latents); within_prompt: mean distance between samples of one prompt; modes: effective
-    number, at the base's median distance as bandwidth; recall (precision): share of the base's (of these) samples that lie within
-    the five-neighbour ball of one of these (of the base's), other noise and prompt only (Kynkaanniemi et al. 2019).
+    - `variance` is the variance over samples, averaged over the latent's dimensions.
+    - `distance` and `nearest` are the mean l2 distances of scaled latents to all base samples and to the five nearest.
+    - `within_prompt` is the mean distance between samples of the same prompt.
+    - `modes` is the effective number of samples (see `effective_modes`), with the base samples' median distance as bandwidth.
+    - `recall` is the share of base samples that lie in the five-neighbour ball of at least one sample (Kynkaanniemi et al. 2019).
+    - `precision` is the share of samples that lie in the five-neighbour ball of at least one base sample.
+
+    No sample is compared with the base sample of its own row.
     """
     base_own = pairwise(base, base)
     now = _measure(latents, pairwise(latents, latents), pairwise(latents, base), base_own, prompts)
@@ -98,7 +102,7 @@ def drift(latents: Float[Tensor, "n c h w"], base: Float[Tensor, "n c h w"], pro
 
 
 def _measure(latents: Tensor, own: Tensor, to_base: Tensor, base_own: Tensor, prompts: Sequence[str]) -> Measures:
-    """The signs from the distances among the samples, from them to the base's, and among the base's."""
+    """Compute the signs from the distances among the samples, from the samples to the base samples, and among the base samples."""
     same = torch.eye(len(base_own), dtype=torch.bool)
     return Measures(
         variance=float(latents.flatten(1).var(0).mean()),
@@ -112,7 +116,7 @@ def _measure(latents: Tensor, own: Tensor, to_base: Tensor, base_own: Tensor, pr
 
 
 def signs(drift: Mapping[str, float], limits: Mapping[str, Limits] = LIMITS) -> list[str]:
-    """A sentence for every sign that is outside its limits."""
+    """Return one sentence per sign that lies outside its limits."""
     said = []
     for name, bounds in limits.items():
         value = drift.get(name, float("nan"))
@@ -122,10 +126,10 @@ def signs(drift: Mapping[str, float], limits: Mapping[str, Limits] = LIMITS) -> 
 
 
 def warn_of_collapse(index: int, drift: Mapping[str, float], action: OnCollapse, limits: Mapping[str, Limits] = LIMITS) -> list[str]:
-    """What a round calls after its evaluation: the signs, with a warning, or an error, as configured.
+    """Return one sentence per sign of collapse in a round. Unless `action` is "ignore", also warn or raise if there are any.
 
     Raises:
-        CollapseError: there are signs, and `action` is "stop".
+        CollapseError: there are signs of collapse, and `action` is "stop".
     """
     said = signs(drift, limits)
     if said and action != "ignore":

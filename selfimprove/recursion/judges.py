@@ -1,4 +1,4 @@
-"""Judges of prompts: yes, no, or unknown to a question about clarity or specificity."""
+"""Judge prompts: answer a question about clarity or specificity with yes, no, or unknown."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from selfimprove.shapes.render import ATTRIBUTES
 
 Question = Literal["clarity", "specificity"]
 QUESTIONS: tuple[Question, ...] = ("clarity", "specificity")
-CHUNK = 512  # prompts between two savings of the answers
+CHUNK = 512  # prompts judged between two writes to the cache
 
 INSTRUCTIONS: dict[Question, str] = {
     "clarity": (
@@ -29,12 +29,12 @@ INSTRUCTIONS: dict[Question, str] = {
 
 
 class JudgeError(ValueError):
-    """The judge cannot be had; the message says why and what to do."""
+    """The judge cannot be used; the message says why and what to do."""
 
 
 @runtime_checkable
 class Judge(Protocol):
-    """Answers a question about each prompt: True, False, or None where no answer can be read. `name` tells answers apart."""
+    """A callable that answers a question about each prompt: True, False, or None if no answer can be read. Caches identify it by `name`."""
 
     name: str
 
@@ -42,10 +42,10 @@ class Judge(Protocol):
 
 
 class ShapesRules:
-    """The embedded world's judge, by rules about its own words.
+    """Judge of the embedded world: rules about the words of its captions.
 
-    Clear: names a shape, and none of size, colour, shape, background twice with different words. Specific: states at least three
-    of the four.
+    A prompt is clear if it names a shape and does not give two values to any attribute (size, colour, shape, background). A prompt is
+    specific if it states at least three of the four attributes.
     """
 
     name = "rules"
@@ -60,7 +60,7 @@ class ShapesRules:
         self.pattern = re.compile(rf"\b({'|'.join(map(re.escape, self.values))})\b")
 
     def stated(self, prompt: str) -> dict[str, set[str]]:
-        """The values of each attribute that the prompt names."""
+        """Return, per attribute, the set of values that the prompt names."""
         stated: dict[str, set[str]] = {attribute: set() for attribute in ATTRIBUTES}
         for word in self.pattern.findall(prompt.casefold()):
             attribute, value = self.values[word]
@@ -79,13 +79,13 @@ class ShapesRules:
 
 
 def read_answer(text: str) -> bool | None:
-    """The first word if it is yes or no, else None."""
+    """Return True if the text begins with "yes", False if it begins with "no", else None. Case does not matter."""
     word = re.match(r"\W*(yes|no)\b", text.strip(), flags=re.IGNORECASE)
     return None if word is None else word[1].lower() == "yes"
 
 
 class LanguageModelJudge:
-    """An instruction-following language model through transformers' chat pipeline, decoded greedily.
+    """Judge that asks an instruction-following language model through transformers' chat pipeline, with greedy decoding.
 
     Raises:
         JudgeError: the model cannot be loaded, or has no chat template.
@@ -119,12 +119,12 @@ class LanguageModelJudge:
 
 
 def load_judge(name: str, device: str) -> Judge:
-    """The judge called "rules", or a language model by id or folder."""
+    """Return the shapes world's rules if `name` is "rules", else load a language model by its id or folder."""
     return ShapesRules() if name == "rules" else LanguageModelJudge(name, device)
 
 
 def judged(judge: Judge, question: Question, prompts: Sequence[str], cache: Path | None = None) -> list[bool | None]:
-    """The judge's answers; with `cache`, a jsonl file, each is written as soon as it is given, and never asked for again."""
+    """Return the judge's answers. The jsonl file `cache` keeps every answer as soon as its chunk is judged; known answers are reused."""
     known: dict[str, bool | None] = {}
     if cache is not None and cache.exists():
         known = {p: a for name, asked, p, a in _answers(cache) if (name, asked) == (judge.name, question)}
@@ -144,5 +144,5 @@ def _answers(cache: Path) -> Iterator[tuple[str, str, str, bool | None]]:
         try:
             name, question, prompt, answer = json.loads(line)
         except ValueError:
-            continue  # the last line of a killed process
+            continue  # the incomplete last line of a killed process
         yield name, question, prompt, answer

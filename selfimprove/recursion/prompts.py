@@ -1,6 +1,6 @@
-"""Prompts of recursive self-improvement, RSIDiff section 3.2: collect, clean, filter by clarity and specificity, spread out, split.
+"""Prepare prompts for RSIDiff (section 3.2): collect, clean, filter by clarity and specificity, diversify, and split.
 
-Every filter reports how many prompts it dropped and shows some of them.
+Every filter reports how many prompts it dropped and quotes some of them.
 """
 
 import hashlib
@@ -21,10 +21,10 @@ from tqdm.auto import tqdm
 from selfimprove.draws import EVALUATION_SEED, key_hash
 from selfimprove.recursion.judges import QUESTIONS, Judge, judged
 
-FILLERS = frozenset({"a", "an", "the", "please"})  # words that make a near-duplicate, not another prompt
-MINI_BATCH_ABOVE = 20_000  # prompts beyond which K-means works on mini-batches
+FILLERS = frozenset({"a", "an", "the", "please"})  # words ignored in the search for near-duplicates
+MINI_BATCH_ABOVE = 20_000  # number of prompts above which K-means uses mini-batches
 TEMPLATE = "a photo of a {concept}"
-SHOWN = 3  # dropped prompts quoted by a report
+SHOWN = 3  # dropped prompts quoted per report
 
 
 class PromptError(ValueError):
@@ -32,7 +32,10 @@ class PromptError(ValueError):
 
 
 class FilterReport(NamedTuple):
-    """What one filter did. `unknown`: prompts that its judge gave no readable answer on; they are among the dropped."""
+    """Result of one filter: the numbers of prompts before and after it, and quoted `examples` of dropped prompts.
+
+    `unknown` counts the dropped prompts for which the judge gave no readable answer.
+    """
 
     name: str
     before: int
@@ -47,13 +50,13 @@ class FilterReport(NamedTuple):
 
 
 def read_reports(path: Path) -> list[FilterReport]:
-    """Reports that were written as a JSON list of their fields."""
+    """Read reports from a JSON file, which holds a list of their fields."""
     return [FilterReport(**{**fields, "examples": tuple(fields["examples"])}) for fields in json.loads(path.read_text())]
 
 
 @dataclass(frozen=True)
 class Collection:
-    """Prompts without duplicates, and others, kept out for evaluation: a prompt is in one of the two."""
+    """Prompts without duplicates, split in two: `prompts` to generate from, and `held_out` for evaluation."""
 
     prompts: list[str]
     held_out: list[str]
@@ -62,23 +65,23 @@ class Collection:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Prompts to generate from, in the order in which rounds use them, and what was dropped on the way."""
+    """Prompts to generate from, in the order in which rounds use them, with the reports of the filters they passed."""
 
     prompts: list[str]
     reports: list[FilterReport]
 
     def of_round(self, index: int, count: int) -> list[str]:
-        """`count` prompts of round 1, 2, ...: a fresh slice each, starting over when all are used."""
+        """Return `count` prompts for round `index` (from 1). Each round takes the next slice; the list starts over when all are used."""
         return [self.prompts[i % len(self.prompts)] for i in range((index - 1) * count, index * count)]
 
 
 def load_prompts(source: str, column: str = "") -> list[str]:
-    """Prompts of a text file (one a line), jsonl, csv or parquet file (a column of text), or of a `datasets` id.
+    """Load prompts from a text file (one per line), from a column of a jsonl, csv or parquet file, or from a `datasets` id.
 
-    Empty `column`: one named prompt, text or caption. The `train` split of a data set is used.
+    If `column` is empty, the first existing column of prompt, text and caption is used. Of a data set, the `train` split is used.
 
     Raises:
-        PromptError: no such file, of another kind, without such a column, or without a single prompt.
+        PromptError: the source is missing or of an unknown kind, has no such column, or holds no prompt.
     """
     path = Path(source).expanduser()
     if path.suffix in (".txt", ".jsonl", ".csv", ".parquet"):
@@ -130,18 +133,18 @@ def _column(names: list[str], take: Callable[[str], list[object]], source: str, 
 
 
 def normalise(prompt: str) -> str:
-    """One form of the same text: Unicode NFKC, single spaces, none at the ends."""
+    """Return the prompt in normal form: Unicode NFKC, single spaces, and no spaces at the ends."""
     return " ".join(unicodedata.normalize("NFKC", prompt).split())
 
 
 def _signature(prompt: str) -> tuple[str, ...]:
-    """Words in order, without case, punctuation and fillers: prompts that agree in it are near-duplicates."""
+    """Return the words in order, without case, punctuation and fillers. Prompts with the same signature are near-duplicates."""
     words = re.findall(r"\w+", prompt.casefold())
     return tuple(w for w in words if w not in FILLERS) or tuple(words) or (prompt,)
 
 
 def drop_duplicates(prompts: Sequence[str]) -> tuple[list[str], list[FilterReport]]:
-    """Normalised prompts without empty ones, repetitions and near-duplicates; of several the first stays."""
+    """Normalise prompts and drop empty ones, repetitions and near-duplicates. The first of several duplicates stays."""
     cleaned = [normalise(p) for p in prompts]
     unique = list(dict.fromkeys(p for p in cleaned if p))
     first: dict[tuple[str, ...], str] = {}
@@ -161,10 +164,10 @@ def drop_duplicates(prompts: Sequence[str]) -> tuple[list[str], list[FilterRepor
 
 
 def apply_judge(prompts: Sequence[str], judge: Judge, cache: Path | None = None) -> tuple[list[str], list[FilterReport]]:
-    """Those that are clear and specific: an answer that cannot be read is never a pass. `cache`: a file that keeps the answers.
+    """Keep the prompts that are judged clear and specific. An unreadable answer drops the prompt. The file `cache` keeps the answers.
 
     Raises:
-        PromptError: nothing passes.
+        PromptError: no prompt passes.
     """
     kept, reports = list(prompts), []
     for question in QUESTIONS:
@@ -180,12 +183,13 @@ def apply_judge(prompts: Sequence[str], judge: Judge, cache: Path | None = None)
 
 
 def spread(embeddings: Float[np.ndarray, "n d"], clusters: int, keep: int, seed: int) -> Int[np.ndarray, " keep"]:
-    """Rows of the `keep` prompts nearest the centres of K-means clusters, from each cluster in proportion to its size.
+    """Return the sorted rows of the `keep` prompts nearest to the centres of K-means clusters, so that the kept prompts are diverse.
 
-    Mini-batch K-means above 20,000 prompts. The remainder of the proportions goes to the largest ones. In order of rows.
+    Each cluster contributes in proportion to its size; the quotas are rounded by the largest remainders. Above 20,000 prompts K-means
+    uses mini-batches.
 
     Raises:
-        PromptError: fewer prompts than clusters, or than are to be kept.
+        PromptError: there are fewer prompts than `clusters` or `keep`.
     """
     count = len(embeddings)
     for name, value in (("clusters", clusters), ("kept", keep)):
@@ -196,7 +200,7 @@ def spread(embeddings: Float[np.ndarray, "n d"], clusters: int, keep: int, seed:
     model = kind(n_clusters=clusters, random_state=key_hash(seed, "clusters") % 2**32, n_init=1, **extra).fit(embeddings)
     labels = model.labels_
     distance = np.empty(count)
-    for start in range(0, count, 4096):  # in parts: (n, d) differences would double the memory
+    for start in range(0, count, 4096):  # in parts: an (n, d) array of differences would double the memory
         rows = slice(start, start + 4096)
         distance[rows] = np.linalg.norm(embeddings[rows] - model.cluster_centers_[labels[rows]], axis=1)
     sizes = np.bincount(labels, minlength=clusters)
@@ -211,16 +215,16 @@ def spread(embeddings: Float[np.ndarray, "n d"], clusters: int, keep: int, seed:
 def embed_all(
     prompts: Sequence[str], embed: Callable[[list[str]], Float[np.ndarray, "b d"]], batch_size: int = 256
 ) -> Float[np.ndarray, "n d"]:
-    """Embeddings of any number of prompts, float32, batch by batch with a progress bar."""
+    """Embed any number of prompts in batches, with a progress bar. Return float32."""
     starts = tqdm(range(0, len(prompts), batch_size), desc="embedding prompts", leave=False)
     return np.concatenate([np.asarray(embed(list(prompts[s : s + batch_size])), dtype=np.float32) for s in starts])
 
 
 def collect(prompts: Sequence[str], held_out: int, seed: int) -> Collection:
-    """Without duplicates, in a seeded order, and split by prompt; at most half are held out, the same ones whatever the seed.
+    """Drop duplicates, hold out up to `held_out` prompts (at most half, the same for every `seed`), and order the rest by `seed`.
 
     Raises:
-        PromptError: nothing left to generate from.
+        PromptError: no prompt is left to generate from.
     """
     unique, reports = drop_duplicates(prompts)
     kept_out = sorted(unique, key=lambda p: key_hash(EVALUATION_SEED, "prompt split", p))[: min(held_out, len(unique) // 2)]
@@ -239,13 +243,15 @@ def prepare(
     seed: int,
     cache: Path | None = None,
 ) -> PromptSet:
-    """RSIDiff section 3.2 on a collection: clarity and specificity (unless `judge` is None), then diversity or the first `keep`.
+    """Prepare a collection (RSIDiff section 3.2): filter by clarity and specificity unless `judge` is None, then choose `keep` prompts.
+
+    The chosen prompts are spread over `clusters`. With `clusters` 0 they are the first `keep`, and with `keep` 0 all are kept.
 
     Raises:
-        PromptError: nothing left, or too few for `clusters` or `keep`.
+        PromptError: no prompt is left, or fewer than `clusters` or `keep`.
     """
     prompts, reports = collection.prompts, list(collection.reports)
-    if keep > len(prompts):  # before a judge is asked
+    if keep > len(prompts):  # checked before a judge is asked
         raise PromptError(f"kept={keep} is more than the {len(prompts)} prompts collected; collect more prompts, or keep fewer")
     if judge is not None:
         prompts, judged_reports = apply_judge(prompts, judge, cache)
@@ -264,12 +270,12 @@ def prepare(
 
 
 def templates(concepts: Sequence[str]) -> list[str]:
-    """Of each concept "a photo of a [concept]": the paper's prompts without any construction."""
+    """Return "a photo of a [concept]" per concept: the paper's prompts without any construction."""
     return [re.sub(r"\ba (?=[aeiou])", "an ", TEMPLATE.format(concept=c)) for c in dict.fromkeys(concepts)]
 
 
 def fingerprint(prompts: Sequence[str]) -> str:
-    """SHA-256 of the prompts in their order."""
+    """Return the SHA-256 of the prompts in their order."""
     digest = hashlib.sha256()
     for prompt in prompts:
         digest.update(prompt.encode() + b"\0")

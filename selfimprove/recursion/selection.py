@@ -1,7 +1,7 @@
-"""Preference sampling, RSIDiff section 3.3: which generated images a round trains on, and why.
+"""Preference sampling (RSIDiff section 3.3): select the generated images that a round trains on, and record why.
 
-Every strategy returns a frame with one row a candidate: `id`, `prompt`, the scores, each scorer's standing, `combined`, `place` (0 is
-best), `kept` and `reason`; and every strategy has a random control that keeps as many.
+Every strategy returns a table with one row per candidate: `id`, `prompt`, the scores, each scorer's standing, `combined`, `place` (0 is
+best), `kept` and `reason`. Every strategy has a random control that keeps the same number of images.
 """
 
 import warnings
@@ -15,18 +15,18 @@ from scipy import stats
 from selfimprove.config import Combination, Strategy
 from selfimprove.draws import key_hash
 
-KEPT_BY_HAND = "kept.txt"  # in a round's folder: the ids chosen by hand, one a line
+KEPT_BY_HAND = "kept.txt"  # file in a round's folder with the ids chosen by hand, one per line
 
 
 class SelectionError(ValueError):
-    """Nothing sensible can be selected; the message says why and what to do."""
+    """No sensible selection is possible; the message says why and what to do."""
 
 
 def check_selecting(metrics: Sequence[tuple[str, float]], scorers: Mapping[str, Any]) -> None:
-    """Refuse scorers that read the truth: it measures, and must not select. A function that hides one is stopped by `truth_hidden`.
+    """Raise if a scorer that reads the truth would select: the truth only measures. `truth_hidden` stops functions that hide such a scorer.
 
     Raises:
-        SelectionError: names the scorers of `metrics` whose `for_selection` is False.
+        SelectionError: `for_selection` is False for a scorer in `metrics`. The message names the scorers.
     """
     truths = [name for name, _ in metrics if not getattr(scorers[name], "for_selection", True)]
     if truths:
@@ -34,11 +34,11 @@ def check_selecting(metrics: Sequence[tuple[str, float]], scorers: Mapping[str, 
 
 
 def check_scores(scores: pd.DataFrame, metrics: Mapping[str, float]) -> None:
-    """Refuse scores that cannot rank.
+    """Raise if the scores cannot rank the candidates. Warn of a metric that is the same for all candidates while others differ.
 
     Raises:
-        SelectionError: no metric, an unknown one, a score that is not finite (names id and metric), or all candidates alike in all
-            metrics; a single metric that says nothing is only warned of.
+        SelectionError: `metrics` is empty or names an unknown metric, a score is not finite (the message names id and metric), or all
+            candidates are alike in all metrics.
     """
     if not metrics:
         raise SelectionError("metrics is empty; name the scorers to select by, and their weights")
@@ -61,10 +61,10 @@ def check_scores(scores: pd.DataFrame, metrics: Mapping[str, float]) -> None:
 
 
 def combine(scores: pd.DataFrame, metrics: Mapping[str, float], how: Combination = "rank") -> pd.DataFrame:
-    """Each metric's standing, and `combined`, their weighted mean; higher is better.
+    """Return each metric's standing and `combined`, the weighted mean of the standings. Higher is better.
 
-    "rank": the share of candidates that score lower, ties at their middle, (0, 1); "zscore": standard deviations from the mean. Ranks
-    give every scorer the same say; z-scores let an outlier count for more.
+    "rank" is the share of candidates that score lower, in (0, 1), with ties at their middle. "zscore" is the number of standard deviations
+    from the mean. Ranks give every scorer the same influence; z-scores let an outlier count for more.
 
     Raises:
         SelectionError: see `check_scores`.
@@ -82,13 +82,13 @@ def combine(scores: pd.DataFrame, metrics: Mapping[str, float], how: Combination
 
 
 def _ordered(ids: pd.Series, values: np.ndarray, seed: int) -> np.ndarray:
-    """Positions from the best value to the worst; ties in an order that depends on seed and id alone."""
+    """Return positions from the best value to the worst. The order of ties depends on the seed and the ids alone."""
     ties = np.array([key_hash(seed, "tie", i) for i in ids], dtype=np.int64)
     return np.lexsort((ties, -values))
 
 
 def _best_of_each(frame: pd.DataFrame, order: np.ndarray, size: int) -> np.ndarray:
-    """Positions of the best image of each prompt, then of the second best, ... until there are `size`."""
+    """Return `size` positions: the best image of each prompt, then the second best of each prompt, and so on."""
     within = frame["prompt"].iloc[order].groupby(frame["prompt"].iloc[order]).cumcount().to_numpy()
     return order[np.argsort(within, kind="stable")][:size]
 
@@ -103,14 +103,15 @@ def select(
     threshold: float = 0.0,
     kept_ids: Collection[str] = (),
 ) -> pd.DataFrame:
-    """Select among the candidates (`id`, `prompt`, a column a scorer), one row each in the given order.
+    """Select among the candidates (`id`, `prompt`, and one column per scorer). Return one row per candidate, in the given order.
 
-    pool: the `size` best of all; per-prompt: the best of each prompt, then the second best, up to `size`; threshold: those
-    whose combined standing is at least `threshold`, the best `size` of them if size is not 0; random: `size` at random; manual: those in
-    `kept_ids`; all: everything.
+    - `pool` keeps the `size` best of all; `per-prompt` keeps the best of each prompt, then the second best, up to `size`.
+    - `threshold` keeps those with a combined standing of at least `threshold`, or the `size` best of them if `size` is not 0.
+    - `random` keeps `size` at random; `manual` keeps those in `kept_ids`; `all` keeps everything.
 
     Raises:
-        SelectionError: see `check_scores`; size larger than the pool; nothing passes the threshold; kept ids that are no candidates.
+        SelectionError: see `check_scores`; also if `size` exceeds the pool, nothing passes the threshold, or `kept_ids` is empty or holds
+            an id that is not a candidate.
     """
     if size > len(scores):
         raise SelectionError(f"selected={size} is more than the pool of {len(scores)}; select fewer or sample more")
@@ -146,7 +147,7 @@ def select(
 
 
 def random_rows(ids: pd.Series, size: int, seed: int) -> np.ndarray:
-    """`size` positions, a function of the seed and the ids alone."""
+    """Return `size` random positions that depend on the seed and the ids alone."""
     return np.argsort([key_hash(seed, "random selection", i) for i in ids], kind="stable")[:size]
 
 
@@ -161,6 +162,6 @@ def _manual(ids: pd.Series, kept_ids: Collection[str]) -> np.ndarray:
 
 
 def random_control(selection: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """The same candidates with as many kept at random: what a strategy must be compared with."""
+    """Return the same candidates with the same number kept at random. A strategy must be compared with this control."""
     candidates = selection.drop(columns=["place", "kept", "reason"])
     return select(candidates, {}, "random", int(selection["kept"].sum()), seed)

@@ -1,10 +1,10 @@
-"""Weights by distance to the base model's samples: RSIDiff eq. (5), with the distance that it leaves open as named conventions.
+"""Weight samples by their distance to the base model's samples (RSIDiff eq. (5)). The paper leaves the distance open.
 
-A convention is a norm of the difference of two latents and a way to reduce it over the references. Norms: `l2` of the flattened
-scaled latents; `l2-unscaled`, before the VAE's scaling factor; `l2-scaled-twice`, after applying it again; `rms`, l2 over the root of
-the number of dimensions; `per-channel`, the mean over channels of each channel's l2. Reductions: `mean` over the references (the
-paper's words); `to-mean`, the distance to the references' mean; `nearest`, the mean over the k nearest; `two-sided`, the mean, but
-too small a one counts as well.
+A distance convention is a norm of the difference of two latents, and a way to reduce the norm over the references. Norms: `l2` of the
+flattened scaled latents; `l2-unscaled`, l2 before the VAE's scaling factor is applied; `l2-scaled-twice`, l2 after the factor is applied
+again; `rms`, l2 divided by the square root of the number of dimensions; `per-channel`, the mean of the channels' l2. Reductions: `mean`
+over the references (the paper's words); `to-mean`, the distance to the references' mean; `nearest`, the mean over the k nearest
+references; `two-sided`, the mean, where a distance that is too small lowers the weight as well.
 """
 
 import warnings
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from selfimprove.config import Distance, Reference
 
-BLOCK = 1024  # rows a block: two of them in float64, and one block of distances, are in memory at a time
-NEGLIGIBLE = 0.01  # if no weight is above it, training would hardly move
+BLOCK = 1024  # rows per block: two blocks in float64 and one block of distances are in memory at a time
+NEGLIGIBLE = 0.01  # if every weight is below it, training would hardly move
 
 
 class WeightingError(ValueError):
@@ -26,7 +26,10 @@ class WeightingError(ValueError):
 
 
 class Edges(NamedTuple):
-    """Where weights begin to fall, and how fast, above and below; `low` is -inf where too small a distance does not count."""
+    """Where weights begin to fall, and how fast: above `beta` with scale `sigma2`, and below `low` with scale `low_sigma2`.
+
+    If `low` is -inf, a small distance does not lower the weight.
+    """
 
     beta: float
     sigma2: float
@@ -35,7 +38,7 @@ class Edges(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """One weight in (0, 1] a sample, the distance that it was made of, and the edges in use."""
+    """One weight in (0, 1] per sample, the distance that the weight was computed from, and the edges used."""
 
     weight: Float[Tensor, " n"]
     distance: Float[Tensor, " n"]
@@ -43,7 +46,7 @@ class Weights(NamedTuple):
 
 
 def _groups(latents: Float[Tensor, "n c h w"], distance: Distance, scaling_factor: float) -> Float[Tensor, "g n d"]:
-    """Vectors whose l2 distance, averaged over the groups, is the convention's."""
+    """Return vectors (groups, samples, dimensions) whose l2 distance, averaged over the groups, is the convention's distance."""
     if distance == "per-channel":
         return latents.flatten(2).transpose(0, 1)
     unit = {"l2": 1.0, "l2-unscaled": 1 / scaling_factor, "l2-scaled-twice": scaling_factor, "rms": latents[0].numel() ** -0.5}[distance]
@@ -59,12 +62,12 @@ def _check_shapes(a: Tensor, b: Tensor) -> None:
 def pairwise(
     a: Float[Tensor, "n _ _ _"], b: Float[Tensor, "m _ _ _"], distance: Distance = "l2", scaling_factor: float = 1.0
 ) -> Float[Tensor, "n m"]:
-    """Distances of every latent of `a` to every one of `b`, float32; identical latents are exactly 0 apart.
+    """Return the float32 distance of every latent in `a` to every latent in `b`. Identical latents are exactly 0 apart.
 
-    One matrix product in float64 a block: in float32 the cancellation of `|a|^2 + |b|^2 - 2ab` would hide what lies near.
+    Each block is one matrix product in float64. In float32, cancellation in `|a|^2 + |b|^2 - 2ab` would hide small distances.
 
     Raises:
-        WeightingError: latents of different shapes.
+        WeightingError: the latents of `a` and `b` have different shapes.
     """
     _check_shapes(a, b)
     centre = b[:BLOCK].double().mean(0, keepdim=True)
@@ -75,7 +78,7 @@ def pairwise(
             right = _groups(b[columns : columns + BLOCK].double() - centre, distance, scaling_factor)
             apart = torch.cdist(left, right, compute_mode="use_mm_for_euclid_dist")
             norms = torch.maximum(left.norm(dim=2)[:, :, None], right.norm(dim=2)[:, None])
-            apart = torch.where(apart < 1e-6 * norms, 0.0, apart)  # rounding of identical rows
+            apart = torch.where(apart < 1e-6 * norms, 0.0, apart)  # identical rows differ by rounding only
             result[rows : rows + BLOCK, columns : columns + BLOCK] = apart.mean(0).float()
     return result
 
@@ -90,10 +93,10 @@ def distances(
     neighbours: int = 5,
     scaling_factor: float = 1.0,
 ) -> Float[Tensor, " n"]:
-    """d(s, D_0) of RSIDiff eq. (5); a sample whose id is among the references is left out of its own distance.
+    """Return d(s, D_0) of RSIDiff eq. (5) per sample. If a sample is also a reference (same id), it is left out of its own distance.
 
     Raises:
-        WeightingError: fewer than two references, or latents of different shapes.
+        WeightingError: there are fewer than two references, or the latents have different shapes.
     """
     if len(references) < 2:
         raise WeightingError(f"references={len(references)}: at least two are needed, as a sample is left out of its own; sample more")
@@ -111,7 +114,7 @@ def distances(
 def reduce_distances(
     apart: Float[Tensor, "n m"], own: Bool[Tensor, "n m"], reference: Reference, neighbours: int = 5
 ) -> Float[Tensor, " n"]:
-    """One distance a row, over the references that are not its `own`: the mean, or for "nearest" that of the k smallest."""
+    """Return one distance per row over the references not marked in `own`: their mean or, for "nearest", the mean of the k smallest."""
     if reference == "nearest":
         count = min(neighbours, apart.shape[1] - 1)
         return apart.masked_fill(own, float("inf")).topk(count, dim=1, largest=False).values.mean(1)
@@ -140,18 +143,19 @@ def _to_mean(
 
 
 def calibrate(own: Float[Tensor, " m"], reference: Reference, beta: float | None, sigma2: float | None, quantile: float = 0.9) -> Edges:
-    """Edges from the references' own distances, each reference left out of its own; values that are given stay.
+    """Return edges calibrated on the references' own distances, each without the reference itself. Edges that are given stay.
 
-    beta: the quantile, so that this share of the base model's samples has weight 1; sigma^2: from there to the largest, so that the
-    base's own farthest sample weighs exp(-1). `two-sided` has a lower edge at the other quantile, calibrated alike on the nearest.
+    `beta` becomes the `quantile` of the distances, so that this share of the base model's samples has weight 1. `sigma2` becomes the gap
+    from that quantile to the largest distance, so that the base's farthest sample has weight exp(-1). `two-sided` adds a lower edge at
+    1 - `quantile`, calibrated in the same way on the smallest distance.
 
     Raises:
-        WeightingError: sigma^2 <= 0.
+        WeightingError: `sigma2` is not greater than 0.
     """
     if sigma2 is not None and not sigma2 > 0:
         raise WeightingError(f"weight_sigma2={sigma2!r} must be greater than 0; leave it out to calibrate it")
     upper, lower = float(own.quantile(quantile)), float(own.quantile(1 - quantile))
-    smallest = 1e-6 * abs(upper) + 1e-12  # references that are all alike leave no spread to calibrate on
+    smallest = 1e-6 * abs(upper) + 1e-12  # identical references leave no spread to calibrate on
     high = upper if beta is None else beta
     spread = max(float(own.max()) - upper, smallest) if sigma2 is None else sigma2
     if reference != "two-sided":
@@ -160,9 +164,9 @@ def calibrate(own: Float[Tensor, " m"], reference: Reference, beta: float | None
 
 
 def weights(distance: Float[Tensor, " n"], edges: Edges) -> Float[Tensor, " n"]:
-    """The weight: 1 if d <= beta, else exp(-(d - beta) / sigma^2): RSIDiff eq. (5); below `low` the same with low - d.
+    """Return the weight of RSIDiff eq. (5): 1 if d <= beta, else exp(-(d - beta) / sigma^2). Below `low`, low - d replaces d - beta.
 
-    beta 35, sigma^2 2, by hand: 34 -> 1, 37 -> exp(-1):
+    With beta = 35 and sigma^2 = 2, distances 34 and 35 give 1, and 37 gives exp(-1):
 
     >>> weights(torch.tensor([34.0, 35.0, 37.0]), Edges(35.0, 2.0))
     tensor([1.0000, 1.0000, 0.3679])
@@ -184,12 +188,12 @@ def weigh(
     quantile: float = 0.9,
     scaling_factor: float = 1.0,
 ) -> Weights:
-    """Distances, edges (calibrated on the references where not given) and weights of some samples.
+    """Return distances, edges and weights of some samples. Edges that are not given are calibrated on the references.
 
-    Warns if every weight is negligible.
+    Warns if every weight is below `NEGLIGIBLE`.
 
     Raises:
-        WeightingError: see `distances`, `calibrate`; also when every weight is zero, and nothing would be learned.
+        WeightingError: see `distances` and `calibrate`; also if every weight is zero, so that nothing would be learned.
     """
     how = (distance, reference, neighbours, scaling_factor)
     apart = distances(latents, ids, references, reference_ids, *how)
