@@ -1,1 +1,1 @@
-"""Judging models: protocols, per-image scores, tables, statistics and figures."""
+"""Evaluation of models: protocols, per-image scores, tables, statistics and figures."""

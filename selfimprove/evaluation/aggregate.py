@@ -1,6 +1,6 @@
-"""From per-image scores to tables: means, medians, best of n, win rates, with intervals over prompts.
+"""Turn per-image scores into tables: means, medians, best of n and win rates, with intervals over prompts.
 
-Everything here can be recomputed later from the same files of scores, under another protocol: nothing is lost by choosing one.
+Every table can be recomputed later from the same score files under another rule, so the choice of a rule loses nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,23 +17,23 @@ RAW, STANDARDISED = "average", "average of z"
 
 
 def by_prompt(scores: pd.DataFrame) -> pd.DataFrame:
-    """Means of every scorer over the images of a prompt: the unit that intervals resample."""
+    """Return the mean of every scorer over the images of each prompt. Intervals resample these prompts."""
     return scores.drop(columns=["id", "image"], errors="ignore").groupby("prompt", sort=True).mean()
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Mean and standard deviation of every scorer over one model's images: what z scores are counted from."""
+    """Mean and standard deviation of every scorer over one model's images. The z scores are computed from them."""
 
     mean: pd.Series
     std: pd.Series
 
     @classmethod
     def of(cls, scores: pd.DataFrame, scorers: Sequence[str]) -> "Scale":
-        """The scale of one table of scores, as a rule the base model's.
+        """Return the scale of one table of scores, usually the base model's.
 
         Raises:
-            ValueError: a scorer gives every image the same score.
+            ValueError: a scorer is not a column, or gives every image the same score.
         """
         chosen = _chosen(scores, scorers)
         std = chosen.std()
@@ -49,10 +49,12 @@ def _chosen(scores: pd.DataFrame, scorers: Sequence[str]) -> pd.DataFrame:
 
 
 def with_averages(scores: pd.DataFrame, scorers: Sequence[str], scale: Scale) -> pd.DataFrame:
-    """The table with two columns more: the average of the raw scores, as published, in which the scorer of widest range decides; and of z.
+    """Return the table with two more columns: the average of the raw scores, and the average of the z scores.
+
+    Published tables use the raw average. The scorer with the widest range dominates it.
 
     Raises:
-        ValueError: a scorer is no column of the table.
+        ValueError: a scorer is not a column of the table.
     """
     chosen = _chosen(scores, scorers)
     z = (chosen - scale.mean[list(scorers)]) / scale.std[list(scorers)]
@@ -60,12 +62,12 @@ def with_averages(scores: pd.DataFrame, scorers: Sequence[str], scale: Scale) ->
 
 
 def best_of(scores: pd.DataFrame, n: int, by: str) -> pd.DataFrame:
-    """The best image by column `by` of every group of `n` images of a prompt, in the order of their index.
+    """Return the best image by column `by` in every group of `n` images of a prompt, grouped in the order of their index.
 
-    With N images a prompt there are N // n groups, and as many rows remain of each prompt; the first image wins a tie.
+    With N images per prompt there are N // n groups, and one row remains per group. The first image wins a tie.
 
     Raises:
-        ValueError: a prompt has fewer than n images, or `by` is no column.
+        ValueError: a prompt has fewer than `n` images, or `by` is not a column.
     """
     if by not in scores:
         raise ValueError(f"by={by!r} is not in the table, which has {list(scores)}")
@@ -83,8 +85,10 @@ LOWER_IS_BETTER = ("held_out_error",)
 
 
 def summarise(scores: pd.DataFrame, previous: pd.DataFrame | None = None, base: pd.DataFrame | None = None) -> dict[str, dict[str, Any]]:
-    """Every scorer's mean, median and 95 % interval over prompts; paired difference and win rate to the round before and
-    to the base, where these have the score (share of prompts that score higher, or lower where lower is better, ties counting half).
+    """Return every scorer's mean, median and 95 % interval over prompts.
+
+    If `previous` (the round before) or `base` has the same score, also return the paired difference and the win rate against it. The win
+    rate is the share of prompts that score higher, or lower if lower is better; ties count half.
     """
     now = by_prompt(scores)
     summary: dict[str, dict[str, Any]] = {}
@@ -94,7 +98,7 @@ def summarise(scores: pd.DataFrame, previous: pd.DataFrame | None = None, base: 
             "mean": float(values.mean()), "median": float(np.median(values)), "ci95": list(bootstrap_interval(values)),
         }  # fmt: skip
         for other, label in ((previous, "prev"), (base, "base")):
-            if other is None or name not in other:  # a scorer may have come later
+            if other is None or name not in other:  # a scorer may have been added later
                 continue
             difference = values - by_prompt(other).loc[now.index, name].to_numpy(dtype=np.float64)
             row[f"delta_{label}"] = float(difference.mean())
@@ -107,13 +111,13 @@ def summarise(scores: pd.DataFrame, previous: pd.DataFrame | None = None, base: 
 
 @dataclass(frozen=True)
 class Rule:
-    """How images of a prompt become one number, in the words of a table's header."""
+    """Rule by which the images of a prompt become one number."""
 
-    best_of: int = 1  # of how many images the best is taken; 1: all images are averaged
-    by: str = RAW  # which column says which is best
+    best_of: int = 1  # number of images of which the best counts; 1 averages all images
+    by: str = RAW  # column by which the best is chosen
 
     def apply(self, scores: pd.DataFrame) -> pd.DataFrame:
-        """Per-prompt values of every score."""
+        """Return the value of every score per prompt."""
         return by_prompt(best_of(scores, self.best_of, self.by) if self.best_of > 1 else scores)
 
     def header(self) -> str:
@@ -126,14 +130,14 @@ MEAN = Rule()
 def comparison(
     models: Sequence[Scored], scorers: Sequence[str], rule: Rule = MEAN, force: bool = False, allowed: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """Every model on every scorer and on both averages; the first model is the baseline that the others are paired with.
+    """Compare every model on every scorer and on both averages. The first model is the baseline that the others are paired with.
 
-    Columns: model, score, mean, low, high, median, median_low, median_high (95 % over prompts); and for all but the first:
-    difference, difference_low, difference_high, p, p_holm (over the whole table), win_rate, win_low, win_high (Wilson), ties,
-    prompts_needed (for a difference as large as the one seen). The z scores are counted from the baseline's images.
+    Columns: model, score, mean, low, high, median, median_low, median_high (95 % over prompts). For all models but the first also:
+    difference, difference_low, difference_high, p, p_holm (over the whole table), win_rate, win_low, win_high (Wilson), ties, and
+    prompts_needed (to detect a difference as large as the one seen). The z scores are computed from the baseline's images.
 
     Raises:
-        ProtocolError: the protocols differ (see `check_comparable`), or the prompts do.
+        ProtocolError: the protocols differ (see `check_comparable`), or the prompts differ.
     """
     check_comparable(models, force, allowed)
     baseline = models[0]
@@ -172,12 +176,12 @@ def _against(difference: np.ndarray) -> dict[str, float]:
 
 
 def wide(table: pd.DataFrame, statistic: str = "mean", decimals: Mapping[str, int] | int = 4) -> pd.DataFrame:
-    """`comparison` in the form of the published tables: one row a model, one column a score, "value [low, high]".
+    """Return `comparison` in the form of the published tables: one row per model, one column per score, cells of "value [low, high]".
 
-    `statistic`: "mean", "median", "difference" (from the baseline) or "win_rate" (in per cent).
+    `statistic` is "mean", "median", "difference" (from the baseline) or "win_rate" (in per cent).
 
     Raises:
-        ValueError: another statistic.
+        ValueError: `statistic` is none of these.
     """
     bounds = {"mean": ("low", "high"), "median": ("median_low", "median_high"), "difference": ("difference_low", "difference_high"),
               "win_rate": ("win_low", "win_high")}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Evaluation: every model draws the same prompts from the same noise, and each image is scored; tables come later (`aggregate`)."""
+"""Evaluate models: every model draws the same prompts from the same noise, and each image is scored. `aggregate` makes the tables."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -29,12 +29,12 @@ from selfimprove.scorers.images import eight_bit
 from selfimprove.shapes.oracle import load_oracle
 from selfimprove.shapes.render import ATTRIBUTES, FACTORS
 
-SHOWN = 24  # evaluation images kept as files
-HELD_OUT_TIMES = 8  # time steps at which each held-out image's denoising error is measured
+SHOWN = 24  # number of evaluation images kept as PNG files
+HELD_OUT_TIMES = 8  # time steps per held-out image at which the denoising error is measured
 
 
 class HeldOut(NamedTuple):
-    """Real images outside training: their latents and captions."""
+    """Latents and captions of real images that are kept out of training."""
 
     latents: Float[Tensor, "m c h w"]
     captions: list[str]
@@ -51,11 +51,11 @@ def evaluate(
     model: str,
     weights: str,
 ) -> Scored:
-    """Sample the evaluation prompts and score every image: one row an image, `scores.parquet` in `folder` with its protocol inside.
+    """Sample the evaluation prompts, score every image, and write `scores.parquet`, with its protocol inside, to `folder`.
 
-    Columns: `id`, `prompt`, `image`; one a scorer; `nearest_real` if there are `held_out` images; and where the truth is known
-    `oracle_...`. The latents (`evaluation/`) and the first images (`images/`) are kept. `model`: what a reader should call it;
-    `weights`: its hash. Images that are wholly black are counted in the protocol, with a warning.
+    The table has one row per image. Its columns are `id`, `prompt`, `image`, one per scorer, `nearest_real` if there are `held_out` images,
+    and `oracle_...` where the truth is known. The latents (`evaluation/`) and the first images (`images/`) are kept. `model` is the name
+    for readers, and `weights` is the hash of its weights. A warning and the protocol report the number of wholly black images.
 
     Raises:
         ScorerError: a score is not finite.
@@ -115,7 +115,7 @@ def evaluate(
 
 
 def evaluation_latents(folder: Path) -> Float[Tensor, "n c h w"]:
-    """What `evaluate` kept in that folder, in the order of the evaluation's prompts."""
+    """Return the latents that `evaluate` kept in `folder`, in the order of the evaluation's prompts."""
     store = Store(folder / "evaluation")
     return store.take("latent", range(store.rows))
 
@@ -123,9 +123,9 @@ def evaluation_latents(folder: Path) -> Float[Tensor, "n c h w"]:
 def nearest_real(
     latents: Float[Tensor, "n c h w"], prompts: Sequence[str], real: Float[Tensor, "m c h w"], captions: Sequence[str]
 ) -> Float[Tensor, " n"]:
-    """Minus the distance to the nearest real image of the same caption (of any, where no real image has it).
+    """Return minus the distance to the nearest real image of the same caption, or of any caption if no real image has this one.
 
-    The distance is the root mean square over the latent's dimensions: 0 for a copy, about -1.4 for unrelated latents.
+    The distance is the root mean square over the latent's dimensions. The result is 0 for a copy and about -1.4 for unrelated latents.
     """
     distance = torch.cdist(latents.flatten(1), real.flatten(1)) / latents[0].numel() ** 0.5
     same = torch.tensor([[p == c for c in captions] for p in prompts])
@@ -145,7 +145,7 @@ def _oracle_columns(reading: Any, captions: Sequence[Any]) -> dict[str, Any]:
 def held_out_error(
     diffuser: Diffuser, unet: UNet2DConditionModel, latents: Float[Tensor, "m c h w"], text: Float[Tensor, "m l d"], ids: Sequence[str]
 ) -> Float[Tensor, " m"]:
-    """Mean squared error in eps on each held-out real image, over fixed times and noise shared by all models."""
+    """Return the mean squared error in epsilon on each held-out real image. All models share the same fixed times and noise."""
     errors = []
     for index in range(HELD_OUT_TIMES):
         noise = draws.normal(EVALUATION_SEED, "held-out/noise", (index,), ids, diffuser.latent_shape).to(diffuser.device)
@@ -163,5 +163,5 @@ def held_out_error(
 
 
 def save_image(image: Float[Tensor, "3 h w"], path: Path) -> None:
-    """An image in [0, 1] as an 8-bit PNG."""
+    """Save an image in [0, 1] as an 8-bit PNG."""
     eight_bit(image[None])[0].save(path)

@@ -1,7 +1,7 @@
-"""What a table of scores was made with, kept in the file itself, and the refusal to compare what cannot be compared.
+"""Record in a score file how its scores were made, and refuse to compare scores that were made in different ways.
 
-Published tables of this field differ silently in guidance, steps, images a prompt, version of a scorer. Here every file of per-image
-scores says all of that, and tables of models are made from files whose protocols agree.
+Published tables of this field differ silently in guidance, steps, images per prompt and scorer versions. Here every file of per-image
+scores records all of these. Tables of several models are made only from files whose protocols agree.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,36 +13,39 @@ import pandas as pd
 
 from selfimprove.run_folder import write_table
 
-KEYS = ("id", "prompt", "image")  # what is no score in a table of scores
-OF_THE_MODEL = ("model", "model_hash")  # may differ between models that are compared
+KEYS = ("id", "prompt", "image")  # columns of a score table that are not scores
+OF_THE_MODEL = ("model", "model_hash")  # fields that may differ between compared models
 _ATTRIBUTE = "protocol"  # pandas writes a frame's attributes into the parquet file
 
 
 class ProtocolError(ValueError):
-    """Scores were made in ways that cannot be compared; names the fields that differ."""
+    """Scores were made in ways that cannot be compared. The message names the fields that differ."""
 
 
 @dataclass(frozen=True)
 class Protocol:
     """How one model was sampled and scored."""
 
-    model: str  # what a reader should call it
-    model_hash: str  # of its weights and configurations
+    model: str  # name for readers
+    model_hash: str  # hash of the weights and configurations
     prompts: str  # name of the prompt set
     prompts_hash: str
     n_prompts: int
-    images: int  # of each prompt
-    noise_seed: int  # initial noise is a function of it, the prompt and the image's index: the same for all models
+    images: int  # per prompt
+    noise_seed: int  # seed, prompt and image index determine the initial noise, so all models share it
     sampler: str
     steps: int
     guidance: float
     precision: str
-    safety_checker: str = "none"  # one that blacks images out would change scores
+    safety_checker: str = "none"  # a checker that blacks out images would change scores
     scorers: Mapping[str, str] = field(default_factory=dict)  # column -> version: published id and file
     black: int = 0  # images whose every pixel is black
 
     def differences(self, other: "Protocol", allowed: Sequence[str] = ()) -> list[str]:
-        """Every field that differs, with both values, apart from the model's and those `allowed`; a scorer that only one has is none."""
+        """Return every field that differs, with both values.
+
+        Left out are the model's own fields, `black`, the `allowed` fields, and the scorers, which `versions` compares.
+        """
         said = []
         for name in (f.name for f in fields(self) if f.name not in (*OF_THE_MODEL, "scorers", "black", *allowed)):
             ours, theirs = getattr(self, name), getattr(other, name)
@@ -51,12 +54,12 @@ class Protocol:
         return said
 
     def versions(self, other: "Protocol") -> list[str]:
-        """Columns of both whose scorer is not the same in both."""
+        """Return the shared columns whose scorer versions differ, with both versions."""
         shared = [name for name in self.scorers if name in other.scorers]
         return [f"{n}: {self.scorers[n]} and {other.scorers[n]}" for n in shared if self.scorers[n] != other.scorers[n]]
 
     def header(self) -> str:
-        """One line to print over a table."""
+        """Return one line to print above a table."""
         black = f"; {self.black} images black" if self.black else ""
         return (
             f"{self.n_prompts} prompts ({self.prompts}), {self.images} image{'s' * (self.images > 1)} each, {self.sampler} in {self.steps} "
@@ -66,33 +69,33 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Scored:
-    """Per-image scores of one model: columns `id` (not in exports), `prompt`, `image` and one a scorer; and what they were made with."""
+    """Per-image scores of one model (columns `id` (not in exports), `prompt`, `image` and one per scorer), and the protocol by which they were made."""
 
     table: pd.DataFrame
     protocol: Protocol
 
     @property
     def scorers(self) -> list[str]:
-        """The columns that are scores."""
+        """Return the names of the score columns."""
         return [c for c in self.table if c not in KEYS]
 
     def named(self, model: str) -> "Scored":
-        """The same under another name for readers."""
+        """Return the same scores under another model name for readers."""
         return Scored(self.table, replace(self.protocol, model=model))
 
 
 def write_scores(path: Path, scored: Scored) -> None:
-    """One parquet file with the protocol inside, written beside and renamed."""
+    """Write one parquet file with the protocol inside, under a temporary name that is then renamed."""
     table = scored.table.copy()
     table.attrs[_ATTRIBUTE] = asdict(scored.protocol)
     write_table(path, table)
 
 
 def read_scores(path: Path) -> Scored:
-    """What `write_scores` wrote.
+    """Read a file that `write_scores` wrote.
 
     Raises:
-        ProtocolError: the file does not say how it was made.
+        ProtocolError: the file does not say how its scores were made.
     """
     table = pd.read_parquet(path)
     if _ATTRIBUTE not in table.attrs:
@@ -102,13 +105,13 @@ def read_scores(path: Path) -> Scored:
 
 
 def check_comparable(models: Sequence[Scored], force: bool = False, allowed: Sequence[str] = ()) -> list[str]:
-    """What differs between the first model's protocol and the others', which only `force` lets pass; `allowed` fields are not looked at.
+    """Raise if a model's protocol differs from the first model's, unless `force` is set. Fields in `allowed` are not compared.
 
     Returns:
-        The differences that were forced, to be printed with the table.
+        The differences that `force` let pass, to be printed with the table.
 
     Raises:
-        ProtocolError: protocols differ, or (never to be forced) one column holds scores of two versions of a scorer.
+        ProtocolError: protocols differ, or one column holds scores of two versions of a scorer, which `force` does not let pass.
     """
     first, said = models[0].protocol, []
     for other in (m.protocol for m in models[1:]):

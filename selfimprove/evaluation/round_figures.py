@@ -1,4 +1,4 @@
-"""Figures of a run folder: training log, selection, and the same prompts by round. They need the extra `notebooks`."""
+"""Draw figures of a run folder: training log, selection, and the same prompts by round. They need the extra `notebooks`."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 
 def panels(count: int) -> tuple[Figure, list[Axes]]:
-    """So many axes, at most three in a row, so that their labels can be read at the width of a page."""
+    """Return a figure with `count` axes, at most three per row, so that their labels can be read at the width of a page."""
     columns = 2 if count == 4 else min(count, 3)
     rows = -(-count // columns)
     figure, grid = plt.subplots(rows, columns, figsize=(3.2 * columns, 2.6 * rows), constrained_layout=True, squeeze=False)
@@ -21,7 +21,7 @@ def panels(count: int) -> tuple[Figure, list[Axes]]:
 
 
 def training_figure(log: pd.DataFrame) -> Figure:
-    """Loss, margin, accuracy, errors relative to the opponent, gradient norm, by step."""
+    """Draw loss, margin, accuracy, errors relative to the opponent, and gradient norm by training step."""
     spin = "margin" in log
     shown = ["loss", "margin", "implicit_accuracy", "errors", "gradient_norm"] if spin else ["loss", "gradient_norm"]
     figure, axes = panels(len(shown))
@@ -42,7 +42,7 @@ def training_figure(log: pd.DataFrame) -> Figure:
 
 
 def selection_figure(folder: Path) -> Figure:
-    """A round's pool: scores of the kept among all, scorer by scorer; distances to the base's samples, and the weights they gave."""
+    """Draw a round's pool: per scorer, the scores of the kept images among all; then distances to the base's samples and weights."""
     pool = pd.read_parquet(folder / "selection.parquet")
     metrics = [name.rpartition("_")[0] for name in pool if name.endswith(("_rank", "_zscore"))]
     edges = json.loads((folder / "edges.json").read_text()) if (folder / "edges.json").exists() else None
@@ -65,9 +65,9 @@ def selection_figure(folder: Path) -> Figure:
 
 
 def image_grid(rounds: list[Path], labels: list[str], columns: int = 12) -> Figure:
-    """The same prompts and noise (columns) for several rounds (rows), from their `images/` folders."""
+    """Draw the same prompts and noise (columns) for several rounds (rows), from their `images/` folders."""
     names = sorted(p.name for p in (rounds[0] / "images").glob("*.png"))[:columns]
-    size = (0.9 * len(names) + 0.9, 0.9 * len(rounds))  # inches; the 0.9 beside the images is for the labels
+    size = (0.9 * len(names) + 0.9, 0.9 * len(rounds))  # inches; the labels beside the images take 0.9
     figure, axes = plt.subplots(len(rounds), len(names), figsize=size, squeeze=False)
     for row, (folder, label) in enumerate(zip(rounds, labels, strict=True)):
         for column, name in enumerate(names):

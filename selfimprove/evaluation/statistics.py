@@ -1,7 +1,7 @@
-"""Uncertainty: intervals over prompts and training seeds, win rates, many comparisons at once, and how many prompts are enough.
+"""Measure uncertainty: intervals over prompts and training seeds, win rates, multiple comparisons, and the number of prompts needed.
 
-scipy and statsmodels compute; what is decided here is the unit that is resampled. That is the prompt, never the image: images of one
-prompt are alike, and a hundred of them carry little more than one.
+scipy and statsmodels do the computing. This module fixes the unit that is resampled: the prompt, never the image. Images of one prompt
+are alike, and a hundred of them carry little more information than one.
 """
 
 import math
@@ -12,14 +12,14 @@ from jaxtyping import Float
 from scipy import stats
 
 RESAMPLES = 2000
-SEED = 5775709  # of the resampling: the same table gives the same interval
-POWER = 0.8  # how often a study of the advised size finds the difference
+SEED = 5775709  # of the resampling, so that the same table gives the same interval
+POWER = 0.8  # probability that a study of the advised size finds the difference
 
 
 def bootstrap_interval(
     values: Float[np.ndarray, " n"], statistic: Callable[..., Float[np.ndarray, "..."]] = np.mean
 ) -> tuple[float, float]:
-    """95 % percentile interval of the mean (or another statistic), resampling entries; equal entries give themselves twice."""
+    """Return the 95 % percentile interval of the mean (or another statistic), resampling entries. Equal entries give zero width."""
     if len(values) < 2 or np.ptp(values) == 0:
         return float(values.mean()), float(values.mean())
     result = stats.bootstrap((values,), statistic, n_resamples=RESAMPLES, batch=100, method="percentile", rng=np.random.default_rng(SEED))
@@ -27,16 +27,16 @@ def bootstrap_interval(
 
 
 def student_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean, lower and upper end of Student's 95 % interval of two or more values."""
+    """Return the mean and the lower and upper end of Student's 95 % interval of two or more values."""
     mean, half = float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
     return mean, mean - half, mean + half
 
 
 def seeds_and_prompts(means: Sequence[float], by_prompt: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
-    """Mean, and a 95 % interval that counts both sources of chance: training seeds, and the prompts that all of them are judged on.
+    """Return the mean and a 95 % interval (low, high) that counts both sources of chance: training seeds, and prompts that all seeds share.
 
-    The halves of the two intervals, Student's over the seeds' means and the normal one over the prompts' (of their means over seeds),
-    add up as squares. Two seeds or more; of one prompt nothing can be said: then the interval is infinite.
+    `means` holds one mean per seed, at least two. `by_prompt` holds one mean over seeds per prompt. The half-width is the root of the sum
+    of two squared half-widths: Student's over the seeds and the normal one over the prompts. With a single prompt it is infinite.
     """
     mean, low, high = student_interval(means)
     over_prompts = 1.96 * float(np.std(by_prompt, ddof=1)) / len(by_prompt) ** 0.5 if len(by_prompt) > 1 else math.inf
@@ -45,10 +45,10 @@ def seeds_and_prompts(means: Sequence[float], by_prompt: Float[np.ndarray, " n"]
 
 
 def seeds_with_intervals(means: Sequence[float], over_prompts: Sequence[Sequence[float]]) -> tuple[float, float, float]:
-    """`seeds_and_prompts` where each seed's own 95 % interval (low, high) over the same prompts is known in place of the prompts.
+    """Return the result of `seeds_and_prompts` from each seed's own 95 % interval (low, high) over the same prompts.
 
-    The half over prompts is the mean of the seeds' halves. It is that of their average if all seeds find the same prompts easy, and too
-    wide otherwise. A single seed has its own.
+    The half-width over prompts is the mean of the seeds' half-widths. This equals the half-width of the seeds' average if all seeds find
+    the same prompts easy, and is too wide otherwise. With a single seed, its own interval is returned.
     """
     if len(means) == 1:
         return means[0], over_prompts[0][0], over_prompts[0][1]
@@ -58,7 +58,7 @@ def seeds_with_intervals(means: Sequence[float], over_prompts: Sequence[Sequence
 
 
 def crossed_interval(values: Float[np.ndarray, "seeds prompts"]) -> tuple[float, float]:
-    """95 % interval of the mean where every training seed is judged on all prompts: `seeds_and_prompts`; of one seed over prompts alone."""
+    """Return the 95 % interval of the mean over seeds that share all prompts (`seeds_and_prompts`); for one seed, over prompts alone."""
     if len(values) == 1:
         return bootstrap_interval(values[0])
     _, low, high = seeds_and_prompts(values.mean(1).tolist(), values.mean(0))
@@ -66,37 +66,37 @@ def crossed_interval(values: Float[np.ndarray, "seeds prompts"]) -> tuple[float,
 
 
 def win_rate(differences: Float[np.ndarray, " n"]) -> tuple[float, float, float, int]:
-    """Share of prompts won, a tie counting half to either side, with Wilson's 95 % interval, and the number of ties.
+    """Return the share of prompts won, Wilson's 95 % interval (low, high), and the number of ties. A tie counts half for either side.
 
-    `differences`: ours less theirs, one a prompt.
+    `differences` holds our score minus theirs, one per prompt.
     """
     ties = int((differences == 0).sum())
     count = len(differences)
     share = float((differences > 0).sum() + 0.5 * ties) / count
-    squared = float(stats.norm.ppf(0.975)) ** 2 / count  # of the normal quantile
+    squared = float(stats.norm.ppf(0.975)) ** 2 / count  # squared normal quantile over the number of prompts
     centre, half = share + squared / 2, math.sqrt(squared * (share * (1 - share) + squared / 4))
     return share, (centre - half) / (1 + squared), (centre + half) / (1 + squared), ties
 
 
 def paired_p_value(differences: Float[np.ndarray, " n"]) -> float:
-    """Two-sided p value of the paired t test that the mean difference is zero; 1 where all differences are zero."""
+    """Return the two-sided p value of the paired t test that the mean difference is 0. It is 1 if all differences are 0."""
     if np.ptp(differences) == 0:
         return 1.0 if differences[0] == 0 else 0.0
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p values: below .05 somewhere is right in all of the table with probability .95, however many are compared."""
-    from statsmodels.stats.multitest import multipletests  # of the extra `notebooks`, as below
+    """Return Holm's adjusted p values: with probability at least 0.95, no true null hypothesis of the whole table has one below 0.05."""
+    from statsmodels.stats.multitest import multipletests  # part of the extra `notebooks`, as below
 
     return [float(p) for p in multipletests(p_values, method="holm")[1]] if len(p_values) else []
 
 
 def prompts_for_difference(differences: Float[np.ndarray, " n"], wanted: float) -> int:
-    """How many prompts find a mean difference of `wanted` (at 5 %, 8 times in 10), if differences vary as these do.
+    """Return how many prompts detect a mean difference of `wanted` (level 5 %, power 0.8) if differences vary as the given ones do.
 
     Raises:
-        ValueError: `wanted` is 0, or fewer than two differences.
+        ValueError: `wanted` is 0, or there are fewer than two differences.
     """
     if wanted == 0 or len(differences) < 2:
         raise ValueError(f"wanted={wanted!r} with {len(differences)} differences: give a difference other than 0 and at least two prompts")
@@ -105,12 +105,12 @@ def prompts_for_difference(differences: Float[np.ndarray, " n"], wanted: float) 
     spread = float(np.std(differences, ddof=1))
     if spread == 0:
         return 2
-    effect = min(abs(wanted) / spread, 10.0)  # beyond that two prompts are enough, and the solver fails
+    effect = min(abs(wanted) / spread, 10.0)  # above 10 two prompts are enough, and the solver fails
     return max(2, int(np.ceil(TTestPower().solve_power(effect_size=effect, alpha=0.05, power=POWER))))
 
 
 def prompts_for_win_rate(rate: float) -> int:
-    """How many prompts tell a win rate of `rate` from one half (at 5 %, 8 times in 10).
+    """Return how many prompts tell a win rate of `rate` from one half (level 5 %, power 0.8).
 
     Raises:
         ValueError: `rate` is one half, or outside (0, 1).

@@ -1,4 +1,4 @@
-"""How numbers are written in a notebook's tables."""
+"""Format the numbers in a notebook's tables."""
 
 import math
 
@@ -6,7 +6,7 @@ import pandas as pd
 
 
 def number(value: float) -> str:
-    """Three significant digits; whole numbers whole, with a comma at the thousands; "0" for what is only rounding of doubles.
+    """Return a number as text: three significant digits, whole numbers in full with thousands commas, "0" for rounding errors of doubles.
 
     >>> [number(v) for v in (2000.0, 5.499737, 0.04123, -2.2e-16, 83805.4, 1.2e-6)]
     ['2,000', '5.50', '0.0412', '0', '83,805', '1.20e-06']
@@ -21,5 +21,5 @@ def number(value: float) -> str:
 
 
 def readable_numbers() -> None:
-    """From here on pandas shows its tables' numbers as `number` writes them."""
+    """Make pandas show the numbers of its tables as `number` writes them."""
     pd.set_option("display.float_format", number)
