@@ -1,7 +1,7 @@
 """ImageReward v1.0 in transformers' BLIP classes: a text encoder that attends to the image's patches, and a head on its first state.
 
-Layout, preprocessing and formula as read in the package image-reward 1.5 (ImageReward.py, BLIP/vit.py, BLIP/med.py). Scores have mean 0 and
-standard deviation 1 over the authors' training data, so negative ones are nothing special.
+Layout, preprocessing and formula follow the package image-reward 1.5 (ImageReward.py, BLIP/vit.py, BLIP/med.py). Scores have mean 0 and
+standard deviation 1 over the authors' training data, so negative scores are common.
 """
 
 import re
@@ -22,8 +22,8 @@ from selfimprove.scorers.images import Images, crop_square, squares
 from selfimprove.scorers.interface import BatchScorer
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the head's raw output over the authors' training data
-LENGTH = 35  # tokens: longer prompts are cut, shorter ones padded
-VISION = BlipVisionConfig(  # ViT-L/16; timm's epsilon, not the 1e-5 of transformers' default
+LENGTH = 35  # tokens; longer prompts are cut, shorter ones padded
+VISION = BlipVisionConfig(  # ViT-L/16 with timm's epsilon in place of transformers' default 1e-5
     hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=224, patch_size=16,
     hidden_act="gelu", layer_norm_eps=1e-6,
 )  # fmt: skip
@@ -31,8 +31,8 @@ TEXT = BlipTextConfig(  # as in med_config.json, with the image tower's width
     vocab_size=30524, hidden_size=768, encoder_hidden_size=1024, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
     max_position_embeddings=512, hidden_act="gelu", layer_norm_eps=1e-12, is_decoder=True,
 )  # fmt: skip
-UNUSED = re.compile(r"blip\.(vision_proj|text_proj)\.(weight|bias)|blip\.text_encoder\.embeddings\.position_ids")  # not on the score's way
-RENAMED = (  # the first pattern that matches the whole key
+UNUSED = re.compile(r"blip\.(vision_proj|text_proj)\.(weight|bias)|blip\.text_encoder\.embeddings\.position_ids")  # the score ignores these
+RENAMED = (  # the first pattern that matches the whole key applies
     (r"blip\.text_encoder\.(.+)", r"text.\1"),
     (r"blip\.visual_encoder\.cls_token", "vision.embeddings.class_embedding"),
     (r"blip\.visual_encoder\.pos_embed", "vision.embeddings.position_embedding"),
@@ -47,7 +47,7 @@ RENAMED = (  # the first pattern that matches the whole key
 
 
 def convert_image_reward(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published state dict in the names of `ImageRewardModel`; a key that has no place keeps its name, and `fill` refuses it."""
+    """Return the published state dict under the names of `ImageRewardModel`. An unknown key keeps its name, and `fill` refuses it."""
     converted = {}
     for key, value in state.items():
         if not UNUSED.fullmatch(key):
@@ -57,7 +57,7 @@ def convert_image_reward(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class ImageRewardModel(nn.Module):
-    """Patches of the image, read by the text encoder's cross-attention; the head on the state of [CLS]."""
+    """A text encoder whose cross-attention reads the image's patches, with a head on the state of [CLS]."""
 
     def __init__(self, vision: BlipVisionConfig = VISION, text: BlipTextConfig = TEXT) -> None:
         super().__init__()
@@ -66,14 +66,14 @@ class ImageRewardModel(nn.Module):
         self.head = published_head(text.hidden_size)
 
     def forward(self, pixels: Float[Tensor, "b 3 h w"], tokens: Int[Tensor, "b l"], mask: Int[Tensor, "b l"]) -> Float[Tensor, " b"]:
-        """Normalised rewards."""
+        """Return normalised rewards, one per image."""
         patches = self.vision(pixels).last_hidden_state
         states = self.text(tokens, attention_mask=mask, encoder_hidden_states=patches).last_hidden_state
         return (self.head(states[:, 0]) - MEAN) / STD
 
 
 def read_image_reward(weights: Path, build: Callable[[], ImageRewardModel] = ImageRewardModel) -> ImageRewardModel:
-    """The network of the published checkpoint, a bare state dict.
+    """Return the network of the published checkpoint, which is a bare state dict.
 
     Raises:
         ScorerError: see `read_state` and `fill`.
@@ -82,9 +82,9 @@ def read_image_reward(weights: Path, build: Callable[[], ImageRewardModel] = Ima
 
 
 class ImageRewardScorer(BatchScorer):
-    """ImageReward: about -2..2; texts beyond 35 tokens are cut.
+    """ImageReward, with scores of about -2 to 2. Texts longer than 35 tokens are cut.
 
-    The published tokenizer adds [DEC] and [ENC] (30522, 30523), which scoring never uses: plain bert-base-uncased reads the same.
+    The published tokenizer adds [DEC] and [ENC] (30522, 30523). Scoring never uses them, so plain bert-base-uncased gives the same tokens.
     """
 
     def __init__(
@@ -95,12 +95,12 @@ class ImageRewardScorer(BatchScorer):
 
     @cached_property
     def model(self) -> ImageRewardModel:
-        """The network, frozen, in float32."""
+        """Return the network, frozen, in float32."""
         return self.read().to(self.device)
 
     @cached_property
     def tokenizer(self) -> Any:
-        """BERT's word pieces, lower-cased."""
+        """Return BERT's lower-casing word-piece tokenizer."""
         return BertTokenizer.from_pretrained(self.folder)
 
     def score(self, images: Images, prompts: list[str]) -> Float[Tensor, " b"]:

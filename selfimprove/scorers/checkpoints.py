@@ -1,4 +1,4 @@
-"""Finding and reading checkpoints: nothing in them is executed, and every key must fit."""
+"""Find and read checkpoints. Nothing in them is executed, and every key must fit."""
 
 import pickle
 import warnings
@@ -19,10 +19,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def fetch(name: str, repository: str, wanted: Sequence[str], needed: str) -> Path:
-    """A folder with the wanted files of a hub repository (patterns allowed), from the cache or downloaded.
+    """Return a folder with the wanted files of a hub repository (patterns allowed), taken from the cache or downloaded.
 
     Raises:
-        ScorerError: the hub did not give `needed`.
+        ScorerError: the hub does not provide the file `needed`.
     """
     try:
         folder = Path(snapshot_download(repository, allow_patterns=list(wanted)))
@@ -41,15 +41,15 @@ def _absent(name: str, repository: str, file: str, reason: str) -> ScorerError:
 
 
 def read_state(path: Path, inside: str = "") -> dict[str, Tensor]:
-    """The state dict in a safetensors file or torch checkpoint, under the key `inside` if given; on the CPU.
+    """Return the state dict of a safetensors file or torch checkpoint, on the CPU; with `inside`, the one under that key.
 
     Raises:
-        ScorerError: missing, truncated, holding pickled code (refused, nothing is executed), or no state dict.
+        ScorerError: the file is missing or truncated, holds pickled code (refused; nothing is executed), or holds no state dict.
     """
     if not path.is_file():
         raise ScorerError(f"checkpoint {str(path)!r} does not exist; check the path")
     try:
-        with warnings.catch_warnings(action="ignore"):  # of pickle protocols, before the refusal
+        with warnings.catch_warnings(action="ignore"):  # about pickle protocols, before the refusal
             content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error) or _first_byte(path) == pickle.PROTO:
@@ -77,12 +77,12 @@ def _unreadable(path: Path) -> ScorerError:
 
 
 def fill(build: Callable[[], Network], state: Mapping[str, Tensor], path: Path) -> Network:
-    """A network in float32 and eval mode with exactly the weights of `state`, which were read from `path`.
+    """Build a frozen network in float32 and eval mode with exactly the weights in `state`, which were read from `path`.
 
     Raises:
         ScorerError: keys are missing or left over, or shapes differ.
     """
-    with torch.random.fork_rng(devices=[]), no_init_weights():  # values drawn in vain must not shift anyone's random numbers
+    with torch.random.fork_rng(devices=[]), no_init_weights():  # unused initial weights must not advance the caller's random numbers
         network = build()
     expected = network.state_dict()
     missing, extra = [k for k in expected if k not in state], [k for k in state if k not in expected]

@@ -1,4 +1,4 @@
-"""Scorers on CLIP embeddings: text alignment, preference models of CLIP's architecture, aesthetic heads."""
+"""Scorers on CLIP embeddings: text alignment, preference models of CLIP's architecture, and aesthetic heads."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -21,10 +21,10 @@ Pixels = Callable[[Images], Float[Tensor, "b 3 h w"]]
 
 
 def read_clip(weights: Path) -> CLIPModel:
-    """A CLIPModel whose config.json lies beside its weights (safetensors or bin).
+    """Return a CLIPModel whose config.json lies beside its weights (safetensors or bin).
 
     Raises:
-        ScorerError: see `read_state` and `fill`; also when the folder is another model's.
+        ScorerError: see `read_state` and `fill`; also if config.json is not JSON, or the folder holds another kind of model.
     """
     try:
         settings = json.loads((weights.parent / "config.json").read_text())
@@ -39,15 +39,15 @@ def read_clip(weights: Path) -> CLIPModel:
 
 
 def processor_pixels(folder: Path, rounding: Callable[[Tensor], Tensor] = torch.round) -> Pixels:
-    """Preprocessing by the folder's preprocessor_config.json: the PIL image resized, whatever else is installed."""
+    """Return the preprocessing of the folder's preprocessor_config.json. It always resizes the PIL image, whatever else is installed."""
     processor = CLIPImageProcessorPil.from_pretrained(folder)
     return lambda images: processor(eight_bit(images, rounding), return_tensors="pt").pixel_values
 
 
 class ClipTowers:
-    """The two towers of a CLIP and its tokenizer, on a device; read at first use. Scorers may share one.
+    """The image and text towers of a CLIP and its tokenizer, on one device. They are loaded at first use, and scorers may share them.
 
-    `read` gives the model, `clean` is applied to each text before the tokenizer.
+    `read` returns the model. `clean` is applied to each text before the tokenizer.
     """
 
     def __init__(self, read: Callable[[], CLIPModel], tokenizer: Path, device: torch.device, clean: Callable[[str], str] = str) -> None:
@@ -55,30 +55,30 @@ class ClipTowers:
 
     @cached_property
     def model(self) -> CLIPModel:
-        """The network, frozen, in float32."""
+        """Return the network, frozen, in float32."""
         return self.read().to(self.device)
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:
-        """CLIP's byte-level BPE."""
+        """Return CLIP's byte-level BPE tokenizer."""
         return CLIPTokenizer.from_pretrained(self.folder)
 
     def texts(self, prompts: Sequence[str]) -> Float[Tensor, "b d"]:
-        """L2-normalised text embeddings; cut at the encoder's limit."""
+        """Return L2-normalised text embeddings. Prompts are cut at the encoder's limit."""
         limit = self.model.config.text_config.max_position_embeddings
         cleaned = [self.clean(prompt) for prompt in prompts]
         tokens = self.tokenizer(cleaned, padding=True, truncation=True, max_length=limit, return_tensors="pt").to(self.device)
         return F.normalize(self.model.get_text_features(**tokens).pooler_output, dim=1)
 
     def images(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        """L2-normalised embeddings of preprocessed images."""
+        """Return L2-normalised embeddings of preprocessed images."""
         return F.normalize(self.model.get_image_features(pixel_values=pixels.to(self.device)).pooler_output, dim=1)
 
 
 class RewardHead(nn.Module):
-    """Linear layers of the given widths, down to one value; a dropout after each of the first ones, no activations.
+    """Linear layers of the given widths that end in one value, with a dropout after each of the first layers and no activations.
 
-    Dropouts have an index of their own in `layers`, so that the parameters' names are those of the published state dicts.
+    Each dropout takes an index in `layers`, so that the parameters have the names of the published state dicts.
     """
 
     def __init__(self, widths: Sequence[int], dropouts: Sequence[float]) -> None:
@@ -93,19 +93,19 @@ class RewardHead(nn.Module):
 
 
 class AestheticHead(RewardHead):
-    """The embedded world's head on L2-normalised CLIP image features, as LAION's predictor has it, only smaller; about 1..10."""
+    """The embedded world's head on L2-normalised CLIP image features: LAION's predictor, only smaller. Its scores are about 1 to 10."""
 
     def __init__(self, width: int) -> None:
         super().__init__((width, 128, 32), (0.1,))
 
 
 def published_head(width: int = 768) -> RewardHead:
-    """768-1024-128-64-16-1, as published for LAION's aesthetic predictor v2, and in ImageReward."""
+    """Return a head 768-1024-128-64-16-1, as published for LAION's aesthetic predictor v2 and used in ImageReward."""
     return RewardHead((width, 1024, 128, 64, 16), (0.2, 0.2, 0.1))
 
 
 class ClipScorer(BatchScorer):
-    """Cosine of image and text embeddings, times exp(logit_scale) if `scaled`: CLIP text alignment and PickScore; without, HPSv2."""
+    """Cosine of image and text embeddings. If `scaled`, times exp(logit_scale): CLIP text alignment and PickScore. HPSv2 is not scaled."""
 
     def __init__(self, name: str, version: str, towers: ClipTowers, pixels: Pixels, scaled: bool = True, batch_size: int = 128) -> None:
         super().__init__(name, version, towers.device, batch_size)
@@ -113,7 +113,7 @@ class ClipScorer(BatchScorer):
 
     @torch.inference_mode()
     def features(self, images: Images) -> Float[Tensor, "b d"]:
-        """L2-normalised image embeddings of one batch, on the CPU: what distances between sets of images are measured in."""
+        """Return L2-normalised image embeddings of one batch, on the CPU. Distances between sets of images are measured on them."""
         return self.towers.images(self.pixels(images)).float().cpu()
 
     def score(self, images: Images, prompts: list[str]) -> Float[Tensor, " b"]:
@@ -122,7 +122,7 @@ class ClipScorer(BatchScorer):
 
 
 class AestheticScorer(BatchScorer):
-    """A head on L2-normalised CLIP image embeddings, about 1..10; the prompt is ignored."""
+    """A head on L2-normalised CLIP image embeddings, with scores of about 1 to 10. The prompt is ignored."""
 
     def __init__(
         self, name: str, version: str, towers: ClipTowers, pixels: Pixels, read_head: Callable[[], RewardHead], batch_size: int = 128
@@ -132,7 +132,7 @@ class AestheticScorer(BatchScorer):
 
     @cached_property
     def head(self) -> RewardHead:
-        """The head on the towers' device."""
+        """Return the head, on the towers' device."""
         return self.read_head().to(self.device)
 
     def score(self, images: Images, prompts: list[str]) -> Float[Tensor, " b"]:

@@ -1,4 +1,4 @@
-"""The shapes world's own scorers: small learned networks of the published kinds, and the oracle, which must not select."""
+"""Scorers of the shapes world: small learned networks of the published kinds, and the oracle, which must not select."""
 
 from collections.abc import Sequence
 from functools import cached_property, partial
@@ -21,9 +21,9 @@ VERSION = "shapes world"
 
 
 def load_embedded(names: Sequence[str], device: torch.device, folder: Path, batch_size: int = 128) -> dict[str, Scorer]:
-    """Scorers of `SHAPES_SCORERS` by name; `folder` holds them.
+    """Return scorers of `SHAPES_SCORERS` by name. `folder` holds their weights.
 
-    Tensors are rounded down to 8 bits, not to the nearest: so recorded experiments scored them.
+    Tensors are rounded down to 8 bits, not to the nearest value, because the recorded experiments scored them so.
     """
 
     def towers(name: str) -> ClipTowers:
@@ -49,9 +49,9 @@ RULES = ShapesRules()
 
 
 def read_caption(prompt: str) -> tuple[list[int], list[bool]]:
-    """The scene that a caption describes, as indices into ATTRIBUTES, and which of them it states.
+    """Return the scene that a caption describes, as indices into ATTRIBUTES, and which of the attributes it states.
 
-    An attribute named twice with different words is not stated; an index without statement means nothing.
+    An attribute that is given two different values counts as not stated. The index of an unstated attribute has no meaning.
     """
     named = RULES.stated(prompt)
     stated = [len(named[attribute]) == 1 for attribute in ATTRIBUTES]
@@ -61,7 +61,11 @@ def read_caption(prompt: str) -> tuple[list[int], list[bool]]:
 
 
 class OracleScorer(BatchScorer):
-    """`quality`: how well the scene is drawn, 0..1, 0 for no scene. `all_right`: 1 if the image shows all that the prompt states."""
+    """Scorer of the truth about the embedded world, which must not select. `name` is "quality" or "all_right".
+
+    "quality" is how well the scene is drawn, in [0, 1]; it is 0 if the image is no scene. "all_right" is 1 if the image is a scene and
+    shows all that the prompt states, else 0.
+    """
 
     for_selection = False
 
@@ -70,7 +74,7 @@ class OracleScorer(BatchScorer):
 
     @cached_property
     def oracle(self) -> Oracle:
-        """The shipped network; small, and always on the CPU."""
+        """Return the shipped network. It is small and always on the CPU."""
         return load_oracle()
 
     def score(self, images: Images, prompts: list[str]) -> Float[Tensor, " b"]:

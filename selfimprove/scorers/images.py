@@ -1,4 +1,4 @@
-"""From an image of any kind to what a network sees: 8-bit RGB, resized as each scorer's published code does it."""
+"""Turn an image of any kind into what a network sees: 8-bit RGB, resized as each scorer's published code does it."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,53 +15,53 @@ DEEPEST = 65535  # the largest value of a 16-bit image
 
 
 class ScorerError(ValueError):
-    """A scorer cannot be had, or gave what is no score; the message says why and what to do."""
+    """A scorer cannot be loaded, or returned something that is no score; the message says why and what to do."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB. Alpha is dropped, not laid on a ground, as in the published scorers' code; 16 bits are scaled to 8.
+    """Convert to 8-bit RGB. Alpha is dropped, without a background, as in the published scorers' code. 16-bit values are scaled to 8 bits.
 
     Raises:
-        ScorerError: mode F, whose range is unknown.
+        ScorerError: the image has mode F, whose range is unknown.
     """
     if image.mode == "F":
         raise ScorerError("an image of mode F (floats) has no known range; convert it to 8 bits, or give a tensor in [0, 1]")
-    if image.mode.startswith("I"):  # PIL would clip at 255
+    if image.mode.startswith("I"):  # PIL would clip the values at 255
         values = np.asarray(image).astype(np.float64).clip(0, DEEPEST) / DEEPEST
         image = Image.fromarray((values * 255).round().astype(np.uint8))
     return image.convert("RGB")
 
 
 def eight_bit(images: Images, rounding: Callable[[Tensor], Tensor] = torch.round) -> list[Image.Image]:
-    """8-bit RGB images; the default rounding makes of a tensor what a saved PNG holds.
+    """Convert images to 8-bit RGB. With the default rounding, a tensor becomes what a saved PNG would hold.
 
     Raises:
-        ScorerError: a tensor with values outside [0, 1], or an image of mode F.
+        ScorerError: a tensor has values outside [0, 1], or an image has mode F.
     """
     if not isinstance(images, Tensor):
         return [to_rgb(image) for image in images]
-    if not bool(((images >= 0) & (images <= 1)).all()):  # NaN is outside, too
+    if not bool(((images >= 0) & (images <= 1)).all()):  # NaN counts as outside
         raise ScorerError(f"images have values from {float(images.min()):g} to {float(images.max()):g}; give images in [0, 1]")
     values = rounding(images.float() * 255).byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(value) for value in values]
 
 
 def black_images(images: Images) -> list[int]:
-    """The rows of the images that a safety checker may have blanked: every pixel of every channel is 0 in 8 bits."""
+    """Return the rows of images that are 0 in 8 bits at every pixel and channel. A safety checker may have blanked them."""
     if isinstance(images, Tensor):
         return ((images * 255).abs() < 0.5).flatten(1).all(1).nonzero()[:, 0].tolist()
     return [row for row, image in enumerate(images) if to_rgb(image).getbbox() is None]
 
 
 def to_tensor(image: Image.Image) -> Float[Tensor, "3 h w"]:
-    """An RGB image with values in [0, 1]."""
+    """Convert an RGB image to a tensor in [0, 1]."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
 
 def crop_square(image: Image.Image, size: int) -> Float[Tensor, "3 h w"]:
-    """Shorter side to `size`, the PIL image resized (bicubic), centre cropped: OpenAI's CLIP code, LAION's and ImageReward's.
+    """Resize the shorter side of the PIL image to `size` (bicubic) and crop the centre, as OpenAI's CLIP, LAION and ImageReward do.
 
-    The crop's offset is rounded, halves to even, as torchvision does; transformers' CLIP processor rounds it down.
+    The crop's offset is rounded, halves to even, as torchvision does. transformers' CLIP processor rounds it down.
     """
     width, height = image.size
     short = min(width, height)
@@ -72,10 +72,10 @@ def crop_square(image: Image.Image, size: int) -> Float[Tensor, "3 h w"]:
 
 
 def fit_square(image: Image.Image, size: int) -> Float[Tensor, "3 h w"]:
-    """Longer side to `size`, the tensor resized (bicubic, antialiased, not clamped), zeros around: HPSv2's preprocessing.
+    """Resize the longer side of the tensor to `size` (bicubic, antialiased, not clamped) and pad with zeros: HPSv2's preprocessing.
 
-    Antialiased as by torchvision from 0.17 on, with which that code runs today. The original fails where the shorter side would vanish
-    (here it keeps one pixel), and does not pad an image whose longer side has the size already.
+    Antialiasing follows torchvision 0.17 and later, with which HPSv2's code runs today. If the shorter side would vanish, one pixel of it
+    is kept here, where the original fails. The original does not pad an image whose longer side is already `size`.
     """
     pixels = to_tensor(image)
     scale = size / max(pixels.shape[1:])
@@ -87,11 +87,11 @@ def fit_square(image: Image.Image, size: int) -> Float[Tensor, "3 h w"]:
 
 
 def normalise(pixels: Float[Tensor, "*b 3 h w"]) -> Float[Tensor, "*b 3 h w"]:
-    """Minus CLIP's mean, by its standard deviation, a channel."""
+    """Subtract CLIP's mean and divide by its standard deviation, per channel."""
     mean, std = torch.tensor(OPENAI_CLIP_MEAN), torch.tensor(OPENAI_CLIP_STD)
     return (pixels - mean[:, None, None]) / std[:, None, None]
 
 
 def squares(images: Images, fit: Callable[[Image.Image, int], Tensor], size: int) -> Float[Tensor, "b 3 h w"]:
-    """Normalised pixels of a batch, each image fitted into a square."""
+    """Return the normalised pixels of a batch, with each image made square by `fit`."""
     return normalise(torch.stack([fit(image, size) for image in eight_bit(images)]))

@@ -1,4 +1,4 @@
-"""What every scorer is: images and prompts in, one float an image out."""
+"""The interface of every scorer: images and prompts in, one float per image out."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -10,20 +10,21 @@ from torch import Tensor, nn
 
 from selfimprove.scorers.images import Images, ScorerError, black_images
 
-Scorer = Callable[[Float[Tensor, "b 3 h w"], Sequence[str]], Float[Tensor, " b"]]  # a plain function will do; BatchScorer is one
+Scorer = Callable[[Float[Tensor, "b 3 h w"], Sequence[str]], Float[Tensor, " b"]]  # a plain function is enough
 
 
 class BlackImageWarning(UserWarning):
-    """Images that are black throughout were scored: a safety checker makes such images, and their scores mean nothing."""
+    """Wholly black images were scored. A safety checker makes such images, and their scores mean nothing."""
 
 
 class BatchScorer(ABC):
-    """A scorer that works in batches on a device, reads its weights at first use, and checks what goes in and comes out.
+    """A scorer that works in batches on a device, loads its weights at first use, and checks its inputs and outputs.
 
-    `name` is the column's, `version` says whose weights they are, for table headers. Scores of different prompts are not comparable.
+    `name` is the name of its table column. `version` says whose weights it uses, for table headers. Scores of different prompts are not
+    comparable.
     """
 
-    for_selection = True  # False: measures the truth, and must not choose training data
+    for_selection = True  # False: the scorer measures the truth, and must not choose training data
 
     def __init__(self, name: str, version: str, device: torch.device, batch_size: int) -> None:
         if batch_size < 1:
@@ -32,16 +33,16 @@ class BatchScorer(ABC):
 
     @abstractmethod
     def score(self, images: Images, prompts: list[str]) -> Float[Tensor, " b"]:
-        """The scores of one batch."""
+        """Return the scores of one batch."""
 
     @torch.inference_mode()
     def __call__(self, images: Images, prompts: Sequence[str]) -> Float[Tensor, " b"]:
-        """Scores on the CPU. Prompts may be empty; what a text encoder's limit cuts is not read.
+        """Return the scores on the CPU. Prompts may be empty. Text beyond the text encoder's limit is ignored.
 
         Warns (`BlackImageWarning`) of black images, with their number and rows.
 
         Raises:
-            ScorerError: counts differ, an image cannot be read (see `eight_bit`), or a score is not finite.
+            ScorerError: the numbers of images and prompts differ, an image cannot be read (see `eight_bit`), or a score is not finite.
         """
         if len(images) != len(prompts):
             raise ScorerError(f"{self.name}: {len(images)} images and {len(prompts)} prompts; give one prompt an image")
@@ -60,7 +61,7 @@ class BatchScorer(ABC):
 
 
 def resident_memory(scorers: Iterable[Scorer]) -> int:
-    """Bytes of the networks that scorers have read so far, on whatever device; one that several share counts once."""
+    """Return the bytes of the networks that the scorers have loaded so far, on any device. A shared network counts once."""
     held: list[object] = list(scorers)
     seen: set[int] = set()
     weights: dict[int, Tensor] = {}

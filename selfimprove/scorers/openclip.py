@@ -1,7 +1,7 @@
-"""HPSv2's checkpoints in transformers' CLIPModel: key conversion from open_clip's layout, and its own treatment of text.
+"""HPSv2's checkpoints in transformers' CLIPModel: conversion of the keys from open_clip's layout, and HPSv2's own cleaning of text.
 
-Layout and preprocessing as read in the package hpsv2 1.2.0 (ViT-H-14.json, model.py, transformer.py, tokenizer.py). Its scores are cosines
-without logit scale. It runs under mixed precision on a GPU; here everything is float32.
+Layout and preprocessing follow the package hpsv2 1.2.0 (ViT-H-14.json, model.py, transformer.py, tokenizer.py). HPSv2's scores are cosines
+without logit scale. That package runs in mixed precision on a GPU; here everything is float32.
 """
 
 import html
@@ -27,7 +27,7 @@ VIT_H_14 = CLIPConfig(
     },
 )  # fmt: skip
 
-WHOLE = {  # outside the blocks; a trailing * stands for weight and bias
+WHOLE = {  # keys outside the blocks; a trailing * stands for weight and bias
     "logit_scale": "logit_scale",
     "positional_embedding": "text_model.embeddings.position_embedding.weight",
     "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
@@ -46,7 +46,7 @@ IN_BLOCK = {
 
 
 def convert_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """open_clip's state dict of a ViT CLIP in the names of CLIPModel; a key that has no place keeps its name, and `fill` refuses it."""
+    """Return open_clip's state dict of a ViT CLIP under the names of CLIPModel. An unknown key keeps its name, and `fill` refuses it."""
     whole = {
         source.replace("*", kind): target.replace("*", kind)
         for source, target in WHOLE.items()
@@ -68,7 +68,7 @@ def convert_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_hps(weights: Path, config: CLIPConfig = VIT_H_14) -> CLIPModel:
-    """The network of a published HPSv2 checkpoint (its state dict lies under `state_dict`).
+    """Return the network of a published HPSv2 checkpoint, whose state dict lies under `state_dict`.
 
     Raises:
         ScorerError: see `read_state` and `fill`.
@@ -77,5 +77,5 @@ def read_hps(weights: Path, config: CLIPConfig = VIT_H_14) -> CLIPModel:
 
 
 def clean_text(text: str) -> str:
-    """What open_clip's tokenizer does first: mended Unicode (typographic quotes become plain), HTML entities resolved."""
+    """Clean a text as open_clip's tokenizer does first: repair Unicode (typographic quotes become plain) and resolve HTML entities."""
     return html.unescape(html.unescape(ftfy.fix_text(text))).strip()

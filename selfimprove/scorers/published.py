@@ -1,4 +1,4 @@
-"""The published scorers: whose weights, which files, where from, and how each is put together."""
+"""Load the published scorers: whose weights they use, which files they need and where from, and how each is assembled."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from selfimprove.scorers.openclip import clean_text, read_hps
 
 CLIP_L, CLIP_H, BERT = "openai/clip-vit-large-patch14", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "google-bert/bert-base-uncased"
 HPS = "xswu/HPSv2"
-MODEL_FILES = ("model.safetensors", "pytorch_model.bin")  # of a CLIPModel folder; the hub is asked for the first
+MODEL_FILES = ("model.safetensors", "pytorch_model.bin")  # of a CLIPModel folder; from the hub only the first is downloaded
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt", "vocab.txt")
 PROCESSOR_FILE = "preprocessor_config.json"
-SIZE = 224  # pixels, of every published network here
+SIZE = 224  # pixels: input size of every published network here
 
 
-Shared = dict[tuple[Path, Path], ClipTowers]  # networks that scorers of one call share
+Shared = dict[tuple[Path, Path], ClipTowers]  # networks that the scorers of one call share
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One scorer that was asked for: its name and version, its checkpoint, where and how it runs, and the towers it may share."""
+    """A scorer that was asked for: its name, version and checkpoint, its device and batch size, and the towers it may share."""
 
     name: str
     version: str
@@ -37,18 +37,18 @@ class Asked:
     shared: Shared
 
     def towers(self, weights: Path, tokenizer: Path) -> ClipTowers:
-        """Return the CLIP of these weights, the one that another scorer of the same call has if there is one."""
+        """Return the CLIP of these weights. Scorers of the same call share one instance."""
         return self.shared.setdefault((weights, tokenizer), ClipTowers(partial(read_clip, weights), tokenizer, self.device))
 
     def beside(self, wanted: Sequence[str], needed: Sequence[str]) -> Path:
-        """Return the checkpoint's own folder if it holds one of the needed files, else the hub's."""
+        """Return the checkpoint's own folder if it holds one of the files `needed`, else a folder downloaded from the hub."""
         if any((self.weights.parent / file).is_file() for file in needed):
             return self.weights.parent
         return fetch(self.name, PUBLISHED_SCORERS[self.name].beside, wanted, needed[0])
 
 
 def _clip(asked: Asked) -> BatchScorer:
-    """A CLIPModel folder with its own processor: text alignment, PickScore."""
+    """Build a scorer from a CLIPModel folder with its own processor: text alignment or PickScore."""
     tokenizer = asked.beside(TOKENIZER_FILES, ("tokenizer.json", "vocab.json"))
     towers = asked.towers(asked.weights, tokenizer)
     pixels = processor_pixels(asked.beside((PROCESSOR_FILE,), (PROCESSOR_FILE,)))
@@ -56,7 +56,7 @@ def _clip(asked: Asked) -> BatchScorer:
 
 
 def _hps(asked: Asked) -> BatchScorer:
-    """An open_clip checkpoint in transformers' classes: HPSv2 and HPSv2.1."""
+    """Build HPSv2 or HPSv2.1 from an open_clip checkpoint in transformers' classes."""
     tokenizer = asked.beside(TOKENIZER_FILES, ("tokenizer.json", "vocab.json"))
     towers = ClipTowers(partial(read_hps, asked.weights), tokenizer, asked.device, clean_text)
     return ClipScorer(asked.name, asked.version, towers, partial(squares, fit=fit_square, size=SIZE), False, asked.batch_size)
@@ -69,7 +69,7 @@ def _image_reward(asked: Asked) -> BatchScorer:
 
 
 def _aesthetic(asked: Asked) -> BatchScorer:
-    """A head on the embeddings of the CLIP beside it."""
+    """Build the aesthetic scorer: a head on the embeddings of the CLIP beside it."""
     clip = _clip_weights(asked.beside(("config.json", MODEL_FILES[0], *TOKENIZER_FILES), ("config.json",)))
     cropped = partial(squares, fit=crop_square, size=SIZE)
 
@@ -81,10 +81,10 @@ def _aesthetic(asked: Asked) -> BatchScorer:
 
 @dataclass(frozen=True)
 class Published:
-    """Where the files of a scorer are, and what puts it together.
+    """Where the files of a scorer are, and which function assembles it.
 
-    `file`: a checkpoint in the hub repository, empty for a CLIPModel folder. `beside`: the hub repository of tokenizer and processor (for
-    `aesthetic`, of the CLIP) where they do not lie beside the checkpoint. `build`: makes the scorer from what was `Asked` for.
+    `file` is a checkpoint in the hub repository; it is empty for a CLIPModel folder. `beside` is the hub repository of tokenizer and
+    processor (for `aesthetic`, of the CLIP), used if they do not lie beside the checkpoint. `build` makes the scorer from an `Asked`.
     """
 
     repository: str
@@ -97,14 +97,14 @@ class Published:
 PUBLISHED_SCORERS = {
     # text alignment, 100 * cosine
     "clip": Published(CLIP_L, "", CLIP_L, "https://github.com/openai/CLIP", _clip),
-    # about 20..22; its authors' README loads this model with the processor of CLIP_H
+    # about 20 to 22; the authors' README loads this model with the processor of CLIP_H
     "pickscore": Published("yuvalkirstain/PickScore_v1", "", CLIP_H, "https://github.com/yuvalkirstain/PickScore", _clip),
-    # cosines of about .2 to .3; the two versions are not comparable, says their README
+    # cosines of about 0.2 to 0.3; according to their README the two versions are not comparable
     "hpsv2": Published(HPS, "HPS_v2_compressed.pt", CLIP_H, "https://github.com/tgxs002/HPSv2", _hps),
     "hpsv2.1": Published(HPS, "HPS_v2.1_compressed.pt", CLIP_H, "https://github.com/tgxs002/HPSv2", _hps),
-    # v1.0, about -2..2
+    # v1.0, about -2 to 2
     "imagereward": Published("THUDM/ImageReward", "ImageReward.pt", BERT, "https://github.com/zai-org/ImageReward", _image_reward),
-    # LAION's predictor v2 (SAC + Logos + AVA1), about 1..10; its head lies in a git repository only
+    # LAION's predictor v2 (SAC + Logos + AVA1), about 1 to 10; its head lies only in a git repository
     "aesthetic": Published(
         "",
         "sac+logos+ava1-l14-linearMSE.pth",
@@ -116,13 +116,13 @@ PUBLISHED_SCORERS = {
 
 
 def load_published(specs: Sequence[str], device: torch.device, batch_size: int = 16) -> dict[str, Scorer]:
-    """Return published scorers by bare name. Files are found (or downloaded) now, weights are read at first use.
+    """Return published scorers by bare name. Files are found or downloaded now; weights are loaded at first use.
 
-    A spec is a name of `PUBLISHED_SCORERS`, or `name=path` with a checkpoint file or a folder. A folder that holds tokenizer (and
-    processor, or CLIP) beside the checkpoint needs no connection.
+    A spec is a name of `PUBLISHED_SCORERS`, or `name=path` with a checkpoint file or a folder. If the folder also holds the tokenizer (and
+    the processor, or the CLIP), no connection is needed.
 
     Raises:
-        ScorerError: a name is not known, or a file cannot be had.
+        ScorerError: a name is unknown, or a file cannot be found or downloaded.
     """
     shared: Shared = {}
     scorers: dict[str, Scorer] = {}
@@ -142,7 +142,7 @@ def load_published(specs: Sequence[str], device: torch.device, batch_size: int =
 
 
 def _weights(name: str, given: str) -> Path:
-    """The checkpoint: what was given, or the published one."""
+    """Return the checkpoint that was given, or the published one."""
     source = PUBLISHED_SCORERS[name]
     if not given:
         if not source.repository:

@@ -1,4 +1,4 @@
-"""Scorers by name, in three families: the same short name may mean an embedded or a published one."""
+"""Load scorers by name, in three families. The same short name may mean an embedded or a published scorer."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from selfimprove.shapes import ASSETS
 
 
 class Family(NamedTuple):
-    """A family of scorers: its names, and what loads some of them by name onto a device from the folder of the embedded assets."""
+    """A family of scorers: its names, and a function that loads some of them onto a device, given the folder of the embedded assets."""
 
     names: tuple[str, ...]
     load: Callable[[Sequence[str], torch.device, Path], dict[str, Scorer]]
@@ -28,13 +28,13 @@ FAMILIES = {
 
 
 def load_scorers(names: Sequence[str], device: torch.device, assets: Path = ASSETS, family: str = "shapes") -> dict[str, Scorer]:
-    """Return scorers by name; each reads its weights at first use.
+    """Return scorers by name; each loads its weights at first use.
 
-    `family`: a key of `FAMILIES`. "shapes": the embedded learned scorers, from `assets`/scorers. "published": see `load_published`; a
-    name may be followed by "=path". "oracle": the truth about the embedded world, which must not select anything.
+    `family` is a key of `FAMILIES`. "shapes" are the embedded learned scorers, from `assets`/scorers. "published" are the scorers of
+    `load_published`; a name may be followed by "=path". "oracle" is the truth about the embedded world, which must not select anything.
 
     Raises:
-        ScorerError: the family or a name is not known, or a file of a published scorer cannot be had.
+        ScorerError: the family or a name is unknown, or a file of a published scorer cannot be found or downloaded.
     """
     if family not in FAMILIES:
         raise ScorerError(f"family={family!r} is not known; choose from {list(FAMILIES)}")
