@@ -1,6 +1,6 @@
-"""What a study says: shares with intervals, Bradley-Terry scores, how far raters agree with each other and with themselves.
+"""Analyse a study: shares with intervals, Bradley-Terry scores, and the agreement of raters with each other and with themselves.
 
-Every function takes the table of `study.read_answers`. Repeats count only where a rater is compared with themselves; skips never count.
+Every function takes the table of `study.read_answers`. Repeats count only in `self_agreement` and `position_bias`. Skips are never answers.
 """
 
 from itertools import combinations
@@ -18,11 +18,11 @@ from statsmodels.stats.proportion import proportion_confint
 from selfimprove.study.pairwise import LEFT, RIGHT, SKIP, TIE
 from selfimprove.study.store import StudyError
 
-LARGEST = 10.0  # bound on a score, for resamples in which a model won everything: odds of 22,000 to 1
+LARGEST = 10.0  # bound on a score in resamples where a model won everything: odds of 22,000 to 1
 
 
 class Agreement(NamedTuple):
-    """Fleiss' kappa over the pairs that every rater answered; nan where all gave one and the same answer, or nothing is shared."""
+    """Fleiss' kappa over the pairs that every rater answered. It is NaN without a second rater, shared pairs, or differing answers."""
 
     kappa: float
     pairs: int
@@ -30,7 +30,7 @@ class Agreement(NamedTuple):
 
 
 def _of(answers: pd.DataFrame, question: str) -> pd.DataFrame:
-    """First-time answers to a question, skips left out."""
+    """Return the first-time answers to a question, without skips."""
     known = sorted(answers["question"].unique())
     if question not in known:
         raise StudyError(f"question={question!r} has no answers; choose from {known}")
@@ -38,12 +38,12 @@ def _of(answers: pd.DataFrame, question: str) -> pd.DataFrame:
 
 
 def models_of(answers: pd.DataFrame) -> list[str]:
-    """The models compared, sorted."""
+    """Return the compared models, sorted."""
     return sorted({*answers["left"], *answers["right"]})
 
 
 def _share(successes: int, trials: int) -> dict[str, float]:
-    """A share with its Wilson 95 % interval; nan where there were no trials."""
+    """Return a share with its Wilson 95 % interval, or NaN if there were no trials."""
     if not trials:
         return {"share": np.nan, "low": np.nan, "high": np.nan}
     low, high = proportion_confint(successes, trials, method="wilson")
@@ -51,9 +51,9 @@ def _share(successes: int, trials: int) -> dict[str, float]:
 
 
 def win_shares(answers: pd.DataFrame, question: str) -> pd.DataFrame:
-    """One row a pair of models: how often each won, ties, skips, and the first one's `share` of decided answers with Wilson interval.
+    """Return one row per pair of models: wins of each, ties, skips, and the first one's `share` of decided answers with Wilson interval.
 
-    The interval takes answers for independent; several raters of the same few prompts are not: `bradley_terry` resamples prompts.
+    The interval treats answers as independent. Several raters' answers to the same few prompts are not: `bradley_terry` resamples prompts.
     """
     chosen = _of(answers, question)
     skipped = answers[(answers["question"] == question) & ~answers["repeat"] & (answers["answer"] == SKIP)]
@@ -69,9 +69,9 @@ def win_shares(answers: pd.DataFrame, question: str) -> pd.DataFrame:
 
 
 def fit_bradley_terry(wins: Float[np.ndarray, "m m"]) -> Float[np.ndarray, " m"]:
-    """Maximum-likelihood scores, P(i beats j) = sigmoid(s_i - s_j), from `wins[i, j]`, how often i beat j; their sum is 0.
+    """Return maximum-likelihood scores with sum 0, P(i beats j) = sigmoid(s_i - s_j). `wins[i, j]` is how often i beat j.
 
-    Finite only if no group of models won, or lost, everything against the rest; else the bound LARGEST stands in.
+    The scores are finite only if no group of models won, or lost, everything against the rest. Otherwise LARGEST bounds them.
     """
 
     def loss(scores: np.ndarray) -> tuple[float, np.ndarray]:
@@ -84,12 +84,12 @@ def fit_bradley_terry(wins: Float[np.ndarray, "m m"]) -> Float[np.ndarray, " m"]
 
 
 def bradley_terry(answers: pd.DataFrame, question: str, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Bradley-Terry score of each model (log odds; their sum is 0) with a 95 % bootstrap interval over prompts: `score`, `low`, `high`.
+    """Return each model's Bradley-Terry `score` (log odds, sum 0) with a 95 % bootstrap interval over prompts (`low`, `high`).
 
-    A tie is half a win for each, which draws the scores together.
+    A tie counts as half a win for each model, which pulls the scores together.
 
     Raises:
-        StudyError: a group of models won everything against the others, or was never compared with them: no finite score exists.
+        StudyError: a group of models won everything against the others, or was never compared with them, so no finite score exists.
     """
     chosen, models = _of(answers, question), models_of(answers)
     number = {model: i for i, model in enumerate(models)}
@@ -109,7 +109,7 @@ def bradley_terry(answers: pd.DataFrame, question: str, resamples: int = 1000, s
 
 
 def position_bias(answers: pd.DataFrame) -> pd.DataFrame:
-    """By question, the share of decided answers that went to the left side, with Wilson interval; one half is no bias."""
+    """Return, per question, the share of decided answers that went to the left side, with Wilson interval. One half means no bias."""
     decided = answers[answers["answer"].isin([LEFT, RIGHT])]
     rows = []
     for question, some in decided.groupby("question"):
@@ -119,7 +119,7 @@ def position_bias(answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def self_agreement(answers: pd.DataFrame) -> pd.DataFrame:
-    """By rater and question, the share of repeated pairs answered alike both times (the same model, or a tie), with Wilson interval."""
+    """Return, per rater and question, the share of repeated pairs answered alike both times (same model, or tie), with Wilson interval."""
     told = answers[answers["answer"] != SKIP]
     keys = ["rater", "question", "pair"]
     both = told[~told["repeat"]].merge(told[told["repeat"]], on=keys, suffixes=("", "_again"))
@@ -131,9 +131,10 @@ def self_agreement(answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def rater_agreement(answers: pd.DataFrame, question: str) -> Agreement:
-    """Fleiss' kappa of the raters on a question: 1 is full agreement, 0 what chance would give.
+    """Return Fleiss' kappa of the raters on a question: 1 is full agreement, and 0 is agreement by chance.
 
-    An answer is one of three: the pair's first model by name, a tie, or the second. Pairs that some rater did not answer are left out.
+    An answer is in one of three categories: the pair's first model by name, a tie, or the second. Pairs that some rater did not answer are
+    left out.
     """
     chosen = _of(answers, question)
     raters = chosen["rater"].nunique()

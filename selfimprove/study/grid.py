@@ -1,4 +1,4 @@
-"""Selection by hand: a grid of images to keep or to drop, with the durability of a study; its result is a round's `kept.txt`."""
+"""Select images by hand in a grid: keep or drop. Every decision is saved at once, as in a study. The result is a round's `kept.txt`."""
 
 import html
 import sqlite3
@@ -20,7 +20,7 @@ KEYS = "Keys: K keep, D drop, arrows move, U undo, N next page, P previous page"
 
 
 class Cell:
-    """A place of the grid: an image, its prompt, two buttons."""
+    """A cell of the grid: an image, its prompt and two buttons."""
 
     def __init__(self, number: int, grid: "Grid", size: int) -> None:
         self.image = widgets.Image(format="png", layout=widgets.Layout(width=f"{size}px", height=f"{size}px"))
@@ -35,14 +35,14 @@ class Cell:
         self.buttons = dict(zip((KEEP, DROP), buttons, strict=True))
 
     def fill(self, picture: Picture | None, size: int) -> None:
-        """Show a picture, or nothing."""
+        """Show a picture, or hide the cell if there is none."""
         self.image.value = png(picture.path, size) if picture else b""
         prompt = html.escape(picture.prompt) if picture else ""
         self.caption.value = f'<div class="si-caption" title="{prompt}">{prompt}</div>'
         self.box.layout.visibility = "visible" if picture else "hidden"
 
     def paint(self, decision: str | None, current: bool) -> None:
-        """Show what was decided, and whether the keys act here."""
+        """Show the decision, and whether the keys act on this cell."""
         mark(self.box, "si-current", current)
         for name in (KEEP, DROP):
             mark(self.box, f"si-{name}", decision == name)
@@ -50,17 +50,17 @@ class Cell:
 
 
 class Grid:
-    """Pictures to keep or to drop, a page at a time; what was decided before is there again.
+    """Pages of pictures to keep or to drop. Earlier decisions are shown again.
 
     Args:
-        pictures: see `images.load_candidates` (a waiting round's) and `load_pictures` (any folder's).
-        database: the file of decisions; made if it does not exist.
-        kept_file: where `finish` writes the list; for a round, `round_<k>/kept.txt`.
-        rater: whose decisions they are.
-        size: width and height of an image, CSS pixels.
+        pictures: from `images.load_candidates` (a waiting round) or `images.load_pictures` (any folder).
+        database: file of the decisions; created if it does not exist.
+        kept_file: file to which `finish` writes the list; for a round, `round_<k>/kept.txt`.
+        rater: name of the person who decides.
+        size: width and height of an image in CSS pixels.
 
     Raises:
-        StudyError: no pictures, two of one name, or a database of another selection.
+        StudyError: there are no pictures, two have the same name, or the database belongs to another selection.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Grid:
 
     @property
     def pages(self) -> int:
-        """How many pages there are."""
+        """Return the number of pages."""
         return -(-len(self.pictures) // len(self.cells))
 
     def _at(self, number: int) -> Picture | None:
@@ -117,7 +117,7 @@ class Grid:
         return self.pictures[index] if index < len(self.pictures) else None
 
     def show_page(self, page: int) -> None:
-        """Show a page, from 0, and go to its first undecided picture."""
+        """Show a page, counted from 0, and go to its first undecided picture."""
         self.page = page
         for number, cell in enumerate(self.cells):
             cell.fill(self._at(number), self.size)
@@ -138,7 +138,7 @@ class Grid:
         self._say(hint(KEYS))
 
     def decide(self, number: int, decision: str) -> None:
-        """Keep or drop the picture at a place of the page, and go to the page's next undecided one, or to the next page."""
+        """Keep or drop the picture in a cell of the page, then go to the page's next undecided picture or to the next page."""
         picture = self._at(number)
         if picture is None or time.monotonic() - self.shown_at < HASTE:
             return
@@ -158,18 +158,18 @@ class Grid:
         self._paint()
 
     def move(self, step: int) -> None:
-        """Move the place where keys act by so many pictures, within the page."""
+        """Move the cursor of the keys by `step` pictures within the page."""
         if 0 <= self.cursor + step < len(self.cells) and self._at(self.cursor + step):
             self.cursor += step
             self._paint()
 
     def turn(self, step: int) -> None:
-        """Go to the next page (1) or the one before (-1), if there is one."""
+        """Go to the next page (1) or the previous one (-1), if it exists."""
         if 0 <= self.page + step < self.pages:
             self.show_page(self.page + step)
 
     def undo(self) -> None:
-        """Take the last decision back and go to its picture."""
+        """Undo the last decision and go to its picture."""
         try:
             taken = self.log.undo(self.rater)
         except sqlite3.Error as error:
@@ -186,11 +186,11 @@ class Grid:
         self._paint()
 
     def kept(self) -> list[str]:
-        """Names of the kept pictures, in the pictures' order."""
+        """Return the names of the kept pictures, in the pictures' order."""
         return [p.name for p in self.pictures if self.decisions.get(p.name) == KEEP]
 
     def finish(self) -> None:
-        """Write the kept names, one a line, to `kept_file`, beside and renamed; undecided pictures count as dropped."""
+        """Write the kept names to `kept_file`, one per line, by renaming a finished file. Undecided pictures count as dropped."""
         kept = self.kept()
         if not kept:
             self._say("<b>Nothing is kept yet; keep at least one image.</b>")
@@ -205,12 +205,12 @@ class Grid:
 
 
 def select_by_hand(round_folder: str | Path, rater: str = "me") -> Grid:
-    """The grid of a round that waits with strategy="manual"; its `finish` writes the round's `kept.txt`, with which the round goes on.
+    """Return the grid of a round that waits with strategy="manual". Its `finish` writes the `kept.txt` with which the round continues.
 
-    Decisions are kept in `kept.sqlite` beside it.
+    The decisions are kept beside it in `kept.sqlite`.
 
     Raises:
-        StudyError: the round does not wait, or its candidates have changed since.
+        StudyError: the round is not waiting, or its candidates have changed since.
     """
     folder = Path(round_folder).expanduser()
     return Grid(load_candidates(folder), folder / "kept.sqlite", folder / KEPT_BY_HAND, rater)

@@ -1,4 +1,4 @@
-"""Pictures of a study, from folders: a round's, or any folder of images with a table of their prompts."""
+"""Load the pictures of a study from folders: a round's, or any folder of images with a table of their prompts."""
 
 import hashlib
 import io
@@ -18,7 +18,7 @@ TABLES = (".parquet", ".csv", ".jsonl")
 
 
 class Picture(NamedTuple):
-    """An image file. `image`: which of its prompt's images, from 0; `name`: what a list of kept images calls it."""
+    """An image file. `image` is its number among its prompt's images, from 0. `name` identifies it in a list of kept images."""
 
     prompt: str
     image: int
@@ -27,15 +27,15 @@ class Picture(NamedTuple):
 
 
 def load_pictures(folder: str | Path) -> list[Picture]:
-    """The pictures of a folder, in its table's order.
+    """Return the pictures of a folder, in the order of its table.
 
-    Either a round of a run (`round_<k>/`: the evaluation images kept as files, with the prompts of `scores.parquet`), or a folder of
-    images with one parquet, csv or jsonl table: columns `file_name` and `prompt` (or `text`), and where a prompt has several images
-    perhaps `image`, their number; without it they are numbered as they come.
+    The folder is either a round of a run (`round_<k>/`, with the evaluation images kept as files and the prompts of `scores.parquet`), or
+    images with one parquet, csv or jsonl table. The table has the columns `file_name` and `prompt` (or `text`), and optionally `image`, the
+    image's number within its prompt. Without `image`, the images of a prompt are numbered in the order of the table.
 
     Raises:
-        StudyError: no folder, no table or several, a column or a prompt missing, no images, a listed one that is missing or cannot be
-            read, two of the same number.
+        StudyError: there is no folder, not exactly one table, no image, or a column or a prompt is missing; a listed image is missing or
+            cannot be read; or two images of a prompt have the same number.
     """
     folder = _folder(folder)
     scores = folder / "scores.parquet"
@@ -47,10 +47,10 @@ def load_pictures(folder: str | Path) -> list[Picture]:
 
 
 def load_candidates(folder: str | Path) -> list[Picture]:
-    """The candidates of a round that waits for selection by hand: `candidates/`, with ids and prompts from `pool.parquet`.
+    """Return the candidates of a round that waits for selection by hand: `candidates/`, with the ids and prompts of `pool.parquet`.
 
     Raises:
-        StudyError: the round does not wait; or as `load_pictures`.
+        StudyError: the round is not waiting; also as in `load_pictures`.
     """
     folder = _folder(folder)
     if not (folder / "pool.parquet").exists() or not (folder / "candidates").is_dir():
@@ -69,7 +69,7 @@ def _folder(folder: str | Path) -> Path:
 
 
 def _evaluation(folder: Path, scores: Path) -> pd.DataFrame:
-    """Evaluation images that were kept: `images/000.png` is the first row of the scores."""
+    """Return the evaluation images that were kept: `images/000.png` belongs to the first row of the scores."""
     frame = pd.read_parquet(scores, columns=["prompt", "image"])
     frame["path"] = [folder / "images" / f"{row:03d}.png" for row in range(len(frame))]
     return frame[[path.exists() for path in frame["path"]]].reset_index(drop=True)
@@ -120,7 +120,7 @@ def _checked(folder: Path, pictures: list[Picture]) -> list[Picture]:
 
 
 def digest(pictures: Iterable[Picture]) -> str:
-    """Sixteen hexadecimal digits of prompts, numbers and files' contents; where the files lie makes no difference."""
+    """Return 16 hexadecimal digits that identify the prompts, image numbers and file contents, wherever the files lie."""
     total = hashlib.sha256()
     for picture in sorted(pictures):
         total.update(f"{example_id(picture.prompt, picture.image)} {hashlib.sha256(picture.path.read_bytes()).hexdigest()}\n".encode())
@@ -128,9 +128,10 @@ def digest(pictures: Iterable[Picture]) -> str:
 
 
 def png(path: Path, size: int) -> bytes:
-    """The image for a square of `size` CSS pixels, as a PNG without metadata, which might name its model.
+    """Return the image as a PNG for a square of `size` CSS pixels. The PNG has no metadata, which might name the model.
 
-    Small images are enlarged by a whole factor, pixel by pixel, so that no browser smooths them; of large ones two pixels a CSS pixel stay.
+    Small images are enlarged by an integer factor without interpolation, so that no browser smooths them. Large images keep two pixels per
+    CSS pixel.
     """
     with Image.open(path) as opened:
         image = opened.convert("RGB")

@@ -1,8 +1,8 @@
-"""How a study looks in a notebook, and its keys: ipywidgets, one style sheet, one small script.
+"""Style and keys of a study in a notebook: ipywidgets, one style sheet and one small script.
 
-ipywidgets know no keys, so the script clicks a button for the rater: the one of class `key-x` in a frame, by the key x while the frame has
-the focus. What a key means is settled in the kernel, in the order pressed, so that fast typing hits the right image. Without the script
-the buttons remain.
+ipywidgets cannot handle keys, so the script clicks a button for the rater: while a frame has the focus, key x clicks its button of class
+`key-x`. The kernel decides what a key means, in the order pressed, so fast typing hits the right image. Without the script the buttons
+still work.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import ipywidgets as widgets
 from IPython.display import HTML, Javascript, display
 
-HASTE = 0.3  # seconds after a page is shown within which nobody can have looked at it: a double click, or a key held down
+HASTE = 0.3  # seconds in which a new page ignores input, as nobody can have looked: a double click or a held key
 
 STYLE = """
 .si-frame { background: #f3f3f1; color: #1c1c1c; border: 2px solid #d4d4d0; border-radius: 8px; padding: 14px 20px 16px;
@@ -52,8 +52,8 @@ STYLE = """
   display: -webkit-box; -webkit-line-clamp: 2; -webkit-box-orient: vertical; }
 """
 
-# Plain keys pressed inside a frame never reach Jupyter, where x cuts the cell and 0 0 restarts the kernel. A click by mouse gives the
-# focus to the frame itself, for a browser may leave it nowhere.
+# Plain keys pressed inside a frame never reach Jupyter, where x cuts the cell and 0 0 restarts the kernel. A mouse click gives the
+# focus to the frame itself, because a browser may leave it nowhere.
 SCRIPT = """
 (() => {
   if (window.siKeys) return;
@@ -85,7 +85,7 @@ SCRIPT = """
 
 
 def button(text: str, act: Callable[[], None], keys: Sequence[str] = (), width: str = "auto", hidden: bool = False) -> widgets.Button:
-    """A button that calls `act`, by mouse or by any of the keys (as the browser names them: "u", "ArrowLeft")."""
+    """Return a button that calls `act` on a click or on any of the keys, named as the browser names them ("u", "ArrowLeft")."""
     made = widgets.Button(description=text, layout=widgets.Layout(width=width))
     for key in keys:
         made.add_class(f"key-{key}")
@@ -96,7 +96,7 @@ def button(text: str, act: Callable[[], None], keys: Sequence[str] = (), width: 
 
 
 def mark(widget: widgets.DOMWidget, name: str, on: bool) -> None:
-    """Give a widget a class of the style sheet, or take it away."""
+    """Add a class of the style sheet to a widget, or remove it."""
     if on:
         widget.add_class(name)
     else:
@@ -104,20 +104,20 @@ def mark(widget: widgets.DOMWidget, name: str, on: bool) -> None:
 
 
 def frame(children: Sequence[widgets.Widget], width: int, height: int = 0) -> widgets.VBox:
-    """The frame that everything stands in, `width` pixels wide and at least `height` high, which takes the focus and so the keys."""
+    """Return the frame around `children`, `width` pixels wide and at least `height` high. It takes the focus, and with it the keys."""
     made = widgets.VBox(list(children), layout=widgets.Layout(width=f"{width}px", min_height=f"{height}px"))
     made.add_class("si-frame")
     return made
 
 
 def progress(text: str, aside: str, share: float) -> str:
-    """A line of text, another at its right end, and a bar filled to `share`; both texts as HTML."""
+    """Return HTML with one line, `text` at its left end and `aside` at its right, and a bar filled to `share`. Both texts are HTML."""
     bar = f'<div class="si-track"><div style="width:{100 * share:.1f}%"></div></div>'
     return f'<div class="si-bar"><span>{text}</span><span>{aside}</span></div>{bar}'
 
 
 def hint(keys: str) -> str:
-    """The line that names the keys, or says how to turn them on."""
+    """Return the line that names the keys, or that says how to turn them on."""
     return f'<span class="si-on">{keys}</span><span class="si-off">Click inside this frame to use the keys.</span>'
 
 

@@ -1,6 +1,6 @@
-"""A study of preferences: pairs of images of one prompt by different models, on two questions, by several raters.
+"""Run a study of preferences: several raters compare pairs of images of one prompt by different models, on two questions.
 
-Sides and order are a function of (seed, rater, pair), so that a rater who comes back goes on where they stopped.
+Sides and order are a function of (seed, rater, pair), so a rater who comes back continues where they stopped.
 """
 
 import re
@@ -24,7 +24,7 @@ COLUMNS = ("time", "rater", "pair", "prompt", "image", "question", "answer", "wi
 
 @dataclass(frozen=True)
 class Trial:
-    """A pair as a rater sees it. `pair`: the same for all raters; `place`: which of the rater's trials it is, from 0."""
+    """A pair as one rater sees it. `pair` is the same for all raters. `place` is the number of the rater's trial, from 0."""
 
     pair: str
     prompt: str
@@ -36,13 +36,13 @@ class Trial:
 
     @property
     def item(self) -> str:
-        """What its answers are filed under: a repeat apart from the first time."""
+        """Return the key under which the answers are filed. A repeat has its own key."""
         return f"{self.pair}-again" if self.repeat else self.pair
 
 
 @dataclass(frozen=True)
 class Study:
-    """Images of several models, and the answers given so far. Made by `open_study`."""
+    """Images of several models, and the answers given so far. `open_study` makes it."""
 
     pictures: Mapping[str, Mapping[tuple[str, int], Picture]] = field(repr=False)  # model -> (prompt, image) -> picture
     seed: int
@@ -51,10 +51,10 @@ class Study:
     log: AnswerLog = field(repr=False)
 
     def trials(self, rater: str) -> list[Trial]:
-        """What a rater sees, in order.
+        """Return what a rater sees, in order.
 
-        Everybody sees the same pairs, so that raters can be compared; each in an order and with sides of their own. The share `repeated`
-        of them, from the first half, comes again half a study later with the sides exchanged.
+        All raters see the same pairs, so that they can be compared. Each rater has an own order and own sides. The share `repeated` of the
+        pairs, taken from the first half, is shown again half a study later with the sides exchanged.
         """
         keys = sorted(next(iter(self.pictures.values())))
         pairs = {
@@ -77,24 +77,24 @@ class Study:
         return trials
 
     def picture(self, trial: Trial, side: str) -> Path:
-        """The image file on the "left" or "right" of a trial."""
+        """Return the image file on the "left" or "right" side of a trial."""
         return self.pictures[trial.left if side == LEFT else trial.right][trial.prompt, trial.image].path
 
     def answer(self, rater: str, trial: Trial, question: str, answer: str, seconds: float) -> None:
-        """Write an answer down: "left", "tie", "right" or "skip", `seconds` after the pair was shown."""
+        """Record an answer: "left", "tie", "right" or "skip", given `seconds` after the pair was shown."""
         shown = {name: getattr(trial, name) for name in ("pair", "prompt", "image", "left", "right", "repeat", "place")}
         self.log.append(rater, trial.item, question, answer, seconds, shown)
 
     def given(self, rater: str) -> dict[tuple[str, str], str]:
-        """(item, question) -> the rater's answer that holds."""
+        """Return the rater's final answers so far: (item, question) -> answer."""
         return {(a.item, a.question): a.answer for a in self.log.standing(rater)}
 
 
 def parse_models(text: str) -> dict[str, str]:
-    """Models written as "name: folder; name: folder", or the name of a text file of such entries, which keeps them from raters' eyes.
+    """Parse models written as "name: folder; name: folder". The text may name a .txt file of such entries, which hides them from raters.
 
     Raises:
-        StudyError: an entry without a name or a folder, or a name given twice.
+        StudyError: an entry has no name or no folder, or a name is given twice.
     """
     models: dict[str, str] = {}
     written = Path(text).read_text() if text.endswith(".txt") and Path(text).is_file() else text
@@ -107,18 +107,18 @@ def parse_models(text: str) -> dict[str, str]:
 
 
 def open_study(models: Mapping[str, str | Path], database: str | Path, seed: int = 0, count: int = 0, repeated: float = 0.1) -> Study:
-    """A study of two or more models, new or continued.
+    """Open a study of two or more models, new or continued.
 
     Args:
         models: name -> folder of its images, see `images.load_pictures`.
-        database: the file of answers; made if it does not exist.
-        seed: of the pairs chosen, sides and order.
-        count: pairs that a rater sees, repeats not counted; 0 means all.
-        repeated: share of the pairs that is shown twice, in [0, 0.5].
+        database: file of the answers; created if it does not exist.
+        seed: seed of the chosen pairs, the sides and the order.
+        count: number of pairs per rater, repeats not counted; 0 means all.
+        repeated: share of the pairs that are shown twice, in [0, 0.5].
 
     Raises:
-        StudyError: fewer than two models, one without the images of another, a count or share out of range, a database of another study;
-            or as `load_pictures`.
+        StudyError: there are fewer than two models, a model lacks images of another, `count` or `repeated` is out of range, or the database
+            belongs to another study; also as in `load_pictures`.
     """
     if len(models) < 2:
         raise StudyError(f"models={list(models)} leaves nothing to compare; give two or more, name -> folder")
@@ -150,13 +150,13 @@ def _row(answer: Answer) -> dict[str, Any]:
 
 
 def read_answers(path: str | Path) -> pd.DataFrame:
-    """The answers that hold, one row each, from a study's database or the csv file that `export_answers` wrote.
+    """Return the final answers, one per row, from a study's database or from the csv file that `export_answers` wrote.
 
     Columns: `time` (UTC), `rater`, `pair`, `prompt`, `image`, `question`, `answer` (left, tie, right, skip), `winner` (a model; empty for
     ties and skips), `left` and `right` (models), `repeat`, `place` (among the rater's trials), `seconds`.
 
     Raises:
-        StudyError: no such file, or it holds no answers to pairs.
+        StudyError: the file does not exist, or it holds no answers about pairs.
     """
     path = Path(path).expanduser()
     if path.suffix == ".csv":
@@ -174,7 +174,7 @@ def read_answers(path: str | Path) -> pd.DataFrame:
 
 
 def export_answers(database: str | Path, path: str | Path) -> Path:
-    """Write `read_answers` as a csv file, beside and renamed."""
+    """Write the table of `read_answers` to a csv file, under a temporary name that is then renamed. Return its path."""
     path = Path(path).expanduser()
     unfinished = path.with_suffix(".unfinished")
     read_answers(database).to_csv(unfinished, index=False)

@@ -1,4 +1,4 @@
-"""The rater's panel of a study: two images, two questions, mouse or keyboard. It never says which model is which."""
+"""Show a rater two images and two questions, answered by mouse or keyboard. The panel never says which model is which."""
 
 import html
 import sqlite3
@@ -17,19 +17,19 @@ GAP = 24  # pixels between the images
 
 
 class Panel:
-    """What a rater sees of a study. Starts at the rater's first open question; with no name, asks for it first.
+    """The panel in which a rater answers. It opens at the rater's first open question; without a name, it asks for one first.
 
     Args:
         study: see `study.open_study`.
-        rater: the rater's name or initials; empty asks in the panel.
-        size: width and height of an image, CSS pixels.
+        rater: name or initials of the rater; if empty, the panel asks.
+        size: width and height of an image in CSS pixels.
     """
 
     def __init__(self, study: Study, rater: str = "", size: int = 384) -> None:
         self.study, self.size, self.rater = study, size, ""
         self.trials: list[Trial] = []
         self.trial: Trial | None = None
-        self.question: str | None = None  # that keys answer
+        self.question: str | None = None  # the question that the keys answer
         self.shown_at = 0.0
         width = 2 * size + GAP
         row = widgets.Layout(width="100%", justify_content="space-between")
@@ -43,11 +43,11 @@ class Panel:
             box.add_class("si-question")
         images = widgets.HBox(list(self.pictures.values()), layout=widgets.Layout(width="100%", justify_content="space-between"))
         skip = button("Skip this pair (S)", self.skip, ["s"])
-        self.asking = [images, *self.questions.values(), skip]  # what a finished study hides
+        self.asking = [images, *self.questions.values(), skip]  # hidden when the study is finished
         footer = widgets.HBox([button("Undo (U)", self.undo, ["u"]), skip, *map(self._key, CHOICES)], layout=row)
         footer.add_class("si-footer")
         self.body = [self.top, self.prompt, images, *self.questions.values(), footer, self.message]
-        self.root = frame([], width + 44, size + 400)  # as high at the start as later
+        self.root = frame([], width + 44, size + 400)  # the same height at the start as later
         if rater.strip():
             self.start(rater)
         else:
@@ -61,7 +61,7 @@ class Panel:
         return button(CHOICES[choice][0], lambda: self.choose(question, choice), width="30%")
 
     def _key(self, choice: str) -> widgets.Button:
-        """What the keys of a choice click."""
+        """Return a hidden button that the keys of a choice click."""
         text, keys = CHOICES[choice]
         return button(text, lambda: self.choose(self.question, choice), keys, hidden=True)
 
@@ -89,7 +89,7 @@ class Panel:
         self.refresh()
 
     def refresh(self) -> None:
-        """Show the first open trial, with what has been answered of it."""
+        """Show the first open trial with the answers already given."""
         given = self.study.given(self.rater)
         trial = next((t for t in self.trials if any((t.item, q) not in given for q in QUESTIONS)), None)
         place = trial.place if trial else len(self.trials)
@@ -116,12 +116,12 @@ class Panel:
         self.shown_at = time.monotonic()
 
     def choose(self, question: str | None, answer: str) -> None:
-        """Answer a question about the pair that is shown; another answer to the same question replaces it."""
+        """Answer a question about the pair shown. Another answer to the same question replaces it."""
         if self.trial and question and time.monotonic() - self.shown_at >= HASTE:
             self._write([question], answer)
 
     def skip(self) -> None:
-        """Leave what is open of this pair without an answer, for good unless undone."""
+        """Skip the open questions of this pair. They stay without an answer unless the skip is undone."""
         if self.trial and time.monotonic() - self.shown_at >= HASTE:
             given = self.study.given(self.rater)
             self._write([q for q in QUESTIONS if (self.trial.item, q) not in given], SKIP)
@@ -136,7 +136,7 @@ class Panel:
             self._say(f"<b>Not saved: {html.escape(str(error))}. Nothing is lost; try again, or call whoever runs the study.</b>")
 
     def undo(self) -> None:
-        """Take the last answer back and show its pair again."""
+        """Undo the last answer and show its pair again."""
         try:
             taken = self.study.log.undo(self.rater)
             self.refresh()

@@ -1,7 +1,7 @@
-"""People's answers in an SQLite file: appended the moment they are given, never changed, never deleted.
+"""Store answers in an SQLite file. Each answer is appended the moment it is given, and is never changed or deleted.
 
-A row is on disk before `append` returns, so that a killed kernel loses nothing. Several raters may write to one file at a time; on a
-network drive only where its file locks work.
+A row is on disk before `append` returns, so a killed kernel loses nothing. Several raters may write to one file at the same time. On a
+network drive this works only if its file locks work.
 """
 
 import json
@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-UNDONE = "undone"  # the answer that takes an answer back
+UNDONE = "undone"  # the answer that undoes an earlier one
 PATIENCE = 30.0  # seconds to wait for another rater's write
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS study (identity TEXT NOT NULL)",
@@ -24,11 +24,11 @@ SCHEMA = (
 
 
 class StudyError(ValueError):
-    """The study cannot be held; the message says why and what to do."""
+    """The study cannot be run or read; the message says why and what to do."""
 
 
 class Answer(NamedTuple):
-    """A row. `time`: UTC; `seconds`: from showing to answering; `shown`: what the rater had in front of them."""
+    """One row. `time` is in UTC. `seconds` is the time from showing to answering. `shown` records what the rater saw."""
 
     time: str
     rater: str
@@ -47,10 +47,10 @@ def _connected(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def read_log(path: Path) -> list[Answer]:
-    """Every answer in a database, in the order given.
+    """Return every answer in a database, in the order given.
 
     Raises:
-        StudyError: no such file, or not a database of answers.
+        StudyError: the file does not exist, or is not a database of answers.
     """
     if not path.is_file():
         raise StudyError(f"database={str(path)!r} does not exist; give the file that the study wrote")
@@ -63,16 +63,16 @@ def read_log(path: Path) -> list[Answer]:
 
 
 def standing(answers: list[Answer]) -> list[Answer]:
-    """What holds in the end: the last answer of each rater to each question about each item, unless undone; in the order given."""
+    """Return the final answers in the order given: per rater, item and question the last answer, unless it was undone."""
     last = {(a.rater, a.item, a.question): number for number, a in enumerate(answers)}
     return [answers[number] for number in sorted(last.values()) if answers[number].answer != UNDONE]
 
 
 class AnswerLog:
-    """A study's database, created or opened for one identity (what makes it this study).
+    """A study's database, created or opened for one identity (the settings that distinguish this study from others).
 
     Raises:
-        StudyError: the file is another kind of file or another study's; names the fields that differ.
+        StudyError: the file is of another kind or belongs to another study. The message names the fields that differ.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
@@ -95,7 +95,7 @@ class AnswerLog:
             )
 
     def _found(self, connection: sqlite3.Connection, wanted: dict[str, Any]) -> dict[str, Any]:
-        """The identity in the file; in a new file `wanted`, which is written."""
+        """Return the identity in the file. In a new file, write `wanted` and return it."""
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if tables and not {"study", "answers"} <= tables:
             raise StudyError(f"database={str(self.path)!r} holds other tables ({', '.join(sorted(tables))}); give another file name")
@@ -107,10 +107,10 @@ class AnswerLog:
         return wanted
 
     def append(self, rater: str, item: str, question: str, answer: str, seconds: float, shown: Mapping[str, Any]) -> None:
-        """Write one answer down; it is on disk when this returns.
+        """Write one answer. The answer is on disk when this method returns.
 
         Raises:
-            sqlite3.Error: it could not be written (disk full, file locked for long); then nothing of it is there.
+            sqlite3.Error: the answer could not be written (disk full, or file locked for long). Nothing of it is stored then.
         """
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         with _connected(self.path) as connection:
@@ -120,11 +120,11 @@ class AnswerLog:
             )
 
     def standing(self, rater: str) -> list[Answer]:
-        """A rater's answers that hold."""
+        """Return a rater's final answers."""
         return standing([a for a in read_log(self.path) if a.rater == rater])
 
     def undo(self, rater: str) -> Answer | None:
-        """Take back the rater's last answer that holds, by a row that says so; None where there is none."""
+        """Undo the rater's last final answer by appending a row, and return that answer; return None if there is none."""
         answers = self.standing(rater)
         if not answers:
             return None
