@@ -1,7 +1,7 @@
 """Scenes and the grammar of their captions: about 30,000 phrasings, from exact to vague and contradictory.
 
-A caption states some of a scene's attributes; those it leaves out are free. Kinds: `full` states all four, `partial` some,
-`bare` only the shape, `vague` at most one and not the shape, `contradictory` states one attribute twice, differently.
+A caption states some of a scene's attributes; the others are free. A `full` caption states all four attributes, `partial` some, `bare`
+only the shape, and `vague` at most one but not the shape. A `contradictory` caption gives one attribute two different values.
 """
 
 import re
@@ -15,7 +15,7 @@ from selfimprove.draws import integers, key_hash, uniform
 from selfimprove.shapes.render import ATTRIBUTES, BACKGROUNDS, COLOURS, SHAPES, SIZES
 
 SCENES = torch.cartesian_prod(*(torch.arange(len(x)) for x in ATTRIBUTES.values()))  # (512, 4)
-HELD_OUT = (SCENES * torch.tensor([1, 1, 1, 2])).sum(1) % 5 == 0  # (512,): scenes no generator was trained on
+HELD_OUT = (SCENES * torch.tensor([1, 1, 1, 2])).sum(1) % 5 == 0  # (512,): True for scenes that no generator was trained on
 
 SYNONYMS = {
     "small": ("small", "little", "tiny"),
@@ -62,12 +62,12 @@ TEMPLATES = {
         "a {colour} {shape} on a {background} {other_background} background",
     ),
 }
-ENDINGS = ("", ".", ", please")  # near-duplicates: the same words, another end
+ENDINGS = ("", ".", ", please")  # make near-duplicates: the same words with another ending
 KIND_WEIGHTS = {"full": 0.62, "partial": 0.2, "bare": 0.06, "vague": 0.06, "contradictory": 0.06}
 
 
 class Caption(NamedTuple):
-    """A caption and what it says. `scene`: indices into ATTRIBUTES; `stated`: which of the four the text fixes."""
+    """A caption and what it says. `scene` holds indices into ATTRIBUTES. `stated` says which of the four attributes the text fixes."""
 
     text: str
     kind: str
@@ -76,7 +76,7 @@ class Caption(NamedTuple):
 
 
 def scene_words(scene: tuple[int, ...]) -> dict[str, str]:
-    """{"size": "small", "colour": "red", ...}"""
+    """Return the words of a scene: {"size": "small", "colour": "red", ...}."""
     return {name: values[i] for (name, values), i in zip(ATTRIBUTES.items(), scene, strict=True)}
 
 
@@ -85,7 +85,7 @@ def _fill(template: str, **words: str) -> str:
 
 
 def canonical(scene: tuple[int, ...]) -> str:
-    """The plainest full caption: "a small red star on a white background"."""
+    """Return the plainest full caption, such as "a small red star on a white background"."""
     return _fill(TEMPLATES["full"][0], **scene_words(scene))
 
 
@@ -94,7 +94,7 @@ def _stated(template: str) -> tuple[bool, ...]:
 
 
 def caption(scene: tuple[int, ...], *key: str | int, kinds: dict[str, float] = KIND_WEIGHTS) -> Caption:
-    """A caption of the scene drawn from the grammar; a function of the scene and the key (see `selfimprove.draws`)."""
+    """Draw a caption of the scene from the grammar. It is a function of the scene and the key (see `selfimprove.draws`)."""
     draw = f"{key_hash(*key, *scene):x}"
     share = float(uniform(0, "caption/kind", (), [draw])) * sum(kinds.values())
     kind = next(iter(kinds))
@@ -115,25 +115,25 @@ def caption(scene: tuple[int, ...], *key: str | int, kinds: dict[str, float] = K
 
 
 def collected_prompts(count: int, seed: int) -> list[str]:
-    """Captions of every kind of random held-in scenes, as a website's users might write them: what prompt filters have to work on."""
+    """Return captions of every kind of random held-in scenes, as users of a website might write them, for prompt filters to work on."""
     scenes = SCENES[~HELD_OUT].tolist()
     rows = integers(seed, "prompts/scene", (), [str(i) for i in range(count)], len(scenes)).tolist()
     return [caption(tuple(scenes[row]), seed, "prompts", i).text for i, row in enumerate(rows)]
 
 
 def concepts() -> list[str]:
-    """The nouns of the world, for template prompts."""
+    """Return the nouns of the world, for template prompts."""
     return [word for shape in SHAPES for word in SYNONYMS.get(shape, (shape,))]
 
 
 def phrasings(kind: str = "full") -> Iterator[str]:
-    """Every phrasing of a kind, endings aside; `full` alone has more than 20,000."""
+    """Yield every phrasing of a kind, without endings. The kind `full` alone has more than 20,000."""
     for template in TEMPLATES[kind]:
         for size, colour, shape, background in product(SIZES, COLOURS, SHAPES, BACKGROUNDS):
             words = {"size": size, "colour": colour, "shape": shape, "background": background}
             used = [n for n in words if f"{{{n}}}" in template]
             if any(words[n] != ATTRIBUTES[n][0] for n in words if n not in used):
-                continue  # an attribute the template does not name would only repeat the text
+                continue  # values of an attribute that the template does not name repeat the text
             others = [n for n in words if f"{{other_{n}}}" in template]
             for choice in product(*(SYNONYMS.get(words[n], (words[n],)) for n in used)):
                 for other in product(*([v for v in ATTRIBUTES[n] if v != words[n]] for n in others)):

@@ -1,8 +1,8 @@
-"""The world's image distributions, each image a function of (seed, index).
+"""Image distributions of the shapes world. Each image is a function of (seed, index).
 
-`base`: low quality, some captions wrong; the shipped generator was trained on it. `pairs`: two images a prompt and a
-Bradley-Terry coin on their true utility (for DPO). `winners`: the preferred side of the same pairs (p_data for SPIN, SFT).
-Scenes of `HELD_OUT` appear in none of them.
+`base` has low quality and some wrong captions; the shipped generator was trained on it. `pairs` has two images per prompt, labelled by a
+Bradley-Terry coin on their true utility (for DPO). `winners` is the preferred side of the same pairs (p_data for SPIN and SFT). Scenes of
+`HELD_OUT` appear in none of them.
 """
 
 from typing import NamedTuple
@@ -20,19 +20,19 @@ BASE_QUALITY = (0.08, 0.62)
 BASE_WRONG = 0.10  # share of base images with one attribute that contradicts the caption
 PAIR_QUALITY = (0.50, 0.92)
 PAIR_WRONG = 0.06
-PREFERENCE_SLOPE = 8.0  # log odds for one unit of utility
-PROMPT_KINDS = {"full": 0.8, "partial": 0.2}  # of pairs and winners
+PREFERENCE_SLOPE = 8.0  # log odds per unit of utility
+PROMPT_KINDS = {"full": 0.8, "partial": 0.2}  # shares of caption kinds in pairs and winners
 
 
 class Captioned(NamedTuple):
-    """Captions and what their images really show."""
+    """Captions, and the drawings that their images really show."""
 
     captions: list[Caption]
     drawing: Drawing
 
 
 class Pairs(NamedTuple):
-    """Two drawings a caption, and which the labeller preferred."""
+    """Two drawings per caption, and whether the labeller preferred the first."""
 
     captions: list[Caption]
     first: Drawing
@@ -50,7 +50,7 @@ def _captions(scenes: Tensor, seed: int, stream: str, kinds: dict[str, float]) -
 
 
 def _draw(scenes: Tensor, seed: int, stream: str, quality: tuple[float, float], wrong: float) -> Drawing:
-    """Drawings of the scenes, a share `wrong` of them with one attribute changed at random."""
+    """Return drawings of the scenes. A share `wrong` of them has one attribute changed at random."""
     uniform = torch.stack([torch.rand(12, generator=generator(seed, stream, i)) for i in range(len(scenes))])
     shown = scenes.clone()
     for row in (uniform[:, 8] < wrong).nonzero()[:, 0].tolist():
@@ -62,21 +62,21 @@ def _draw(scenes: Tensor, seed: int, stream: str, quality: tuple[float, float], 
 
 
 def utility(captions: list[Caption], drawn: Drawing) -> Float[Tensor, " b"]:
-    """What a careful judge would value: quality in [0, 1], less one half for every stated attribute that is wrong."""
+    """Return what a careful judge would value: quality in [0, 1], minus 0.5 per stated attribute that is wrong."""
     scenes = torch.tensor([c.scene for c in captions])
     stated = torch.tensor([c.stated for c in captions])
     return drawn.quality - 0.5 * ((drawn.attributes != scenes) & stated).sum(1)
 
 
 def base_set(count: int, seed: int) -> Captioned:
-    """What the shipped generator was trained on: captions of every kind, quality in BASE_QUALITY."""
+    """Return the set that the shipped generator was trained on: captions of every kind, quality in BASE_QUALITY."""
     scenes = _scenes(seed, "base/scene", count)
     captions = _captions(scenes, seed, "base", KIND_WEIGHTS)
     return Captioned(captions, _draw(scenes, seed, "base/image", BASE_QUALITY, BASE_WRONG))
 
 
 def pairs(count: int, seed: int, copy: int = 0) -> Pairs:
-    """Pairs of images of one prompt with quality in PAIR_QUALITY, the winner drawn with log odds PREFERENCE_SLOPE * utility.
+    """Return pairs of images of one prompt, with quality in PAIR_QUALITY. The winner has log odds PREFERENCE_SLOPE * utility difference.
 
     `copy` 1, 2, ... gives further, independent pairs of the same prompts.
     """
@@ -96,10 +96,10 @@ def _side(count: int, seed: int, copy: int, preferred: bool) -> Captioned:
 
 
 def winners(count: int, seed: int, copy: int = 0) -> Captioned:
-    """The preferred side of `pairs(count, seed, copy)`."""
+    """Return the preferred side of `pairs(count, seed, copy)`."""
     return _side(count, seed, copy, True)
 
 
 def losers(count: int, seed: int, copy: int = 0) -> Captioned:
-    """The other side of `pairs(count, seed, copy)`."""
+    """Return the other side of `pairs(count, seed, copy)`."""
     return _side(count, seed, copy, False)

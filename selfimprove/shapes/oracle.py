@@ -1,4 +1,4 @@
-"""The oracle: reads from an image which scene it shows and how well it is drawn. Never used to train, select or tune."""
+"""The oracle reads from an image which scene it shows and how well it is drawn. It is never used to train, select or tune."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +18,12 @@ _HIDDEN = ContextVar("hidden", default=False)
 
 
 class TruthError(ValueError):
-    """Something that selects or tunes has asked for the truth."""
+    """Raised if code that selects or tunes asks for the truth."""
 
 
 @contextmanager
 def truth_hidden() -> Iterator[None]:
-    """Refuse the truth to everything inside, however it is wrapped: what selects samples runs in here."""
+    """Refuse the truth to all code inside, however that code is wrapped. Everything that selects samples runs in this context."""
     before = _HIDDEN.set(True)
     try:
         yield
@@ -35,7 +35,7 @@ COUNTS = [len(values) for values in ATTRIBUTES.values()]
 
 
 class Reading(NamedTuple):
-    """What the oracle sees. `attributes`: indices into ATTRIBUTES; `is_scene`: one clean shape, not debris; factors in [0, 1]."""
+    """What the oracle sees: `attributes` as indices into ATTRIBUTES, `is_scene` (one clean shape, not debris), and `factors` in [0, 1]."""
 
     attributes: Int[Tensor, "b 4"]
     is_scene: Bool[Tensor, " b"]
@@ -43,11 +43,11 @@ class Reading(NamedTuple):
 
     @property
     def quality(self) -> Float[Tensor, " b"]:
-        """Mean of the factors, 0 where the image is no scene."""
+        """Return the mean of the factors, or 0 where the image is no scene."""
         return self.factors.mean(1) * self.is_scene
 
     def all_right(self, scenes: Int[Tensor, "b 4"], stated: Bool[Tensor, "b 4"]) -> Bool[Tensor, " b"]:
-        """Whether the image is a scene and shows every attribute that its caption states."""
+        """Return whether each image is a scene and shows every attribute that its caption states."""
         return self.is_scene & ((self.attributes == scenes) | ~stated).all(1)
 
 
@@ -56,7 +56,7 @@ def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 class Oracle(nn.Module):
-    """A small convolutional network on 64 px images: attribute logits, a scene logit, five factors."""
+    """A small convolutional network on 64-pixel images, with attribute logits, a scene logit and five factors as outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Oracle(nn.Module):
         self.heads = nn.Linear(256, sum(COUNTS) + 1 + len(FACTORS))
 
     def forward(self, images: Float[Tensor, "b 3 64 64"]) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Images in [0, 1] -> (logits per attribute, scene logit (B,), factors (B, 5))."""
+        """Return (logits per attribute, scene logit (B,), factors (B, 5)) of images in [0, 1]."""
         logits, scene, factors = self.heads(self.features(2 * images - 1)).split([sum(COUNTS), 1, len(FACTORS)], 1)
         return list(logits.split(COUNTS, 1)), scene[:, 0], factors
 
@@ -76,7 +76,7 @@ class Oracle(nn.Module):
         """Read images with values in [0, 1].
 
         Raises:
-            TruthError: inside `truth_hidden`.
+            TruthError: called inside `truth_hidden`.
         """
         if _HIDDEN.get():
             raise TruthError("the oracle reads the truth, which must not select; choose among the learned scorers")
@@ -87,7 +87,7 @@ class Oracle(nn.Module):
 
 
 def load_oracle(folder: Path = ASSETS) -> Oracle:
-    """The shipped oracle, in float32."""
+    """Return the shipped oracle, in float32."""
     oracle = Oracle()
     oracle.load_state_dict(load_file(folder / "oracle.safetensors"))
     return oracle.float().eval()

@@ -1,7 +1,7 @@
-"""The shapes world's renderer: captioned scenes drawn by signed distance functions, with a continuous quality knob.
+"""Render the shapes world: captioned scenes drawn by signed distance functions, with continuous quality.
 
-A scene is four attributes (size, colour, shape, background). How well it is drawn is five factors in [0, 1]; their mean
-is the image's true **quality**. Everything random is an argument, so a drawing is a pure function of numbers.
+A scene has four attributes (size, colour, shape, background). Five factors in [0, 1] say how well it is drawn; their mean is the
+image's true **quality**. All randomness is passed as arguments, so a drawing is a pure function of numbers.
 """
 
 import math
@@ -34,14 +34,14 @@ ATTRIBUTES = {"size": tuple(SIZES), "colour": tuple(COLOURS), "shape": SHAPES, "
 FACTORS = ("centring", "rotation", "sharpness", "contrast", "shading")
 
 IMAGE_SIZE = 64
-FACTOR_JITTER = 0.12  # a factor lies within this distance of the quality asked for
+FACTOR_JITTER = 0.12  # largest distance of a factor from the requested quality
 MAX_OFFSET = 0.36  # half image widths, at centring 0
 MAX_ANGLE = 0.6  # radians, at rotation 0
 POSE_DIMENSIONS = 3  # direction of the offset, side of the rotation, size jitter
 
 
 class Drawing(NamedTuple):
-    """What to draw. `attributes` (B, 4): indices into ATTRIBUTES; `factors` (B, 5) and `pose` (B, 3): in [0, 1]."""
+    """What to draw. `attributes` (B, 4) are indices into ATTRIBUTES. `factors` (B, 5) and `pose` (B, 3) lie in [0, 1]."""
 
     attributes: Int[Tensor, "b 4"]
     factors: Float[Tensor, "b 5"]
@@ -49,12 +49,12 @@ class Drawing(NamedTuple):
 
     @property
     def quality(self) -> Float[Tensor, " b"]:
-        """The truth about how well each image is drawn: the mean of its factors, in [0, 1]."""
+        """Return the truth about how well each image is drawn: the mean of its factors, in [0, 1]."""
         return self.factors.mean(1)
 
 
 def drawing(attributes: Int[Tensor, "b 4"], quality: Float[Tensor, " b"], uniform: Float[Tensor, "b 8"]) -> Drawing:
-    """A drawing of about the given quality; `uniform` holds the draws in [0, 1): five for the factors, three for the pose."""
+    """Return a drawing of about the given quality. `uniform` holds draws in [0, 1): five for the factors and three for the pose."""
     factors = quality[:, None] + FACTOR_JITTER * (2 * uniform[:, :5] - 1)
     return Drawing(attributes, factors.clamp(0, 1), uniform[:, 5:])
 
@@ -65,7 +65,7 @@ def _polygon(x: Tensor, y: Tensor, sides: int, radius: float) -> Tensor:
 
 
 def _star(x: Tensor, y: Tensor) -> Tensor:
-    """Five points: the distance to the line from an outer tip (0, 1) to the next inner corner, folded into one sector."""
+    """Return the distance to the line from an outer tip (0, 1) to the next inner corner, with the plane folded into one of five sectors."""
     sector, inner = 2 * math.pi / 5, 0.45
     angle = ((torch.atan2(x, -y) + sector / 2) % sector - sector / 2).abs()
     px, py = torch.hypot(x, y) * torch.sin(angle), torch.hypot(x, y) * torch.cos(angle)
@@ -74,7 +74,7 @@ def _star(x: Tensor, y: Tensor) -> Tensor:
 
 
 def signed_distance(shape: str, x: Tensor, y: Tensor) -> Tensor:
-    """Distance to the outline of a shape of radius about 1 (negative inside); y points down, as in an image."""
+    """Return the distance to the outline of a shape of radius about 1, negative inside. y points down, as in an image."""
     r = torch.hypot(x, y)
     ax, ay = x.abs(), y.abs()
     match shape:
@@ -106,7 +106,7 @@ def _gaussian_blur(image: Tensor, sigma: float) -> Tensor:
 
 
 def _outline(drawing: Drawing, x: Tensor, y: Tensor) -> Tensor:
-    """Signed distance of every pixel, (B, S, S), each image to its own shape."""
+    """Return the signed distance of every pixel to the shape of its own image, (B, S, S)."""
     distance = torch.empty_like(x)
     for index, shape in enumerate(SHAPES):
         rows = (drawing.attributes[:, 2] == index).nonzero()[:, 0]
@@ -116,7 +116,7 @@ def _outline(drawing: Drawing, x: Tensor, y: Tensor) -> Tensor:
 
 
 def render(drawing: Drawing, size: int = IMAGE_SIZE) -> tuple[Float[Tensor, "b 3 {size} {size}"], Float[Tensor, "b 1 {size} {size}"]]:
-    """Images with values in [0, 1], and the coverage of each pixel by the shape, in [0, 1]."""
+    """Return images with values in [0, 1], and the share of each pixel that the shape covers, in [0, 1]."""
     batch = len(drawing.attributes)
     centring, rotation, sharpness, contrast, shading = (f.view(batch, 1, 1) for f in drawing.factors.unbind(1))
     direction, side, jitter = (p.view(batch, 1, 1) for p in drawing.pose.unbind(1))

@@ -1,1 +1,1 @@
-"""Rebuilds every shipped weight of the shapes world from nothing: `python -m selfimprove.shapes.pretrain`."""
+"""Rebuild every shipped weight of the shapes world from scratch: `python -m selfimprove.shapes.pretrain`."""

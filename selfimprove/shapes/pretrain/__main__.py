@@ -1,6 +1,6 @@
-"""python -m selfimprove.shapes.pretrain: every shipped weight, from nothing, deterministically (on one machine).
+"""Rebuild every shipped weight from scratch, deterministically on one machine: python -m selfimprove.shapes.pretrain.
 
-About 85 minutes on two cores that do nothing else; the same code runs on a GPU. A killed run continues from its last checkpoint.
+It takes about 85 minutes on two idle cores, and the same code runs on a GPU. A killed run continues from its last checkpoint.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def _generator(workshop: Workshop, vae: AutoencoderKL) -> StableDiffusionPipelin
     if not (folder / "model_index.json").exists():
         pipeline = train_generator(workshop, vae, train_tokenizer())
         pipeline.to("cpu", SHIPPED).save_pretrained(folder)
-        config = folder / "text_encoder" / "config.json"  # half precision is for the disk only: load in single
+        config = folder / "text_encoder" / "config.json"  # half precision is for the disk only: load as float32
         config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
         vae.to(workshop.device, torch.float32)
     return StableDiffusionPipeline.from_pretrained(folder).to(workshop.device)

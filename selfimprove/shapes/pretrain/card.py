@@ -1,4 +1,4 @@
-"""Measures the embedded models and writes their model card: `card.json` for code, `README.md` for people."""
+"""Measure the embedded models and write their model card: `card.json` for code, `README.md` for people."""
 
 import json
 from typing import Any
@@ -29,7 +29,7 @@ SAMPLER: dict[str, Any] = {"steps": 10, "guidance": 3.0}
 
 
 def _psnr(error: Tensor, weight: Tensor) -> float:
-    """Mean over images of the peak signal-to-noise ratio in dB, for values in [0, 1]."""
+    """Return the mean over images of the peak signal-to-noise ratio in dB, for values in [0, 1]."""
     squared = (error**2 * weight).sum((1, 2, 3)) / (3 * weight.sum((1, 2, 3)))
     return float((-10 * squared.log10()).mean())
 
@@ -75,7 +75,7 @@ def _base(workshop: Workshop, oracle: Oracle) -> dict[str, dict[str, float]]:
 
 
 def _scorer_accuracy(workshop: Workshop) -> dict[str, dict[str, float]]:
-    """How often each scorer prefers what its own labeller prefers, and what true quality prefers, on pairs of one prompt."""
+    """Return how often each scorer prefers what its own labeller prefers, and what true quality prefers, on pairs of one prompt."""
     captions, first = winners(COUNT, EVALUATION_SEED)
     second = random_drawing(COUNT, generator(EVALUATION_SEED, "card/rivals"))._replace(attributes=first.attributes)
     sides = [render(side)[0] for side in (first, second)]
@@ -92,7 +92,7 @@ def _scorer_accuracy(workshop: Workshop) -> dict[str, dict[str, float]]:
 
 
 def write_card(workshop: Workshop, pipeline: StableDiffusionPipeline, oracle: Oracle) -> None:
-    """Measure and write. Figures of the oracle's own ceiling go beside every number it gives."""
+    """Measure the models and write the card. The oracle's own ceiling stands beside every number that the oracle gives."""
     _, drawn = winners(COUNT, EVALUATION_SEED)
     middle = random_drawing(COUNT, generator(EVALUATION_SEED, "card/base qualities"), 0.3, 0.5)
     card: dict[str, Any] = {

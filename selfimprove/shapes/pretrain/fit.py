@@ -1,4 +1,4 @@
-"""One training loop for every embedded model: seeded per step, resumable, in bfloat16 autocast."""
+"""Train every embedded model by one loop: seeded per step, resumable, in bfloat16 autocast."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from selfimprove.shapes.render import Drawing, drawing
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where the pretraining writes, on what it runs, and its seed."""
+    """Where the pretraining writes (`folder`), on which device it runs, and its seed."""
 
     folder: Path
     device: torch.device
@@ -35,9 +35,9 @@ def fit(
     lr: float,
     save_every: int = 500,
 ) -> nn.Module:
-    """Minimise `loss(generator)` over the parameters of `module` that require gradients, and leave it in eval mode.
+    """Minimise `loss(generator)` over the parameters of `module` that require gradients, and leave the module in eval mode.
 
-    The generator of each step is a function of (seed, name, step), so a run killed after a checkpoint goes on from it with
+    The generator of each step is a function of (seed, name, step), so a run killed after a checkpoint continues from it with
     the same result.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
@@ -76,14 +76,14 @@ def fit(
 
 
 def random_drawing(batch: int, draws: torch.Generator, low: float = 0.0, high: float = 1.0, scenes: Tensor = SCENES) -> Drawing:
-    """`batch` drawings of scenes chosen uniformly, of quality uniform in [low, high]."""
+    """Return `batch` drawings of scenes chosen uniformly, with quality uniform in [low, high]."""
     attributes = scenes[torch.randint(len(scenes), (batch,), generator=draws)]
     quality = low + (high - low) * torch.rand(batch, generator=draws)
     return drawing(attributes, quality, torch.rand(batch, 8, generator=draws))
 
 
 def collage(images: Tensor, masks: Tensor, draws: torch.Generator) -> Tensor:
-    """Images (B, 3, S, S) that are no scenes: two shapes in one picture, channels shuffled, some inverted."""
+    """Return images (B, 3, S, S) that are no scenes: two shapes in one picture, channels shuffled, some inverted."""
     batch, _, size, _ = images.shape
     shift = torch.randint(-size // 4, size // 4, (2,), generator=draws).tolist()
     other, cover = (x.flip(0).roll(shift, (2, 3)) for x in (images, masks))

@@ -1,4 +1,4 @@
-"""The base model: a text encoder and a UNet trained together on the base images, mediocre and sometimes wrong by design."""
+"""Train the base model: a text encoder and a UNet, trained together on the base images, mediocre and sometimes wrong by design."""
 
 from functools import partial
 
@@ -14,8 +14,8 @@ from selfimprove.shapes.pretrain.vae import LATENT_CHANNELS
 from selfimprove.shapes.render import IMAGE_SIZE, render
 
 BATCH = 64
-# name, steps, highest learning rate (each cycle ends at zero), share of time steps drawn near the middle: the first cycle learns
-# colours, sizes and backgrounds, the second the shapes, which are decided there
+# Name, optimiser steps, peak learning rate (each cycle ends at 0), share of time steps drawn near the middle. The first cycle learns
+# colours, sizes and backgrounds. The second cycle learns the shapes, which are decided near the middle.
 CYCLES = (("generator", 4800, 1.3e-3, 0.0), ("generator-2", 4400, 1.0e-3, 0.5))
 STEPS = sum(cycle[1] for cycle in CYCLES)
 IMAGES = 24_000
@@ -24,7 +24,7 @@ WIDTH = 96
 
 
 def text_config(tokenizer: CLIPTokenizer, layers: int) -> CLIPTextConfig:
-    """A small CLIP text model for the shapes tokenizer."""
+    """Return the configuration of a small CLIP text model for the shapes tokenizer."""
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
@@ -55,10 +55,10 @@ def build_unet() -> UNet2DConditionModel:
 
 
 def scheduler() -> DDIMScheduler:
-    """Stable Diffusion's schedule and conventions, but with more noise at its end.
+    """Return Stable Diffusion's schedule and conventions, but with more noise at the end.
 
-    The background is one colour over all 64 positions of a latent. With Stable Diffusion's last alpha of .0047 it shows
-    through the noise, the network reads it there instead of in the caption, and samples come out grey.
+    The background has one colour at all 64 positions of a latent. With Stable Diffusion's last alpha of 0.0047 the background shows
+    through the noise. The network then reads it there and not in the caption, and samples come out grey.
     """
     return DDIMScheduler(
         beta_start=0.00085,
@@ -72,7 +72,7 @@ def scheduler() -> DDIMScheduler:
 
 @torch.inference_mode()
 def _encode(vae: AutoencoderKL, images: Tensor, batch_size: int = 128) -> tuple[Tensor, Tensor]:
-    """Scaled posterior means and standard deviations of images in [0, 1]."""
+    """Return scaled posterior means and standard deviations of images in [0, 1]."""
     parts = [vae.encode(2 * x.to(vae.device) - 1).latent_dist for x in images.split(batch_size)]
     scale = vae.config.scaling_factor
     return torch.cat([p.mean for p in parts]) * scale, torch.cat([p.std for p in parts]) * scale

@@ -1,4 +1,4 @@
-"""Training of the oracle on renders and on their round trips through the autoencoder, debris included."""
+"""Train the oracle on renders and on their round trips through the autoencoder, debris included."""
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,8 @@ from selfimprove.shapes.pretrain.fit import Workshop, collage, fit, random_drawi
 from selfimprove.shapes.render import render
 
 STEPS, BATCH, LR = 3000, 64, 3e-3
-POOL = 14_000  # round trips made once; half of each batch comes from here, half is drawn afresh
-NEGATIVES = 8  # images of each half batch that are no scenes
+POOL = 14_000  # round trips, made once; they are half of each batch, and the other half is drawn afresh
+NEGATIVES = 8  # images per half batch that are no scenes
 
 
 @torch.inference_mode()
@@ -24,7 +24,7 @@ def round_trip(vae: AutoencoderKL, images: Tensor, batch_size: int = 128) -> Ten
 
 
 def debris(images: Tensor, masks: Tensor, draws: torch.Generator) -> Tensor:
-    """Images that are no scenes: two shapes, scrambled patches, noise, and the bare background."""
+    """Return images that are no scenes: two shapes, scrambled patches, noise, or the bare background."""
     batch, _, size, _ = images.shape
     half = size // 2
     patches = images.unfold(2, half // 2, half // 2).unfold(3, half // 2, half // 2).flatten(2, 3)  # (B, 3, 16, 16, 16)
@@ -38,7 +38,7 @@ def debris(images: Tensor, masks: Tensor, draws: torch.Generator) -> Tensor:
 
 
 def train_oracle(workshop: Workshop, vae: AutoencoderKL) -> Oracle:
-    """Attributes by cross entropy, scene or not by binary cross entropy, factors by squared error (of scenes only)."""
+    """Train attributes by cross entropy, scene or not by binary cross entropy, and factors by squared error (scenes only)."""
     torch.manual_seed(workshop.seed)
     oracle = Oracle().to(workshop.device, memory_format=torch.channels_last)
     draws = generator(workshop.seed, "pretrain/oracle/pool")

@@ -1,7 +1,7 @@
-"""The embedded scorers, in the classes of the published ones: a contrastive CLIP, three preference CLIPs, an aesthetic head.
+"""Train the embedded scorers, in the classes of the published ones: a contrastive CLIP, three preference CLIPs, an aesthetic head.
 
-The labellers behind them disagree on purpose: `saturation` likes large and saturated shapes, `shading` likes shading,
-`alignment` cares most about the caption. All are learned from noisy labels, and fallible.
+The labellers behind them disagree on purpose: `saturation` prefers large and saturated shapes, `shading` prefers shading, and
+`alignment` weighs the caption most. All scorers are learned from noisy labels and make mistakes.
 """
 
 import copy
@@ -54,7 +54,7 @@ def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
 
 
 class _Pool:
-    """Drawings with their images, half fresh renders, half round trips through the autoencoder, made once."""
+    """Drawings and their images, made once: half are fresh renders, half round trips through the autoencoder."""
 
     def __init__(self, workshop: Workshop, vae: AutoencoderKL) -> None:
         self.drawn = random_drawing(workshop.steps(POOL), generator(workshop.seed, "pretrain/scorers/pool"))
@@ -78,7 +78,7 @@ def _captions(drawn: Drawing, draws: torch.Generator) -> list[Caption]:
 
 
 def train_scorers(workshop: Workshop, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> tuple[dict[str, CLIPModel], AestheticHead]:
-    """Returns the CLIP models by name (`clip` and one for each labeller) and the aesthetic head on the features of `clip`."""
+    """Train the scorers. Return the CLIP models by name (`clip` and one per labeller) and the aesthetic head on the features of `clip`."""
     torch.manual_seed(workshop.seed)
     pool, device = _Pool(workshop, vae), workshop.device
 
@@ -101,7 +101,7 @@ def train_scorers(workshop: Workshop, vae: AutoencoderKL, tokenizer: CLIPTokeniz
         def preference(draws: torch.Generator, model: CLIPModel = model, taste: Callable = taste) -> Tensor:
             drawn, pixels = pool.take(BATCH // 2, draws)
             captions = _captions(drawn, draws)
-            # the rival: another quality of the same scene, or (a third of them) another scene altogether
+            # the rival is the same scene at another quality or, in a third of the pairs, another scene
             rival_quality = torch.rand(len(captions), generator=draws)
             strangers, _ = pool.take(len(captions), draws)
             stranger = torch.rand(len(captions), 1, generator=draws) < 1 / 3
@@ -123,7 +123,7 @@ def train_scorers(workshop: Workshop, vae: AutoencoderKL, tokenizer: CLIPTokeniz
         drawn, pixels = pool.take(BATCH, draws)
         with torch.no_grad():
             features = F.normalize(clip.get_image_features(pixel_values=pixels.to(device)).pooler_output.float(), dim=1)
-        rating = 1 + 9 * drawn.quality + 0.7 * torch.randn(BATCH, generator=draws)  # 1..10, as people rate
+        rating = 1 + 9 * drawn.quality + 0.7 * torch.randn(BATCH, generator=draws)  # 1 to 10, as people rate
         return F.mse_loss(head(features).float(), rating.to(device))
 
     fit(workshop, "aesthetic", head, aesthetic, workshop.steps(AESTHETIC_STEPS), LR)

@@ -1,6 +1,6 @@
-"""A real CLIPTokenizer: byte-level BPE whose merges cover the grammar and common English words.
+"""Train a real CLIPTokenizer: byte-level BPE whose merges cover the grammar and common English words.
 
-All 256 bytes are in the vocabulary, so no text is unknown; a user's own caption neither collapses nor needs the grammar.
+All 256 bytes are in the vocabulary, so no text is unknown. A user's own caption does not collapse, and need not follow the grammar.
 """
 
 from pathlib import Path
@@ -11,13 +11,13 @@ from transformers import CLIPTokenizer
 
 from selfimprove.shapes.captions import TEMPLATES, phrasings
 
-LENGTH = 32  # positions, begin and end of text included
+LENGTH = 32  # positions, including begin and end of text
 MERGES = 1500
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def train_tokenizer() -> CLIPTokenizer:
-    """Learn the merges and build the tokenizer, vocabulary laid out as CLIP's: bytes, bytes at word ends, merges, marks."""
+    """Learn the merges and build the tokenizer. The vocabulary has CLIP's order: bytes, bytes at word ends, merges, special tokens."""
     english = (Path(__file__).parent / "english.txt").read_text().split()
     corpus = [text for kind in TEMPLATES for text in phrasings(kind)][::7] + english * 20
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))

@@ -1,7 +1,7 @@
-"""The autoencoder: 64 px images to 8x8 latents of 16 channels, its error weighted up inside the shape.
+"""Train the autoencoder: 64-pixel images to 8x8 latents of 16 channels, with a larger weight on errors inside the shape.
 
-Plain pixel losses let the background decide: colours and small shapes are lost while PSNR looks well. The renderer knows
-where the shape is, so the error there counts nine times.
+With a plain pixel loss the background dominates: colours and small shapes are lost while the PSNR looks good. The renderer knows
+where the shape is, so an error there counts nine times.
 """
 
 import torch
@@ -14,12 +14,12 @@ from selfimprove.shapes.render import IMAGE_SIZE, render
 STEPS, BATCH, LR = 5200, 16, 2e-3
 LATENT_CHANNELS = 16
 MASK_WEIGHT = 8.0
-KL_WEIGHT = 3e-4  # per latent dimension: enough to keep the latents smooth (posterior std about .05 of theirs)
-COLLAGES = 3  # images of each batch that are no scenes, so that other people's images survive the round trip
+KL_WEIGHT = 3e-4  # per latent dimension; keeps the latents smooth (posterior std about 0.05 of the latents' std)
+COLLAGES = 3  # images per batch that are no scenes, so that other people's images survive the round trip
 
 
 def train_vae(workshop: Workshop) -> AutoencoderKL:
-    """Train on scenes of every quality, held-out ones included: the autoencoder knows no captions."""
+    """Train on scenes of every quality, held-out scenes included, because the autoencoder sees no captions."""
     torch.manual_seed(workshop.seed)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
