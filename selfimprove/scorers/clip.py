@@ -105,7 +105,7 @@ def published_head(width: int = 768) -> RewardHead:
 
 
 class ClipScorer(BatchScorer):
-    """Cosine of image and text embeddings. If `scaled`, times exp(logit_scale): CLIP text alignment and PickScore. HPSv2 is not scaled."""
+    """Cosine of image and text embeddings, multiplied by exp(logit_scale) if `scaled` (CLIP text alignment, PickScore; HPSv2 is not)."""
 
     def __init__(self, name: str, version: str, towers: ClipTowers, pixels: Pixels, scaled: bool = True, batch_size: int = 128) -> None:
         super().__init__(name, version, towers.device, batch_size)

@@ -53,7 +53,7 @@ class Study:
     def trials(self, rater: str) -> list[Trial]:
         """Return what a rater sees, in order.
 
-        All raters see the same pairs, so that they can be compared. Each rater has an own order and own sides. The share `repeated` of the
+        All raters see the same pairs, so that they can be compared. Order and sides differ per rater. The share `repeated` of the
         pairs, taken from the first half, is shown again half a study later with the sides exchanged.
         """
         keys = sorted(next(iter(self.pictures.values())))
