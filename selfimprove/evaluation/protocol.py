@@ -69,7 +69,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Scored:
-    """Per-image scores of one model (columns `id` (not in exports), `prompt`, `image` and one per scorer), and the protocol by which they were made."""
+    """Per-image scores of one model, and their protocol. Columns: `id` (not in exports), `prompt`, `image`, and one per scorer."""
 
     table: pd.DataFrame
     protocol: Protocol
