@@ -1,4 +1,4 @@
-"""Settings of a round, and the presets: one table, each round's settings as differences."""
+"""Define the settings of a round, and the preset: common settings, and the settings that differ per round."""
 
 import math
 from collections.abc import Mapping
@@ -29,99 +29,100 @@ OnCollapse = Literal["warn", "stop", "ignore"]
 
 
 def registered(default: str, registry: str) -> Any:
-    """Declare a setting whose choices are the keys of a registry, "module:NAME", which is read only where the value is not the default."""
+    """Declare a setting whose choices are the keys of a registry, "module:NAME", imported only if the value is not the default."""
     return field(default=default, metadata={"registry": registry})
 
 
-LANGUAGE_MODEL = "meta-llama/Meta-Llama-3-8B-Instruct"  # judges prompts where no other is named
+LANGUAGE_MODEL = "meta-llama/Meta-Llama-3-8B-Instruct"  # judges prompts if no other judge is named
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that changes a round's result, apart from model, data and seed.
+    """All settings that change a round's result, apart from model, data and seed.
 
-    Any of them is set by `--set name=value` on the command line, and by `Preset.changed(name=value)` in Python.
+    Change a setting with `--set name=value` on the command line, or with `Preset.changed(name=value)` in Python.
     """
 
-    # Examples: how many (image, caption) pairs each round trains on; fewer if the data has fewer.
+    # Sphinx takes the words before a colon in a `#:` comment for a type, so these comments have no colon.
+    # Examples: `samples` is the number of (image, caption) pairs per round, fewer if the data are fewer; in recursion, of images drawn.
     samples: int = 1024
-    validation: int = 128  #: further images kept out of training, for the scores that need real images
+    validation: int = 128  #: further images that are kept out of training, for the scores that need real images
 
     # Rollout: how the opponent's images are sampled.
-    sampler: str = registered("ddim", "selfimprove.samplers:SAMPLERS")  #: the papers'; another is another opponent
+    sampler: str = registered("ddim", "selfimprove.samplers:SAMPLERS")  #: the papers use "ddim"; any other sampler defines another opponent
     rollout_steps: int = 50
-    guidance: float = 7.5  #: classifier-free guidance scale; 1 is none
-    eta: float = 0.0  #: of "ddim": 0 is DDIM, 1 is DDPM
-    rollout_batch: int = 16  #: prompts a batch; no effect on the result beyond rounding
-    generated_latents: GeneratedLatents = "reencoded"  #: decode and encode again, as the papers do, or keep the raw latent
-    generated_source: GeneratedSource = "rollout"  #: "loser" of labelled pairs: DPO; fresh real images: the null experiments
+    guidance: float = 7.5  #: classifier-free guidance scale; 1 means no guidance
+    eta: float = 0.0  #: for sampler "ddim" only; 0 is DDIM, 1 is DDPM
+    rollout_batch: int = 16  #: prompts per batch; changes the result by rounding at most
+    generated_latents: GeneratedLatents = "reencoded"  #: "reencoded" decodes and encodes again, as the papers do; "raw" does not
+    generated_source: GeneratedSource = "rollout"  #: "loser" of a labelled pair gives DPO; "real" images give null experiments
 
-    # Prompts of recursive self-improvement: collected, filtered, then a fresh slice of `samples` every round.
-    prompt_source: PromptSource = "filtered"  #: "plain": not filtered; "template": "a photo of a ..."
-    judge: str = "rules"  #: of clarity and specificity: a language model's id or folder, or "rules" (the shapes world's)
-    collected: int = 0  #: prompts to collect where the source is endless (the shapes world)
-    clusters: int = 0  #: K-means clusters for diversity; 0 leaves it out
-    kept: int = 0  #: prompts to keep, the nearest to their centres; 0 keeps all
+    # Prompts of recursive self-improvement: collected, filtered, then a new slice of `samples` prompts per round.
+    prompt_source: PromptSource = "filtered"  #: "plain" skips the filters; "template" uses "a photo of a ..."
+    judge: str = "rules"  #: id or folder of the language model that judges clarity and specificity, or "rules" (for the shapes world)
+    collected: int = 0  #: number of prompts to collect if the source is endless (the shapes world)
+    clusters: int = 0  #: number of K-means clusters of the diversity filter; 0 skips the filter
+    kept: int = 0  #: number of prompts to keep, nearest to the cluster centres (without clusters, the first ones); 0 keeps all
 
     # Selection among the generated images.
     strategy: Strategy = "all"
-    selected: int = 0  #: how many to keep; for "threshold" the most
-    threshold: float = 0.0  #: for "threshold": least combined score
-    metrics: tuple[tuple[str, float], ...] = ()  #: (scorer, weight)
-    combination: Combination = "rank"  #: how several scorers become one number
+    selected: int = 0  #: number of images to keep; for "threshold" the maximum, where 0 means no maximum
+    threshold: float = 0.0  #: the lowest combined score that "threshold" keeps
+    metrics: tuple[tuple[str, float], ...] = ()  #: pairs (name of a scorer, weight)
+    combination: Combination = "rank"  #: combine several scores by the weighted mean of their ranks or of their z-scores
 
     # Weights by distance to the base model's samples, RSIDiff eq. (5).
     weighting: Weighting = "none"
     distance: Distance = "l2"
     reference: Reference = "mean"
-    neighbours: int = 5  #: for reference "nearest"
-    weight_beta: float | None = None  #: distance up to which the weight is 1; None: `weight_quantile` of the reference's own
-    weight_sigma2: float | None = None  #: decay beyond it; None: from there to the reference's largest distance
+    neighbours: int = 5  #: number of neighbours for reference "nearest"
+    weight_beta: float | None = None  #: largest distance with weight 1; None takes the `weight_quantile` of the references' own distances
+    weight_sigma2: float | None = None  #: decay beyond `weight_beta`; None takes the references' largest distance minus that quantile
     weight_quantile: float = 0.9
-    normalisation: Normalisation = "count"  #: eq. (6) divides by the number of samples, so small weights shrink the step; or by their sum
-    time_weight: TimeWeight = "snr"  #: lambda_t of eq. (6): "snr" is the plain error in eps, "one" the plain error in x0
+    normalisation: Normalisation = "count"  #: divide by the number of samples, as eq. (6), or by the sum of weights
+    time_weight: TimeWeight = "snr"  #: lambda_t of eq. (6); "snr" gives the plain error in eps, "one" the plain error in x0
 
-    # What else a round of recursion trains on: cures of collapse known elsewhere.
-    accumulate: bool = False  #: keep training on the samples selected in earlier rounds
-    real_samples: int = 0  #: real images kept beside the selected ones
+    # Further training data of a round of recursion: remedies for collapse that are known from other work.
+    accumulate: bool = False  #: also train on the samples that earlier rounds selected
+    real_samples: int = 0  #: number of real images added to the selected ones
     on_collapse: OnCollapse = "warn"
 
     # Objective.
     objective: Objective = "spin"
-    opponent: Opponent = "previous"  #: "base": never updated, the frozen-opponent experiment
+    opponent: Opponent = "previous"  #: "base" is the base model in every round, the frozen-opponent experiment
     link: str = registered("logistic", "selfimprove.losses:LINKS")
-    pushing: float = 1.0  #: factor of the generated side's errors; 0 leaves only the real side, reweighted
+    pushing: float = 1.0  #: factor of the generated side's errors; 0 leaves only the reweighted real side
     beta: float = 2000.0
     beta_convention: BetaConvention = "diffusion-dpo"
-    prediction_type: PredictionType = "any"  #: what the model must predict; "any": what its folder says
-    error_in: ErrorIn = "epsilon"  #: squared errors in eps, as the papers have them, or in v, 1 / alpha_t times as much
-    shared: Shared = "t+noise"  #: what real and generated share: released code both, the formula t alone
-    caption_dropout: float = 0.0  #: share of captions replaced by the empty one
-    flip: bool = False  #: mirror half of the pairs, both sides alike
+    prediction_type: PredictionType = "any"  #: what the model must predict; "any" accepts what its folder states
+    error_in: ErrorIn = "epsilon"  #: squared errors in eps, as in the papers, or in v, which are 1 / alpha_t times as large
+    shared: Shared = "t+noise"  #: draws that real and generated side share; the released code shares both, the formula "t"
+    caption_dropout: float = 0.0  #: share of captions that are replaced by the empty caption
+    flip: bool = False  #: mirror half of the pairs, both sides of a pair alike
 
     # Training.
-    steps: int = 60  #: optimiser steps in the round
-    epochs: int = 0  #: if given, passes over the selected samples, in place of `steps`
-    batch_size: int = 48  #: pairs a process and micro-batch
-    accumulation: int = 1  #: micro-batches a step
+    steps: int = 60  #: optimiser steps per round
+    epochs: int = 0  #: passes over the round's examples; replaces `steps` unless 0
+    batch_size: int = 48  #: pairs per process and micro-batch
+    accumulation: int = 1  #: micro-batches per optimiser step
     lr: float = 2e-5
-    warmup: int = 0  #: steps of linear warm-up, counted from the round's start
+    warmup: int = 0  #: optimiser steps of linear warm-up, counted from the start of the round
     decay: bool = True  #: linear decay to zero after the warm-up
     weight_decay: float = 0.01
-    clip: float = 1.0  #: largest gradient norm
-    lora_rank: int | None = None  #: train adapters of this rank in place of all weights
+    clip: float = 1.0  #: largest norm of the gradient
+    lora_rank: int | None = None  #: rank of the LoRA adapters to train; None trains all weights
     lora_alpha: int = 8  #: the adapter is scaled by alpha / rank
-    ema: float = 0.0  #: decay of the average of weights, which is then the player, at most (1 + n) / (10 + n) after n steps; 0 is off
+    ema: float = 0.0  #: decay of the average of weights, which becomes the player, at most (1 + n) / (10 + n) after n steps; 0 for none
     precision: Precision = "no"
     gradient_checkpointing: bool = False
-    checkpoint_every: int = 20  #: steps between the points at which a killed run can continue
+    checkpoint_every: int = 20  #: optimiser steps between the checkpoints from which a killed run continues
 
     # Evaluation.
     evaluation_prompts: int = 256
-    evaluation_images: int = 1  #: of each prompt
+    evaluation_images: int = 1  #: per prompt
     evaluation_steps: int = 50
     evaluation_guidance: float = 7.5
-    evaluation_part: Literal["test", "validation"] = "test"  #: whose prompts: settings are chosen on validation; no effect on prompt files
+    evaluation_part: Literal["test", "validation"] = "test"  #: whose prompts; choose settings on "validation"; ignored for a prompt file
 
     def __post_init__(self) -> None:
         for field_ in fields(self):
@@ -158,17 +159,18 @@ class Settings:
                 raise ValueError(f"{field_.name}={value!r} is not known; choose one of {list(known)}")
 
     def steps_for(self, examples: int, processes: int = 1) -> int:
-        """Optimiser steps of a round that trains on so many examples."""
+        """Return the number of optimiser steps of a round that trains on `examples` examples."""
         return math.ceil(self.epochs * examples / (self.batch_size * self.accumulation * processes)) if self.epochs else self.steps
 
     def reached(self, examples: int, processes: int = 1) -> int:
-        """How many of so many examples a round trains on: all, unless its steps end within the first epoch."""
+        """Return how many of the `examples` examples a round trains on: all, unless its steps end within the first epoch."""
         return min(examples, self.steps_for(examples, processes) * self.batch_size * self.accumulation * processes)
 
     def drawn(self, examples: int, processes: int = 1, cache: bool = False) -> int:
-        """How many images a round of self-play has its opponent draw: for the examples it trains on, as nobody needs the others.
+        """Return for how many of the `examples` examples the opponent draws an image in a round of self-play.
 
-        For all, where weights compare images with one another, or where a `cache` of the opponent's errors is to serve longer rounds.
+        The opponent draws only for the examples that the round trains on (`reached`). It draws for every example if weights compare images
+        with one another, or if a `cache` of its errors is kept for longer rounds.
         """
         return examples if cache or self.weighting != "none" else self.reached(examples, processes)
 
@@ -177,7 +179,7 @@ _KINDS = {"int": "a whole number", "float": "a number", "bool": "True or False",
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of a setting's annotated type; which of several words are allowed is checked elsewhere."""
+    """Return whether a value has the annotated type of a setting; the allowed words are checked elsewhere."""
     if kind in (int, float):
         return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
     if get_origin(kind) is UnionType:
@@ -187,15 +189,15 @@ def _fits(value: Any, kind: Any) -> bool:
     return get_origin(kind) is Literal or isinstance(value, kind)
 
 
-# Settings that change no result beyond rounding.
+# Settings that change results by rounding at most.
 FREE = ("rollout_batch", "gradient_checkpointing", "checkpoint_every")
-# Settings that runs made before them do not know: at these values they stay out of a run's identity.
+# Settings that were added later. At these neutral values they stay out of the identity, so that earlier runs keep theirs.
 _LATER = {"lora_rank": None, "sampler": "ddim", "prediction_type": "any", "error_in": "epsilon", "pushing": 1.0, "evaluation_part": "test"}
 _FIELDS = {f.name: f for f in fields(Settings)}
 
 
 def choices(name: str) -> tuple[str, ...]:
-    """Return the words that a setting can be, from its type or its registry; none where it is no choice of words."""
+    """Return the words that a setting accepts, from its type or its registry; empty for a setting that is not a choice of words."""
     wanted = _FIELDS[name]
     if registry := wanted.metadata.get("registry"):
         module, _, table = registry.partition(":")
@@ -205,10 +207,11 @@ def choices(name: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Preset:
-    """Default model, data and prompts, the settings of every round, and what rounds 1, 2, ... change (the last entry goes on).
+    """Default model, data and prompts, common settings, and what each round changes in them.
 
-    `prompts`: where recursive self-improvement has its prompts from; self-play's are the captions of its data. `scorers`: published
-    ones that judge where the embedded do not know the images, each a name or name=path; no part of the identity.
+    `rounds`: the changes of rounds 1, 2, ...; the last entry also holds for all later rounds. `prompts`: the source of prompts of recursive
+    self-improvement; self-play uses the captions of its data. `scorers`: published scorers, each a name or name=path, that judge images
+    which the embedded scorers do not know; these scorers are not part of the identity.
     """
 
     model: str
@@ -219,22 +222,23 @@ class Preset:
     scorers: tuple[str, ...] = ()
 
     def for_round(self, index: int) -> Settings:
-        """Settings of round `index` (1, 2, ...)."""
+        """Return the settings of round `index` (1, 2, ...)."""
         return replace(self.settings, **self.rounds[min(index, len(self.rounds)) - 1])
 
     def all_rounds(self) -> list[Settings]:
-        """Return the settings of every round that differs: 1, 2, ... to the last entry of `rounds`, which goes on."""
+        """Return the settings of rounds 1, 2, ... up to the last entry of `rounds`; later rounds repeat the last entry."""
         return [self.for_round(index) for index in range(1, len(self.rounds) + 1)]
 
     def changed(self, **changes: Any) -> "Preset":
-        """The same preset with some settings replaced in every round."""
+        """Return a copy of the preset in which some settings are replaced in every round."""
         rounds = tuple({k: v for k, v in r.items() if k not in changes} for r in self.rounds)
         return replace(self, settings=replace(self.settings, **changes), rounds=rounds)
 
     def identity(self) -> dict[str, Any]:
-        """What of the preset changes results, flat: {"lr": ..., "round 3 lr": ...}; what is off and came later is left out.
+        """Return the settings that change results as a flat dictionary: {"lr": ..., "round 3 lr": ...}.
 
-        So is what changes them by rounding alone (`FREE`): after an error of memory a run goes on with smaller batches.
+        A setting newer than the first runs is left out while it has its neutral value (`_LATER`), and so is `lora_alpha` without adapters.
+        The settings in `FREE` are left out too: after an out-of-memory error a run may continue with smaller batches.
         """
         flat = asdict(self.settings)
         off = {name for name, value in _LATER.items() if flat[name] == value}

@@ -1,7 +1,7 @@
-"""Stateless randomness: every draw is a function of (seed, stream, and what is drawn), never of order or batch size.
+"""Draw random numbers without state: every draw is a function of seed, stream and drawn item, never of order or batch size.
 
-A stream names what the draw is for: "rollout", "evaluation", "timestep", "noise", "posterior", "dropout", "flip", ... An
-example is known by the hash of its prompt and image index, so any one of them can be redrawn alone.
+A stream names the purpose of a draw: "rollout", "evaluation", "timestep", "noise", "posterior", "dropout", "flip", ... An
+example is identified by the hash of its prompt and image index, so any single example can be drawn again on its own.
 """
 
 import hashlib
@@ -11,37 +11,37 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-EVALUATION_SEED = 5775709  # prompts and noise of every evaluation: the same for all rounds, models and training seeds
+EVALUATION_SEED = 5775709  # gives prompts and noise of every evaluation: the same for all rounds, models and training seeds
 
 Key = str | int
 
 
 def key_hash(*parts: Key) -> int:
-    """A 63-bit hash of the parts. `("a", "bc")` and `("ab", "c")` differ."""
+    """Return a 63-bit hash of the parts. `("a", "bc")` and `("ab", "c")` have different hashes."""
     text = "\x1f".join(str(p) for p in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def example_id(prompt: str, image: int = 0) -> str:
-    """The identity of image number `image` of a prompt: 16 hexadecimal digits."""
+    """Return the identifier of image number `image` of a prompt: 16 hexadecimal digits."""
     return f"{key_hash('example', prompt, image):016x}"
 
 
 def generator(*key: Key) -> torch.Generator:
-    """A CPU generator seeded by the key alone."""
+    """Return a CPU generator that is seeded by the key alone."""
     return torch.Generator().manual_seed(key_hash(*key))
 
 
 def normal(seed: int, stream: str, when: Sequence[int], ids: Sequence[str], shape: Sequence[int]) -> Float[Tensor, "b ..."]:
-    """Standard normal draws, float32, `(len(ids), *shape)`; `when` holds the round and, where there is one, the step."""
+    """Draw standard normal numbers, float32, of shape `(len(ids), *shape)`; `when` holds the round and, if there is one, the step."""
     return torch.stack([torch.randn(*shape, generator=generator(seed, stream, *when, i)) for i in ids])
 
 
 def uniform(seed: int, stream: str, when: Sequence[int], ids: Sequence[str]) -> Float[Tensor, " b"]:
-    """Uniform draws in [0, 1), float64, one an example."""
+    """Draw one uniform number in [0, 1) per example, float64."""
     return torch.tensor([key_hash(seed, stream, *when, i) / 2**63 for i in ids], dtype=torch.float64)
 
 
 def integers(seed: int, stream: str, when: Sequence[int], ids: Sequence[str], high: int) -> Int[Tensor, " b"]:
-    """Integers uniform in 0..high-1, one an example."""
+    """Draw one integer per example, uniform in 0..high-1."""
     return (uniform(seed, stream, when, ids) * high).long().clamp_max(high - 1)

@@ -1,4 +1,4 @@
-"""The named presets: the shapes world's, the papers' numbers for Stable Diffusion, and those for people's own prompts."""
+"""Define the named presets: for the shapes world, for Stable Diffusion with the papers' numbers, and for a user's own prompts."""
 
 from dataclasses import replace
 
@@ -27,14 +27,14 @@ _SD15_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 _SD15 = Settings(samples=500_000, batch_size=8, accumulation=32, lr=2e-5, warmup=200, precision="bf16", evaluation_prompts=500)
 _SD15_ROUNDS = ({"beta": 2000.0, "steps": 50}, {"beta": 5000.0, "steps": 500}, {"beta": 5000.0, "steps": 200, "lr": 5e-8})
 _SD15_SFT = replace(_SD15, objective="sft", accumulation=8, lr=1e-5, steps=2000, warmup=500, decay=False)
-_SD15_SCORERS = ("pickscore", "hpsv2", "imagereward")  # and aesthetic=path, whose head is on no hub
+_SD15_SCORERS = ("pickscore", "hpsv2", "imagereward")  # "aesthetic=path" can be added; its head is not on the hub
 
 PRESETS: dict[str, Preset] = {
     "shapes-spin": Preset("shapes", "shapes", _SHAPES, ({}, {}, {})),
     "shapes-rsi": Preset("shapes", "shapes-base", _SHAPES_RSI, prompts="shapes"),
-    # Diffusion-DPO is self-play's loss with the pairs' losers in place of the model's own images, and the base as opponent throughout
+    # Diffusion-DPO: the loss of self-play, the pairs' losers in place of the model's own images, the base model as opponent in every round
     "shapes-dpo": Preset("shapes", "shapes", replace(_SHAPES, generated_source="loser", opponent="base", steps=3 * _SHAPES.steps)),
-    # the same code in seconds, to see that it runs; its numbers mean nothing
+    # runs the same code within seconds, as a check that it works; its numbers mean nothing
     "smoke": Preset(
         "shapes", "shapes",
         replace(_SHAPES, samples=24, validation=8, rollout_steps=2, steps=3, batch_size=8, warmup=1, evaluation_prompts=12,
@@ -46,31 +46,33 @@ PRESETS: dict[str, Preset] = {
                 rollout_steps=2, evaluation_prompts=6, evaluation_images=2, evaluation_steps=2),
         prompts="shapes",
     ),
-    # Stable Diffusion 1.4, the paper's numbers; it does not say to which distance its beta of 35 belongs: see notebook 10
+    # Stable Diffusion 1.4 with the paper's numbers; the paper does not say to which distance its beta of 35 belongs: see notebook 10
     "sd14-rsi": Preset(
         "CompVis/stable-diffusion-v1-4", "", replace(_RSI, precision="bf16", evaluation_prompts=500),
         scorers=("clip", "hpsv2.1", "pickscore", "imagereward"),
     ),
-    # anyone's prompts, as they are: no judge, no counts that a short list cannot meet; the distance calibrated on the base's own samples
+    # a user's own prompts, unfiltered, with counts that a short list can meet; weights are calibrated on the base model's samples
     "own-prompts": Preset(
         "CompVis/stable-diffusion-v1-4", "",
         replace(_RSI, precision="bf16", prompt_source="plain", clusters=0, kept=0, samples=1000, selected=100, evaluation_prompts=100,
                 metrics=(("clip", 1.0), ("pickscore", 1.0), ("hpsv2.1", 1.0)), distance="l2", weight_beta=None, weight_sigma2=None),
         scorers=("clip", "pickscore", "hpsv2.1", "imagereward"),
     ),
-    # Stable Diffusion 1.x on eight 80 GB cards, the paper's appendix: its 200 warm-up steps are longer than round 1
+    # Stable Diffusion 1.x on eight 80 GB cards, from the paper's appendix; its 200 warm-up steps are longer than round 1
     "sd15-spin": Preset(_SD15_MODEL, "", _SD15, _SD15_ROUNDS, scorers=_SD15_SCORERS),
     "sd15-dpo": Preset(_SD15_MODEL, "", replace(_SD15, generated_source="loser", opponent="base", beta=2000.0, steps=350),
                        scorers=_SD15_SCORERS),
-    # keeps its last step; the paper's is the best on validation of the checkpoints at 500, 1,000, ... (page 13 has the commands)
+    # keeps the last step; the paper keeps the best checkpoint on validation, of steps 500, 1,000, ... (page 13 has the commands)
     "sd15-sft": Preset(_SD15_MODEL, "", _SD15_SFT, scorers=_SD15_SCORERS),
-    # one 24 GB card; the paper has no such run: its examples, betas and rounds, the usual rank and rate of adapters, a batch of 256
+    # one 24 GB card. The paper has no such run: examples, betas and rounds are the paper's; rank and learning rate are usual for
+    # adapters; the batch has 256 pairs.
     "sd15-spin-lora": Preset(
         _SD15_MODEL, "",
         replace(_SD15, batch_size=4, accumulation=64, lr=1e-4, warmup=20, lora_rank=16, lora_alpha=16, gradient_checkpointing=True),
         tuple(r | {"lr": 1e-4} for r in _SD15_ROUNDS), scorers=_SD15_SCORERS,
     ),
-    # its table 11 has such a row and not its settings: the same adapters and rate, the batch and steps of its SFT
+    # Table 11 of the SPIN-Diffusion paper has such a row but does not give its settings: adapters and learning rate are those of
+    # sd15-spin-lora; batch and steps are those of the paper's SFT.
     "sd15-sft-lora": Preset(
         _SD15_MODEL, "",
         replace(_SD15_SFT, batch_size=4, accumulation=128, lr=1e-4, lora_rank=16, lora_alpha=16, gradient_checkpointing=True),
@@ -80,10 +82,10 @@ PRESETS: dict[str, Preset] = {
 
 
 def get_preset(name: str) -> Preset:
-    """The preset of that name.
+    """Return the preset of that name.
 
     Raises:
-        ValueError: no such preset.
+        ValueError: no preset has that name.
     """
     if name not in PRESETS:
         raise ValueError(f"preset={name!r} is not known; choose one of {list(PRESETS)}")
