@@ -1,4 +1,4 @@
-"""Batches: which examples a step takes, and everything random about them, drawn statelessly."""
+"""Make batches: choose the examples of an optimiser step and draw everything random about them, without state."""
 
 import hashlib
 import json
@@ -23,8 +23,8 @@ from selfimprove.schedule import Schedule
 class TrainingSet:
     """What a round trains on: example i is row i of `real` and of `generated`, and row `text_rows[i]` of `text`.
 
-    `text` row 0 is the empty caption. `generated` is None for objectives that need no opponent. `weights`, one an example, are for
-    the generated side where there is one, else for the whole example; None: all 1.
+    Row 0 of `text` is the empty caption. `generated` is None for objectives without an opponent. `weights`, one per example, scale the
+    generated side if there is one, otherwise the whole example; None means that every weight is 1.
     """
 
     ids: tuple[str, ...]
@@ -35,7 +35,7 @@ class TrainingSet:
     weights: Float[Tensor, " examples"] | None = None
 
     def fingerprint(self) -> str:
-        """Of ids, text, latents and weights, whole."""
+        """Return 12 hexadecimal digits of a hash of ids, text, latents and weights."""
         stores = [store.digest() for store in (self.text, self.real, self.generated) if store]
         weights = None if self.weights is None else self.weights.tolist()
         return hashlib.sha256(json.dumps([self.ids, self.text_rows, stores, weights]).encode()).hexdigest()[:12]
@@ -43,10 +43,10 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch of B examples; with generated images, the real side comes first and everything is doubled (2B).
+    """One micro-batch of B examples; with generated images all fields but `weight` have 2B rows, the real side first.
 
-    `target`: what the network should say, eps or v; `scale`: what turns its squared error into one in `error_in`; `alpha`: the
-    cumulative a_t of each time step.
+    `target`: what the network should predict, eps or v. `scale`: the factor that turns its squared error into one in `error_in`.
+    `alpha`: the cumulative a_t of each time step. `weight`: one factor per example.
     """
 
     noisy: Float[Tensor, "n c h w"]
@@ -58,7 +58,7 @@ class Batch:
     weight: Float[Tensor, " b"]
 
     def errors(self, network: Callable[..., Any]) -> Float[Tensor, " n"]:
-        """The network's squared error on each example, the mean over C*H*W."""
+        """Return the network's squared error on each row, the mean over C*H*W, in eps or v as `error_in` asks."""
         return self.scale * squared_error(denoise(network, self.noisy, self.t, self.conditioning), self.target)
 
 
@@ -68,7 +68,7 @@ def _epoch_order(ids: tuple[str, ...], seed: int, round_index: int, epoch: int) 
 
 
 def batch_rows(ids: tuple[str, ...], seed: int, round_index: int, first: int, count: int) -> list[tuple[int, int]]:
-    """(example, epoch) at positions first..first+count-1 of the round: every epoch is a permutation of its own."""
+    """Return (example, epoch) at positions first..first+count-1 of the round; every epoch has its own permutation of the examples."""
     rows = []
     for epoch in range(first // len(ids), (first + count - 1) // len(ids) + 1):
         order = _epoch_order(ids, seed, round_index, epoch)
@@ -80,7 +80,7 @@ def batch_rows(ids: tuple[str, ...], seed: int, round_index: int, first: int, co
 def make_batch(
     data: TrainingSet, rows: list[tuple[int, int]], settings: Settings, schedule: Schedule, seed: int, round_index: int, step: int
 ) -> Batch:
-    """Noisy latents, their noise and time steps, and text of some examples; every draw is stateless."""
+    """Return noisy latents, targets, time steps and text of the examples in `rows`; every draw is stateless."""
     device = schedule.alphas_cumprod.device
     indices = [row for row, _ in rows]
     keys = [f"{data.ids[row]}/{epoch}" for row, epoch in rows]

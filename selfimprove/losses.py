@@ -1,6 +1,6 @@
-"""Objectives: pure functions of per-example squared errors, one value an example and named detached terms.
+"""Compute the objectives: pure functions that turn squared errors per example into one loss per example and named detached terms.
 
-No model, no file, no reduction over the batch: that belongs to the caller. d below is C*H*W, the size of one latent.
+These functions use no model and no file. They do not reduce over the batch; the caller does.
 """
 
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from selfimprove.config import BetaConvention, TimeWeight
 
-# (reduction of |.|^2 over C*H*W, factor before beta): logit = -factor * beta * bracket
+# per convention: the reduction of |.|^2 over C*H*W, and the factor in logit = -factor * beta * bracket
 CONVENTIONS: dict[BetaConvention, tuple[str, float]] = {
-    "diffusion-dpo": ("mean", 0.5),  # released Diffusion-DPO code and its descendants; where beta 2000..5000 belongs
+    "diffusion-dpo": ("mean", 0.5),  # released Diffusion-DPO code and its descendants; betas of 2000 to 5000 are meant in this one
     "diffusers": ("mean", 1.0),
     "summed-half": ("sum", 0.5),
     "paper": ("sum", 1.0),  # SPIN-Diffusion's formulas: a squared norm, no factor
@@ -24,7 +24,7 @@ CONVENTIONS: dict[BetaConvention, tuple[str, float]] = {
 
 
 def convert_beta(beta: float, source: BetaConvention, target: BetaConvention, dimensions: int) -> float:
-    """The beta that gives, in convention `target`, the logit that `beta` gives in `source`; `dimensions` is C*H*W."""
+    """Return the beta that gives in convention `target` the logit that `beta` gives in `source`; `dimensions` is C*H*W."""
 
     def scale(name: BetaConvention) -> float:  # logit per unit of beta and of mean squared error
         reduction, factor = CONVENTIONS[name]
@@ -35,12 +35,12 @@ def convert_beta(beta: float, source: BetaConvention, target: BetaConvention, di
 
 @dataclass(frozen=True)
 class LinkFunction:
-    """A link l with its slope l', elementwise (SPIN-Diffusion, Assumption 5.1: decreasing, convex, l'(0) < 0).
+    """A link l and its slope l', both elementwise (SPIN-Diffusion, Assumption 5.1: decreasing, convex, l'(0) < 0).
 
-    `satisfies_assumption=False` admits a counterexample on purpose; otherwise both properties are checked numerically.
+    The three properties are checked numerically, on [-20, 20]. `satisfies_assumption=False` admits a counterexample on purpose.
 
     Raises:
-        ValueError: not decreasing or not convex; names the link and where.
+        ValueError: the link rises, is not convex, or has slope 0 at 0; names the link and, for the first two, the place.
     """
 
     name: str
@@ -64,7 +64,7 @@ class LinkFunction:
             raise ValueError(f"link={self.name!r} has slope 0 at 0, where every round starts: nothing would be learned")
 
 
-LINKS = {  # to add a link, add a line here; `LinkFunction` checks what the theorems assume of it
+LINKS = {  # to add a link, add a line here; `LinkFunction` checks what the theorems assume about links
     "logistic": LinkFunction("logistic", lambda x: F.softplus(-x), lambda x: -torch.sigmoid(-x)),
     "hinge": LinkFunction("hinge", lambda x: F.relu(1 - x), lambda x: -(x < 1).to(x.dtype)),  # slope 0 at the corner
     "correlation": LinkFunction("correlation", lambda x: 1 - x, lambda x: -torch.ones_like(x)),
@@ -72,10 +72,10 @@ LINKS = {  # to add a link, add a line here; `LinkFunction` checks what the theo
 
 
 def get_link(link: str | LinkFunction) -> LinkFunction:
-    """The link of that name, or the link itself.
+    """Return the link of that name; return a `LinkFunction` as given.
 
     Raises:
-        ValueError: no link of that name.
+        ValueError: no link has that name.
     """
     if isinstance(link, LinkFunction):
         return link
@@ -85,25 +85,25 @@ def get_link(link: str | LinkFunction) -> LinkFunction:
 
 
 def squared_error(prediction: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-    """Squared error of each example, the mean over C*H*W, in float32 or, for derivations, float64."""
+    """Return the squared error of each example, the mean over C*H*W, in float32, or in float64 if an input is float64 (derivations)."""
     dtype = torch.promote_types(torch.float32, torch.promote_types(prediction.dtype, target.dtype))
     return (prediction.to(dtype) - target.to(dtype)).pow(2).mean((1, 2, 3))
 
 
 class DenoisingTerms(NamedTuple):
-    """Per example. `loss` carries the gradient; `player_real` is the same number, detached."""
+    """Terms per example. `loss` carries the gradient; `player_real` is the same number, detached."""
 
     loss: Float[Tensor, " b"]
     player_real: Float[Tensor, " b"]
 
 
 def denoising(player_real: Float[Tensor, " b"]) -> DenoisingTerms:
-    """Denoising score matching, SPIN-Diffusion eq. (3.3) with gamma_t = 1: the SFT baseline."""
+    """Return the loss of denoising score matching, SPIN-Diffusion eq. (3.3) with gamma_t = 1: the SFT baseline."""
     return DenoisingTerms(player_real, player_real.detach())
 
 
 class WeightedTerms(NamedTuple):
-    """Per example. `loss` carries the gradient; `player_real`, the plain error in eps, and `weight` are detached."""
+    """Terms per example. `loss` carries the gradient; `player_real` (the plain error in eps) and `weight` are detached."""
 
     loss: Float[Tensor, " b"]
     player_real: Float[Tensor, " b"]
@@ -116,12 +116,13 @@ def weighted_denoising(
     alpha: Float[Tensor, " b"],
     time_weight: TimeWeight = "snr",
 ) -> WeightedTerms:
-    """RSIDiff eq. (6), `w_s lambda_t |x0_hat - x_0|^2`, from errors in eps; `alpha` is the cumulative a_t of each example.
+    """Return the loss of RSIDiff eq. (6), `w_s lambda_t |x0_hat - x_0|^2`, from errors in eps; `alpha` is the cumulative a_t per example.
 
     `x0_hat - x_0 = -sqrt((1 - a) / a) (eps_hat - eps)`, so `|x0_hat - x_0|^2 = ((1 - a) / a) |eps_hat - eps|^2`. The paper leaves lambda_t
-    open: "snr", a / (1 - a), leaves the plain error in eps; "one" leaves the factor, 214 at the noisiest step of Stable Diffusion.
+    open. "snr", lambda_t = a / (1 - a), gives the plain error in eps. "one" keeps the factor (1 - a) / a, which is 214 at the noisiest
+    step of Stable Diffusion.
 
-    a = .2, error in eps 3, weight .5: the error in x0 is 4 * 3, so the loss is 6; with lambda_t = SNR = 1/4 it is 1.5:
+    Example by hand, a = 0.2, error in eps 3, weight 0.5: the error in x0 is 4 * 3, so the loss is 6; with lambda_t = SNR = 1/4 it is 1.5:
 
     >>> error, half, alpha = torch.tensor([3.0]), torch.tensor([0.5]), torch.tensor([0.2])
     >>> [round(float(weighted_denoising(error, half, alpha, name).loss), 4) for name in ("one", "snr")]
@@ -132,11 +133,11 @@ def weighted_denoising(
 
 
 class SpinTerms(NamedTuple):
-    """Per example. `loss` carries the gradient, the others are detached.
+    """Terms per example. `loss` carries the gradient; the other terms are detached.
 
-    margin: the argument of the link, how much more the player improved on real images than on generated ones;
-    implicit_accuracy: whether the margin is positive; reweighting: -beta * l'(margin), the weight of the example's gradient
-    (eq. 5.1, in the convention's units); the four errors: mean squared, by side.
+    `margin`: the argument of the link, that is, how much more the player improved on the real image than on the generated one.
+    `implicit_accuracy`: whether the margin is positive. `reweighting`: -beta * l'(margin), the weight of the example's gradient (eq. 5.1,
+    in the convention's units). The four errors are mean squared errors of player and opponent, on the real and the generated side.
     """
 
     loss: Float[Tensor, " b"]
@@ -168,19 +169,19 @@ def spin(
     dimensions: int,
     link: str | LinkFunction = "logistic",
 ) -> SpinTerms:
-    """The SPIN-Diffusion objective at one time step an example: l of -beta times the bracket of four squared errors.
+    """Return the SPIN-Diffusion objective at one time step per example: l of -beta times the bracket of four squared errors.
 
-    `l( -beta [ |e - eps_theta(x_t)|^2 - |e - eps_k(x_t)|^2 - |e' - eps_theta(x'_t)|^2 + |e' - eps_k(x'_t)|^2 ] )`, the errors
-    given as means over C*H*W = `dimensions`; `convention` says how beta is to be read. `beta` is one number (the practical
-    objective, last display of appendix C.3, beta_t h_t^2 constant) or one an example (beta_t h_t^2 of each example's t).
-    The same function is eq. (4.9) when the errors are those of means mu, and eq. (C.5) when e' is eps_k(x'_t), which makes
+    `l( -beta [ |e - eps_theta(x_t)|^2 - |e - eps_k(x_t)|^2 - |e' - eps_theta(x'_t)|^2 + |e' - eps_k(x'_t)|^2 ] )`.
+    The errors are means over C*H*W = `dimensions`, and `convention` says how beta is to be read. `beta` is one number (the practical
+    objective, last display of appendix C.3, with beta_t h_t^2 constant) or one number per example (beta_t h_t^2 at each example's t).
+    The same function computes eq. (4.9) if the errors are those of the means mu, and eq. (C.5) if e' is eps_k(x'_t), which makes
     `opponent_generated` 0.
 
-    Worked by hand, two dimensions, convention "paper": e - eps_theta = (1, 1), e - eps_k = (2, 0), e' - eps_theta = (2, 2),
-    e' - eps_k = (0, 2) have mean squares 1, 2, 4, 2; with beta .5 the margin is -.5 * 2 * ((1 - 2) - (4 - 2)) = 3:
+    Example by hand, two dimensions, convention "paper": e - eps_theta = (1, 1), e - eps_k = (2, 0), e' - eps_theta = (2, 2) and
+    e' - eps_k = (0, 2) have mean squares 1, 2, 4 and 2; with beta 0.5 the margin is -0.5 * 2 * ((1 - 2) - (4 - 2)) = 3:
 
     >>> terms = spin(*torch.tensor([[1.0], [4.0], [2.0], [2.0]]), beta=0.5, convention="paper", dimensions=2)
-    >>> float(terms.margin), round(float(terms.loss), 4), round(float(terms.reweighting), 4)  # log(1 + e^-3), .5 / (1 + e^3)
+    >>> float(terms.margin), round(float(terms.loss), 4), round(float(terms.reweighting), 4)  # log(1 + e^-3), 0.5 / (1 + e^3)
     (3.0, 0.0486, 0.0237)
     """
     one_step = Errors(player_real[None], player_generated[None], opponent_real[None], opponent_generated[None])
@@ -197,12 +198,12 @@ def spin_exact(
     dimensions: int,
     link: str | LinkFunction = "logistic",
 ) -> SpinTerms:
-    """The exact SPIN-Diffusion objective, eq. (4.8): the brackets of all T steps inside one link, each with weight beta_t / T.
+    """Return the exact SPIN-Diffusion objective, eq. (4.8): the brackets of all T steps inside one link, each with weight beta_t / T.
 
-    Errors are means over C*H*W = `dimensions`, row i those of step i; `beta` is a number, one an example, or (T, B). The terms
-    are those of `spin`; errors and reweighting are means over the steps.
+    Errors are means over C*H*W = `dimensions`; row i holds the errors of step i. `beta` is one number, one number per example, or one per
+    step and example, (T, B) or (T, 1). The terms are those of `spin`; errors and reweighting are means over the steps.
 
-    Two steps whose brackets are -1 and -3, beta 1, by hand: margin (1 + 3) / 2 = 2, loss log(1 + e^-2):
+    Example by hand: two steps with brackets -1 and -3, and beta 1, give the margin (1 + 3) / 2 = 2 and the loss log(1 + e^-2):
 
     >>> real, zero = torch.tensor([[1.0], [0.0]]), torch.zeros(2, 1)
     >>> terms = spin_exact(real, torch.tensor([[2.0], [3.0]]), zero, zero, 1.0, "diffusers", 4)
@@ -213,7 +214,7 @@ def spin_exact(
 
 
 def _linked(errors: Errors, beta: float | Tensor, convention: BetaConvention, dimensions: int, link: str | LinkFunction) -> SpinTerms:
-    """Return the link of the mean bracket over the steps, rows of `errors`; one step is the practical objective."""
+    """Return the link of the bracket's mean over the steps, the rows of `errors`; with one step this is the practical objective."""
     check_errors(**errors._asdict())
     player_real, player_generated, opponent_real, opponent_generated = errors
     function = get_link(link)
@@ -234,10 +235,10 @@ def _linked(errors: Errors, beta: float | Tensor, convention: BetaConvention, di
 
 
 def check_errors(player_generated: Tensor, **others: Tensor) -> None:
-    """Refuse errors of different shapes before they broadcast to something that looks like a loss.
+    """Raise if the errors differ in shape: broadcasting would turn them into numbers that look like a loss.
 
     Raises:
-        ValueError: names the argument and both shapes.
+        ValueError: two shapes differ; names the argument and both shapes.
     """
     for name, value in others.items():
         if value.shape != player_generated.shape:

@@ -1,8 +1,8 @@
-"""The opponent's errors on a step's examples: by its network when they are needed, or computed once and read from then on.
+"""Compute the opponent's errors on a step's examples: with its network during training, or once in advance and read from disk.
 
 Everything random in a step is drawn from the seed, so the opponent's errors are fixed numbers, whatever the player's beta, learning rate
-or number of steps: a sweep over these can share them, and needs no opponent in memory while it trains. The folder that keeps them has its
-images too (`selfimprove.stages`).
+or number of steps. The runs of a sweep over these settings can share the errors, and need no opponent in memory while they train. The
+folder that keeps the errors also keeps the opponent's images (`selfimprove.stages`).
 """
 
 import json
@@ -26,31 +26,31 @@ from selfimprove.schedule import Schedule
 
 
 class CacheError(ValueError):
-    """The folder holds another opponent's images or errors; the message says what differs."""
+    """The folder holds the images or errors of another opponent; the message says what differs."""
 
 
 @runtime_checkable
 class Opponent(Protocol):
-    """(batch of B examples, their places in the round's order) -> squared errors, (2B,): real side, then generated side."""
+    """Maps a batch of B examples, and their places in the round's order, to squared errors, (2B,): real side, then generated side."""
 
     def __call__(self, batch: Batch, places: Sequence[int]) -> Float[Tensor, " n"]: ...
 
 
 @dataclass(frozen=True)
 class LiveOpponent:
-    """A network that computes its errors when asked, without a graph."""
+    """An opponent whose network computes the errors on demand, without a gradient graph."""
 
     network: Callable[..., Any]
 
     def __call__(self, batch: Batch, places: Sequence[int]) -> Float[Tensor, " n"]:
         with torch.inference_mode():
             errors = batch.errors(self.network)
-        return errors.clone()  # a tensor that autograd may use
+        return errors.clone()  # autograd may use the clone, but not the inference tensor
 
 
 @dataclass(frozen=True)
 class PrecomputedOpponent:
-    """Errors that `precompute` has written; row p is the example at place p of the round's order."""
+    """Errors that `precompute` has written; row p holds the errors of the example at place p of the round's order."""
 
     store: Store
 
@@ -68,13 +68,14 @@ def precompute(
     seed: int,
     round_index: int,
 ) -> PrecomputedOpponent:
-    """The opponent's errors of a whole round, in batches of `rollout_batch`, kept in `folder`; a killed run goes on, a longer one adds.
+    """Compute the opponent's errors of a whole round, in batches of `rollout_batch`, and keep them in `folder`.
 
-    They are those of `LiveOpponent` up to rounding. beta, lr and the number of steps may differ between runs that share the folder;
-    opponent, data, seed and whatever else fixes the draws may not.
+    A killed run continues where it stopped, and a longer run only adds errors. The errors equal those of `LiveOpponent` up to rounding.
+    Runs that share the folder may differ in beta, learning rate and number of steps, but must agree on opponent, data, seed and everything
+    else that fixes the draws.
 
     Raises:
-        CacheError: the folder holds the errors of another opponent, or of other draws.
+        CacheError: the folder holds errors of another opponent, or of other draws.
     """
     assert data.generated is not None
     per_step = settings.batch_size * settings.accumulation * PartialState().num_processes
@@ -82,7 +83,7 @@ def precompute(
         folder / "opponent.json",
         {
             "opponent": model_hash,
-            "data": replace(data, weights=None).fingerprint(),  # weights act after the errors
+            "data": replace(data, weights=None).fingerprint(),  # weights are applied to the errors afterwards
             "seed": seed,
             "round": round_index,
             "examples a step": per_step,
@@ -94,7 +95,7 @@ def precompute(
     def make(places: range) -> dict[str, Tensor]:
         errors = []
         start = places.start
-        while start < places.stop:  # a batch must lie within one step, whose number its draws depend on
+        while start < places.stop:  # a batch must lie within one step, because its draws depend on the step
             stop = min(start + settings.rollout_batch, places.stop, (start // per_step + 1) * per_step)
             rows = batch_rows(data.ids, seed, round_index, start, stop - start)
             batch = make_batch(data, rows, settings, schedule, seed, round_index, start // per_step)
@@ -105,15 +106,15 @@ def precompute(
 
     live = LiveOpponent(network)
     wanted = settings.steps_for(len(data.ids), PartialState().num_processes) * per_step
-    whole_shards = math.ceil(wanted / SHARD) * SHARD  # so that a longer run only adds shards
+    whole_shards = math.ceil(wanted / SHARD) * SHARD  # so that a longer run only adds shards to the store
     return PrecomputedOpponent(build_store(folder, whole_shards, make, f"round {round_index}: the opponent's errors"))
 
 
 def check_identity(path: Path, identity: dict[str, Any]) -> None:
-    """That what lies beside `path`, a JSON file, was computed from this; the file is written if there is none yet.
+    """Check that the files beside `path`, a JSON file, were computed from `identity`; write `path` if it does not exist yet.
 
     Raises:
-        CacheError: it was computed from something else.
+        CacheError: the files were computed from something else.
     """
     if path.exists():
         differing = differences(json.loads(path.read_text()), identity)

@@ -1,4 +1,4 @@
-"""Sampling with classifier-free guidance; every draw is stateless."""
+"""Sample with classifier-free guidance; every draw is stateless."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from selfimprove.schedule import Schedule, Step, Transition
 
 @runtime_checkable
 class World(Protocol):
-    """Where latents live: what a rollout needs to know beside the denoiser."""
+    """What a rollout needs to know beside the denoiser: noise schedule, device, and the shape (C, H, W) of one latent."""
 
     @property
     def schedule(self) -> Schedule: ...
@@ -30,7 +30,7 @@ class World(Protocol):
 
 
 class State(NamedTuple):
-    """x_t on the way from noise to image, the unit noise of the step that led there, and that step's law (None: of x_T)."""
+    """x_t on the way from noise to image, the unit noise of the step that led to x_t, and the transition of that step (None for x_T)."""
 
     value: Tensor
     noise: Tensor
@@ -45,7 +45,7 @@ def predict(
     empty: Float[Tensor, "1 l d"] | None = None,
     guidance: float = 1.0,
 ) -> Float[Tensor, "b c h w"]:
-    """Return the guided output for text embeddings; see `models.network.guided`."""
+    """Return the denoiser's guided output for text embeddings; see `models.network.guided`."""
     return guided(denoiser, noisy, t, Conditioning(text), None if empty is None else Conditioning(empty), guidance)
 
 
@@ -62,7 +62,7 @@ def states(
     guidance: float,
     keep: bool,
 ) -> Iterator[State]:
-    """Yield x_T, then the state after each step (SPIN-Diffusion eq. 3.2); `keep`: draw the noise also of steps that use none."""
+    """Yield x_T, then the state after each step (SPIN-Diffusion eq. 3.2); with `keep`, draw noise even for steps that use none."""
     dtype, shape = world.schedule.dtype, world.latent_shape
     text, empty = text.to(world.device), empty.to(world.device)
     noisy = draws.normal(seed, stream, (round_index,), ids, shape).to(world.device, dtype)
@@ -79,8 +79,8 @@ def states(
 def _solve(
     world: World, denoiser: Denoiser, text: Tensor, empty: Tensor, noisy: Tensor, steps: int | None, guidance: float, sampler: str
 ) -> Tensor:
-    """The probability-flow equation from x_T = `noisy` by a multistep solver of diffusers, with the model's own noise schedule."""
-    world.schedule.timesteps(steps)  # refuses a number of steps that the schedule does not have
+    """Solve the probability-flow equation from x_T = `noisy` with a multistep solver of diffusers, on the model's own noise schedule."""
+    world.schedule.timesteps(steps)  # raises for a number of steps that the schedule does not have
     solver = SAMPLERS[sampler].solver(dict(world.schedule.scheduler.config))
     solver.set_timesteps(steps or len(world.schedule))
     text, empty, noisy = text.to(world.device), empty.to(world.device), noisy * solver.init_noise_sigma
@@ -105,11 +105,12 @@ def rollout(
     eta: float = 0.0,
     sampler: str = "ddim",
 ) -> Float[Tensor, "b c h w"]:
-    """Sample x'_0 ~ p_theta(. | c), scaled latents on the CPU (SPIN-Diffusion eq. 3.2); steps None: the whole schedule.
+    """Sample x'_0 ~ p_theta(. | c), and return scaled latents on the CPU (SPIN-Diffusion eq. 3.2); `steps` None: the whole schedule.
 
-    The noise of an example depends on (seed, stream, round, its id) alone, so it can be redrawn in any batch: the noise bit
-    by bit, the latents up to rounding. eps = eps_empty + guidance * (eps_text - eps_empty); guidance 1 skips the empty one.
-    `sampler`: a name in `samplers.SAMPLERS`; all start from the same noise, and only "ddim" draws more on the way.
+    The noise of an example depends on (seed, stream, round, id of the example) alone. The example can therefore be sampled again in any
+    batch: its noise is the same bit by bit, its latent up to rounding. The guided output is eps_empty + guidance * (eps_text - eps_empty);
+    guidance 1 skips the empty caption. `sampler` is a name in `samplers.SAMPLERS`. All samplers start from the same noise, and only "ddim"
+    with `eta` above 0 draws further noise.
     """
     if SAMPLERS[sampler].scheduler:
         noise = draws.normal(seed, stream, (round_index,), ids, world.latent_shape).to(world.device, world.schedule.dtype)
@@ -129,9 +130,9 @@ def sample_batches(
     precision: Precision = "no",
     **settings: float | int | str,
 ) -> Float[Tensor, "n c h w"]:
-    """Rollouts of any number of prompts, batch by batch with a progress bar; `settings` are those of `rollout`.
+    """Sample any number of prompts, batch by batch with a progress bar, and return all latents; `settings` are those of `rollout`.
 
-    `precision`: what the network's layers compute in; the steps between are taken in the schedule's own.
+    `precision`: what the network's layers compute in. The sampler's steps are computed in the precision of the schedule.
     """
     empty = diffuser.embed([""])
     parts = []

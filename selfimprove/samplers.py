@@ -1,4 +1,4 @@
-"""The samplers, one registry: to add one, add an entry."""
+"""Register the samplers: to add a sampler, add an entry to `SAMPLERS`."""
 
 from typing import Any, NamedTuple
 
@@ -6,22 +6,22 @@ import diffusers
 
 
 class Sampler(NamedTuple):
-    """A sampler by the name that people read, and the diffusers scheduler that takes its steps ("": the transitions of `schedule`)."""
+    """A sampler: its name for readers, and the diffusers scheduler that takes its steps ("" means the transitions of `schedule`)."""
 
     label: str
     scheduler: str = ""
 
     def solver(self, config: dict[str, Any]) -> Any:
-        """Return the scheduler with a model's own noise schedule.
+        """Return the diffusers scheduler with a model's own noise schedule.
 
-        Its steps are "trailing", from the last one on: with the "leading" steps of Stable Diffusion's folders noise would be put in where
-        an image already is.
+        Its time steps are "trailing": the first one is the last step of the schedule. Stable Diffusion's folders ask for "leading" steps,
+        which start below that step, where x_t must already hold some image; the solver would start there from pure noise.
         """
         return getattr(diffusers, self.scheduler).from_config(config, timestep_spacing="trailing")
 
 
 SAMPLERS = {
-    "ddim": Sampler("DDIM"),  # the papers'; with eta > 0 towards DDPM
-    "dpm++": Sampler("DPM-Solver++", "DPMSolverMultistepScheduler"),  # (2M), Lu et al. 2022
+    "ddim": Sampler("DDIM"),  # the papers' sampler; eta > 0 moves it towards DDPM
+    "dpm++": Sampler("DPM-Solver++", "DPMSolverMultistepScheduler"),  # 2M, Lu et al. 2022
     "unipc": Sampler("UniPC", "UniPCMultistepScheduler"),  # Zhao et al. 2023
 }

@@ -1,6 +1,6 @@
-"""The noise schedule: forward noising, its posterior and the reverse transition, from a diffusers scheduler's `alphas_cumprod`.
+"""Compute forward noising, its posterior and the reverse transition, from the `alphas_cumprod` of a diffusers scheduler.
 
-alpha_t is the cumulative product: the papers' alpha_t is `alphas_cumprod[t-1]`; here t counts from 0 as in diffusers.
+alpha_t is the cumulative product. Here t counts from 0, as in diffusers, so the papers' alpha_t is `alphas_cumprod[t-1]`.
 """
 
 import hashlib
@@ -25,10 +25,10 @@ class Transition(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """One transition from time t to t_next (-1: the image itself), its constants in double precision.
+    """One transition from time t to t_next (-1 is the image itself), with its constants in double precision.
 
     Raises:
-        ValueError: sigma^2 greater than 1 - alpha_next, for which eq. (3.1) has no real root.
+        ValueError: sigma is negative, or sigma^2 is greater than 1 - alpha_next, which makes the root in eq. (3.1) imaginary.
     """
 
     t: int
@@ -46,17 +46,17 @@ class Step:
 
     @property
     def direction(self) -> float:
-        """`sqrt(1 - alpha_{t-1} - sigma_t^2)`, what multiplies the noise direction in eqs. (3.1) and (3.2)."""
+        """Return `sqrt(1 - alpha_{t-1} - sigma_t^2)`, the factor of the noise direction in eqs. (3.1) and (3.2)."""
         return math.sqrt(max(1 - self.alpha_next - self.sigma**2, 0.0))
 
     @property
     def h(self) -> float:
-        """h_t of SPIN-Diffusion's appendix C.2: `|x_{t-1} - mu_theta|^2 = h_t^2 |eps_t - eps_theta + (sigma_t/h_t) e|^2`.
+        """Return h_t of SPIN-Diffusion's appendix C.2, where `|x_{t-1} - mu_theta|^2 = h_t^2 |eps_t - eps_theta + (sigma_t/h_t) e|^2`.
 
-        Never positive, and 0 only where the step removes no noise (t_next at the same alpha as t).
+        h_t is never positive. It is 0 only if the step removes no noise, that is, if t_next has the same alpha as t.
 
         Raises:
-            ValueError: alpha_t = 0, where no noise form exists.
+            ValueError: alpha_t is 0, where the error cannot be written in terms of the noise.
         """
         if self.alpha == 0:
             raise ValueError(f"alpha=0 at t={self.t}: x_t holds no image there and h_t is infinite; use the v-prediction form")
@@ -64,23 +64,23 @@ class Step:
 
 
 def ddpm_sigma(alpha: float, alpha_next: float) -> float:
-    """sigma_t of DDPM, the value that eta = 1 stands for (SPIN-Diffusion, below eq. 3.1)."""
+    """Return sigma_t of DDPM, the value to which eta = 1 corresponds (SPIN-Diffusion, below eq. 3.1)."""
     if alpha == 1:  # no noise to remove
         return 0.0
     return math.sqrt((1 - alpha_next) / (1 - alpha) * max(1 - alpha / alpha_next, 0.0))
 
 
 class Schedule:
-    """alpha_t on a device, the sampler's time steps, and the transitions between them.
+    """The noise schedule of a model: alpha_t on a device, the sampler's time steps, and the transitions between them.
 
     Args:
-        scheduler: any diffusers scheduler with `alphas_cumprod`; `prediction_type` epsilon or v_prediction.
-        device: where `add_noise` works.
+        scheduler: any diffusers scheduler with `alphas_cumprod` whose `prediction_type` is epsilon or v_prediction.
+        device: where `add_noise` computes.
         dtype: float32, or float64 for derivations.
 
     Raises:
-        ValueError: no steps; alphas that do not decrease, or outside (0, 1]; alpha_T = 0 without v_prediction; another
-            prediction type.
+        ValueError: there is no step; the alphas do not decrease, or lie outside (0, 1]; alpha_T is 0 without v_prediction; or the
+            prediction type is another one.
     """
 
     def __init__(self, scheduler: Any, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
@@ -91,50 +91,50 @@ class Schedule:
         self._alphas: list[float] = scheduler.alphas_cumprod.double().tolist()
         _check_alphas(self._alphas, self.prediction_type)
         self.alphas_cumprod = scheduler.alphas_cumprod.to(device, dtype)
-        # alpha before the first step: 1, or alphas_cumprod[0] in Stable Diffusion's folders
+        # alpha at t = -1: 1, or alphas_cumprod[0] in Stable Diffusion's folders
         self.final_alpha = 1.0 if scheduler.config.get("set_alpha_to_one", True) else self._alphas[0]
 
     def __len__(self) -> int:
         return len(self.alphas_cumprod)
 
     def alpha(self, t: int) -> float:
-        """alpha_t in double precision; t = -1 is the image itself.
+        """Return alpha_t in double precision; t = -1 is the image itself.
 
         Raises:
-            ValueError: t out of range.
+            ValueError: t is out of range.
         """
         if not -1 <= t < len(self):
             raise ValueError(f"t={t} lies outside the schedule; give -1 (the image) to {len(self) - 1}")
         return self._alphas[t] if t >= 0 else self.final_alpha
 
     def add_noise(self, clean: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Int[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
-        """x_t = sqrt(alpha_t) x_0 + sqrt(1 - alpha_t) eps (SPIN-Diffusion, below eq. 3.1)."""
+        """Return x_t = sqrt(alpha_t) x_0 + sqrt(1 - alpha_t) eps (SPIN-Diffusion, below eq. 3.1)."""
         alpha = self.alphas_cumprod[t].view(-1, 1, 1, 1)
         return alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
 
     def target(self, clean: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Int[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
-        """What the model should say of x_t: eps, or v = sqrt(alpha_t) eps - sqrt(1 - alpha_t) x_0 (Salimans and Ho 2022)."""
+        """Return what the model should predict from x_t: eps, or v = sqrt(alpha_t) eps - sqrt(1 - alpha_t) x_0 (Salimans and Ho 2022)."""
         if self.prediction_type == "epsilon":
             return noise
         alpha = self.alphas_cumprod[t].view(-1, 1, 1, 1)
         return alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
 
     def error_scale(self, alpha: Float[Tensor, " b"], error_in: ErrorIn) -> Float[Tensor, " b"]:
-        """What turns a squared error of the model's output into one in eps or in v: `|eps error|^2 = alpha_t |v error|^2`."""
+        """Return the factor from a squared error of the model's output to one in `error_in`: `|eps error|^2 = alpha_t |v error|^2`."""
         own = "v" if self.prediction_type == "v_prediction" else "epsilon"
         if own == error_in:
             return torch.ones_like(alpha)
         return alpha if own == "v" else 1 / alpha
 
     def fingerprint(self) -> str:
-        """Of what training depends on: the alphas and the prediction type."""
+        """Return 12 hexadecimal digits of a hash of what training depends on: the alphas and the prediction type."""
         return hashlib.sha256(json.dumps([self.prediction_type, self._alphas]).encode()).hexdigest()[:12]
 
     def timesteps(self, steps: int | None = None) -> list[tuple[int, int]]:
-        """(t, t of the next state) from noise to image; the last one ends before step 0. None: every step of the schedule.
+        """Return pairs (t, t of the next state) from noise to image; the last pair ends before step 0. None: every step of the schedule.
 
         Raises:
-            ValueError: no steps, or more than the schedule has.
+            ValueError: `steps` is below 1, or more than the schedule has.
         """
         if steps is None:
             return [(t, t - 1) for t in range(len(self) - 1, -1, -1)]
@@ -145,10 +145,10 @@ class Schedule:
         return [(int(t), max(int(t) - stride, -1)) for t in self.scheduler.timesteps]
 
     def step(self, t: int, t_next: int, eta: float = 0.0) -> Step:
-        """The transition t -> t_next with sigma_t = eta times DDPM's: DDIM at 0, DDPM at 1 (SPIN-Diffusion, below eq. 3.1).
+        """Return the transition t -> t_next with sigma_t = eta times that of DDPM: DDIM at 0, DDPM at 1 (SPIN-Diffusion, below eq. 3.1).
 
         Raises:
-            ValueError: t or t_next out of range, or t_next not before t.
+            ValueError: t or t_next is out of range, or t_next does not lie before t.
         """
         if t_next >= t:
             raise ValueError(f"t_next={t_next} must lie before t={t}; sampling goes from noise to image")
@@ -156,24 +156,24 @@ class Schedule:
         return Step(t, t_next, alpha, alpha_next, eta * ddpm_sigma(alpha, alpha_next))
 
     def steps(self, count: int | None = None, eta: float = 0.0) -> tuple[Step, ...]:
-        """The transitions of a sampler of `count` steps, or of the whole schedule, from noise to image."""
+        """Return the transitions, from noise to image, of a sampler with `count` steps; None means the whole schedule."""
         return tuple(self.step(t, t_next, eta) for t, t_next in self.timesteps(count))
 
     def clean_and_noise(
         self, noisy: Float[Tensor, "b c h w"], output: Float[Tensor, "b c h w"], alpha: float
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
-        """The x_0 and eps that a model's output says x_t is made of; the output is eps, or v = sqrt(alpha) eps - sqrt(1 - alpha) x_0."""
+        """Return x_0 and eps of x_t according to the model's output, which is eps, or v = sqrt(alpha) eps - sqrt(1 - alpha) x_0."""
         if self.prediction_type == "v_prediction":
             return alpha**0.5 * noisy - (1 - alpha) ** 0.5 * output, alpha**0.5 * output + (1 - alpha) ** 0.5 * noisy
         return (noisy - (1 - alpha) ** 0.5 * output) / alpha**0.5, output
 
     def reverse(self, noisy: Float[Tensor, "b c h w"], output: Float[Tensor, "b c h w"], step: Step) -> Transition:
-        """`p_theta(x_{t-1} | x_t, c)` of SPIN-Diffusion eq. (3.2), from the model's output at (x_t, t)."""
+        """Return `p_theta(x_{t-1} | x_t, c)` of SPIN-Diffusion eq. (3.2), from the model's output at (x_t, t)."""
         clean, eps = self.clean_and_noise(noisy, output, step.alpha)
         return Transition(step.alpha_next**0.5 * clean + step.direction * eps, step.sigma)
 
     def posterior(self, noisy: Float[Tensor, "b c h w"], clean: Float[Tensor, "b c h w"], step: Step) -> Transition:
-        """`q(x_{t-1} | x_t, x_0)` of SPIN-Diffusion eq. (3.1)."""
+        """Return `q(x_{t-1} | x_t, x_0)` of SPIN-Diffusion eq. (3.1)."""
         eps = (noisy - step.alpha**0.5 * clean) / (1 - step.alpha) ** 0.5
         return Transition(step.alpha_next**0.5 * clean + step.direction * eps, step.sigma)
 

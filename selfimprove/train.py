@@ -1,4 +1,4 @@
-"""One training loop on accelerate for every objective, on cached latents and text embeddings."""
+"""Train with one loop on accelerate for every objective, on cached latents and text embeddings."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ from selfimprove.schedule import Schedule
 
 
 def learning_rate(settings: Settings, step: int, steps: int) -> float:
-    """Linear warm-up from the round's start, then (if `decay`) linear decay to zero at the round's end, after `steps`."""
+    """Return the rate at `step`: linear warm-up from the start of the round, then (if `decay`) linear decay to zero after `steps` steps."""
     if step < settings.warmup:
         return settings.lr * (step + 1) / settings.warmup
     if not settings.decay:
@@ -35,7 +35,7 @@ def learning_rate(settings: Settings, step: int, steps: int) -> float:
 def objective(
     batch: Batch, player: Callable[..., Any], reference: Float[Tensor, " n"] | None, settings: Settings
 ) -> losses.SpinTerms | losses.WeightedTerms | losses.DenoisingTerms:
-    """The loss terms of one forward of the player on [real; generated]; `reference`: the opponent's errors there, if there is one."""
+    """Return the loss terms of one forward pass of the player on [real; generated]; `reference`: the opponent's errors, or None."""
     errors = batch.errors(player)
     if settings.objective == "weighted":
         return losses.weighted_denoising(errors, batch.weight, batch.alpha, settings.time_weight)
@@ -70,23 +70,23 @@ def train(
     round_index: int,
     folder: Path,
 ) -> pd.DataFrame:
-    """Train what of the player requires a gradient, in place, and return the log, one row a step.
+    """Train, in place, the player's parameters that require a gradient, and return the log with one row per optimiser step.
 
-    Columns: the loss terms' means over the batch (see `losses`), `gradient_norm` before clipping, and `lr`. A checkpoint in
-    `folder` lets a killed run go on with the same result. With `ema` the averaged weights are left in the player.
+    Columns: the mean of each loss term over the batch (see `losses`), `gradient_norm` before clipping, and `lr`. A checkpoint in
+    `folder` lets a killed run continue with the same result. With `ema`, the player ends with the averaged weights.
 
     Raises:
         FloatingPointError: the loss is not finite; names step, t and example.
-        RunError: the checkpoint was written with another number of examples a step.
+        RunError: the checkpoint was written with another number of examples per step.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    AcceleratorState._reset_state()  # else a second run in this process could not have another precision
+    AcceleratorState._reset_state()  # otherwise a second run in this process could not use another precision
     on_cpu = schedule.alphas_cumprod.device.type == "cpu"
     accelerator = Accelerator(
         gradient_accumulation_steps=settings.accumulation,
         mixed_precision=settings.precision,
         cpu=on_cpu,
-        log_with="tensorboard" if is_tensorboard_available() else None,  # of the extra `notebooks`
+        log_with="tensorboard" if is_tensorboard_available() else None,  # part of the extra `notebooks`
         project_dir=folder,
     )
     accelerator.init_trackers("tensorboard")
@@ -112,8 +112,8 @@ def train(
             average.load_state_dict(state["average"])
         if accelerator.scaler:
             accelerator.scaler.load_state_dict(state["scaler"])
-        del state  # as large as the player and its moments
-    # everything is on the schedule's device already, which need not be the one that accelerate would choose
+        del state  # this frees as much memory as the player and its moments take
+    # everything is already on the schedule's device, which may differ from the one that accelerate would choose
     model, prepared = accelerator.prepare(player, optimiser, device_placement=[False, False])
     steps = settings.steps_for(len(data.ids), accelerator.num_processes)
 
@@ -133,7 +133,7 @@ def train(
             batch = make_batch(data, micro, settings, schedule, seed, round_index, step)
             with accelerator.accumulate(model):
                 with accelerator.autocast():
-                    # first: it may be the player's own network with the adapter off, and the player's activations may be recomputed
+                    # before the player: both may share one network, and the player's activations may be recomputed with the adapter on
                     reference = opponent(batch, [step * per_step + i for i in places]) if opponent else None
                     terms = objective(batch, model, reference, settings)
                 _stop_if_not_finite(terms.loss, batch, step, [data.ids[r] for r, _ in micro])
@@ -156,7 +156,7 @@ def train(
             state["scaler"] = accelerator.scaler.state_dict() if accelerator.scaler else None
             torch.save(state, checkpoint.with_suffix(".unfinished"))
             checkpoint.with_suffix(".unfinished").rename(checkpoint)
-    for tracker in accelerator.trackers:  # end_training would part the processes for good
+    for tracker in accelerator.trackers:  # not end_training, which would disconnect the processes for good
         tracker.finish()
     if average:
         average.copy_to(player.parameters())
