@@ -1,6 +1,6 @@
 """Self-play (SPIN-Diffusion) and recursive self-improvement (RSIDiff) for diffusion models.
 
-`set_up` checks a run, `play` plays its rounds, `score_table` shows what came of them:
+`set_up` loads and checks a run, `play` plays its rounds, and `score_table` returns their scores:
 
     run = set_up("sd15-spin-lora", model="path/to/pipeline", data="path/to/images")
     print(score_table(play(run, 2)))
@@ -28,7 +28,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Load a name when it is first asked for, so that importing the package costs nothing."""
+    """Load a name on first access, so that importing the package stays fast."""
     if name not in _HOMES:
         raise AttributeError(f"module 'selfimprove' has no attribute {name!r}")
     return getattr(import_module(f"selfimprove.{_HOMES[name]}"), name)

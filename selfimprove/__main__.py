@@ -1,4 +1,4 @@
-"""python -m selfimprove spin --iter 2, or rsi: the same rounds as the notebooks, without one (also under `accelerate launch -m`)."""
+"""Play the rounds of the notebooks on the command line: python -m selfimprove spin --iter 2, or rsi (also by `accelerate launch -m`)."""
 
 import argparse
 import sys
@@ -17,7 +17,7 @@ from selfimprove.run import set_up
 
 
 def _arguments() -> tuple[Request, dict[str, Any], str]:
-    """What to play, the settings to change, and where the opponent's errors are kept."""
+    """Return the request, the settings to change in every round, and the folder of the opponent cache, empty for none."""
     parser = argparse.ArgumentParser(prog="python -m selfimprove", description=__doc__)
     commands = parser.add_subparsers(required=True, dest="system")
     for system, kind, what in (
@@ -51,7 +51,7 @@ def _arguments() -> tuple[Request, dict[str, Any], str]:
 
 
 def main() -> None:
-    """Play, and say where everything is; errors of use end with one line that says what to do."""
+    """Play the rounds and print where the results are; after an error of use, exit with one line that says what to do."""
     try:
         request, changes, cache = _arguments()
         prompts = request.prompts if isinstance(request, RsiRequest) else ""

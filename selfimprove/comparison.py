@@ -1,7 +1,7 @@
-"""Any pipelines on any prompts: sample all of them from the same noise, score every image, keep the scores and how they were made.
+"""Compare pipelines on the same prompts: sample from the same noise, score every image, keep the scores and how they were made.
 
-One folder a model and guidance, `<run>/<model>/guidance_<g>/`, each finished on its own: more models, guidances or scorers can be
-added later, and a killed run goes on where it stopped.
+Each model and guidance has its own folder, `<run>/<model>/guidance_<g>/`, which is finished on its own. More models, guidances or
+scorers can be added later, and a killed run continues where it stopped.
 """
 
 import re
@@ -30,24 +30,24 @@ GUIDANCE_SEPARATOR = " at guidance "
 
 
 def file_name(model: str) -> str:
-    """What a model's files are called: its name in small letters, with dashes."""
+    """Return the name of a model's files: the model's name in lower case, with dashes between words."""
     return "-".join(re.findall(r"[\w.]+", model.lower()))
 
 
 def without_guidance(model: str) -> str:
-    """The model's own name, where a sweep of guidance has added to it."""
+    """Return the model's own name, without the guidance that a sweep appends."""
     return model.split(GUIDANCE_SEPARATOR)[0]
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How every model is sampled.
+    """Settings with which every model is sampled.
 
     Raises:
-        ValueError: a number is not positive, or no guidance is given.
+        ValueError: a number is below 1, or no guidance is given.
     """
 
-    images: int = 5  # of each prompt, as in SPIN-Diffusion
+    images: int = 5  # per prompt, as in SPIN-Diffusion
     steps: int = 50
     guidances: tuple[float, ...] = (7.5,)
     batch: int = 16
@@ -60,17 +60,17 @@ class Sampling:
             raise ValueError(f"guidances={self.guidances} must hold at least one number, and none below 1 (1 is no guidance)")
 
     def settings(self, guidance: float) -> Settings:
-        """What `evaluate` is told."""
+        """Return the settings that `evaluate` takes, at one guidance."""
         return replace(
             Settings(), evaluation_images=self.images, evaluation_steps=self.steps, evaluation_guidance=guidance, rollout_batch=self.batch
         )
 
 
 def read_guidances(text: str) -> tuple[float, ...]:
-    """The numbers of "1.5, 3, 6".
+    """Return the numbers in a text such as "1.5, 3, 6".
 
     Raises:
-        ValueError: not numbers with commas between them.
+        ValueError: the text does not consist of numbers separated by commas.
     """
     try:
         return tuple(float(part) for part in str(text).split(",") if part.strip())
@@ -80,7 +80,7 @@ def read_guidances(text: str) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Models by the name that tables give them, all loaded folders checked; `cost` before `run`."""
+    """Checked model folders by the names that tables show, with prompts, scorers and sampling. Read `cost` before `play`."""
 
     models: Mapping[str, Path]
     prompts: JudgedPrompts
@@ -90,10 +90,11 @@ class Comparison:
     device: torch.device
 
     def folder(self, name: str, guidance: float) -> Path:
+        """Return the folder of one model's scores and latents at one guidance."""
         return self.run / file_name(name) / f"guidance_{guidance:g}"
 
     def cost(self) -> str:
-        """What is still to do, and about how long it takes here."""
+        """Return a sentence that says what is still to do and about how long that takes on this device."""
         todo = [(n, g) for n in self.models for g in self.sampling.guidances if not self._finished(n, g)]
         count = len(self.prompts.prompts) * self.sampling.images
         if not todo:
@@ -108,7 +109,7 @@ class Comparison:
         )
 
     def play(self) -> Iterator[Scored]:
-        """Every model at every guidance, each as soon as it is there, the missing ones sampled and scored; guidance changes fastest."""
+        """Yield the scores of every model at every guidance; sample and score what is missing. Guidance varies fastest."""
         for name, folder in self.models.items():
             diffuser: Diffuser | None = None
             for guidance in self.sampling.guidances:
@@ -122,7 +123,7 @@ class Comparison:
         path = self.folder(name, guidance) / "scores.parquet"
         if not path.exists():
             return False
-        self._open(name, guidance)  # refuses a folder of another comparison
+        self._open(name, guidance)  # raises for a folder of another comparison
         found = read_scores(path).protocol.scorers
         return all(found.get(n) == getattr(s, "version", n) for n, s in self.scorers.items())
 
@@ -140,7 +141,7 @@ class Comparison:
         evaluate(diffuser, diffuser.unet, data, self.scorers, None, settings, folder, name, model_hash(self.models[name]))
 
     def pictures(self, scored: Sequence[Scored], rows: Sequence[int]) -> Float[np.ndarray, "models rows h w 3"]:
-        """Images in [0, 1] of some rows of the tables, the same prompts and noise for every evaluation."""
+        """Return the images, in [0, 1], of some rows of the tables; a row has the same prompt and noise in every evaluation."""
         found = []
         for one in scored:
             name, guidance = without_guidance(one.protocol.model), one.protocol.guidance
@@ -149,10 +150,10 @@ class Comparison:
         return np.stack(found)
 
     def features(self, scored: Scored, scorer: str) -> Float[np.ndarray, "n d"]:
-        """Image features of a scorer that has them, of every image of one evaluation, in the order of its table.
+        """Return a scorer's image features of every image of one evaluation, in the order of the evaluation's table.
 
         Raises:
-            ValueError: the scorer has none.
+            ValueError: the scorer has no image features.
         """
         extract = getattr(self.scorers.get(scorer), "features", None)
         if extract is None:
@@ -171,14 +172,14 @@ def set_up_comparison(
     run: str | Path = "",
     device: str = "",
 ) -> Comparison:
-    """Check everything before anything is sampled.
+    """Check models and names before anything is sampled.
 
-    `models`: the name that tables give -> pipeline folder, hub id or "shapes". `run`: the folder of scores and latents; empty:
-    `runs/compare-<hash of what is compared>`.
+    `models` maps the name that tables show to a pipeline folder, a hub id or "shapes". `run` is the folder of scores and latents; if
+    empty, `runs/compare-<hash of what is compared>`.
 
     Raises:
         ModelError: a model cannot be used.
-        ValueError: fewer than one model, two with the same weights under two names, or names whose files would be the same.
+        ValueError: there is no model, two models have the same weights, or two names would share their files or give no file name.
     """
     if not models:
         raise ValueError("models is empty; give at least one, such as {'base': 'shapes'}")
@@ -214,10 +215,10 @@ def compare(
     run: str | Path = "",
     device: str = "",
 ) -> pd.DataFrame:
-    """Draw every model on the same prompts from the same noise, and return the tidy table of `aggregate.comparison`.
+    """Sample every model on the same prompts from the same noise, and return the tidy table of `aggregate.comparison`.
 
-    `models`: name -> pipeline folder, hub id or "shapes"; the first is the baseline. `prompts`, `count`: see `judged_prompts`.
-    `scorers`: see `read_scorers`. What is drawn already in `run` is not drawn again.
+    `models` maps a name to a pipeline folder, a hub id or "shapes"; the first model is the baseline. For `prompts` and `count` see
+    `judged_prompts`, for `scorers` see `read_scorers`. Images that `run` already holds are not sampled again.
 
     Raises:
         ValueError: see `set_up_comparison`, `judged_prompts` and `read_scorers`.
@@ -229,10 +230,10 @@ def compare(
 
 
 def newest_player(runs: Path = Path("runs")) -> Path:
-    """The pipeline that was written last under a folder of runs.
+    """Return the pipeline folder that was written last under a folder of runs.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no round is finished there.
     """
     found = sorted(runs.glob("*/round_*/pipeline"), key=lambda p: p.stat().st_mtime)
     if not found:
@@ -241,10 +242,10 @@ def newest_player(runs: Path = Path("runs")) -> Path:
 
 
 def read_scorers(text: str, device: torch.device) -> dict[str, Scorer]:
-    """The embedded scorers where `text` is "shapes"; else published ones with commas between, each a name or name=path.
+    """Return the embedded scorers if `text` is "shapes", else published scorers separated by commas, each a name or name=path.
 
     Raises:
-        ScorerError: a name is not known, or its files cannot be had.
+        ScorerError: a name is not known, or the scorer's files cannot be loaded.
     """
     names = [part.strip() for part in text.split(",") if part.strip()]
     if names == ["shapes"]:
@@ -253,7 +254,7 @@ def read_scorers(text: str, device: torch.device) -> dict[str, Scorer]:
 
 
 def at_one_guidance(scored: Sequence[Scored], scorer: str) -> list[Scored]:
-    """Of every model the guidance at which it does best on a score (mean over images): the fair comparison where guidance was swept."""
+    """Return each model at the guidance with its best mean score over images: the fair comparison after a sweep of guidance."""
     best: dict[str, Scored] = {}
     for one in scored:
         name = without_guidance(one.protocol.model)
@@ -263,7 +264,7 @@ def at_one_guidance(scored: Sequence[Scored], scorer: str) -> list[Scored]:
 
 
 def sweep_table(scored: Sequence[Scored], scorers: Sequence[str]) -> pd.DataFrame:
-    """Mean of every score by model and guidance."""
+    """Return the mean of every score per model and guidance."""
     rows = []
     for one in scored:
         name = without_guidance(one.protocol.model)

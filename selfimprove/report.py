@@ -1,4 +1,4 @@
-"""Report on a run folder in tables and sentences; nothing is computed here that a run did not write."""
+"""Report on a run folder in tables and sentences, from what the run has written."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ ORACLE_SHOWN = ("quality", "all_right")
 
 
 def score_table(infos: list[RoundInfo]) -> pd.DataFrame:
-    """One row a score and round: mean, its 95 % interval, the paired difference to the round before, win rates."""
+    """Return one row per score and round: mean, its 95 % interval, paired difference from the round before, win rates in per cent."""
     rows = []
     for info in infos:
         named = dict(info.metrics["scores"])
@@ -31,7 +31,7 @@ def score_table(infos: list[RoundInfo]) -> pd.DataFrame:
 
 
 def _wins(score: dict[str, Any], over: str) -> str:
-    """Per cent of prompts won with Wilson's interval, which runs of earlier versions have not kept."""
+    """Return the per cent of prompts won, with Wilson's interval unless the run is older than that interval."""
     shown = [f"{100 * v:.0f}" for v in (score[f"win_rate_{over}"], *score.get(f"win_rate_{over}_ci95", ()))]
     return shown[0] + (f" [{shown[1]}, {shown[2]}]" if shown[1:] else "")
 
@@ -41,7 +41,7 @@ def _interval(bounds: list[float]) -> str:
 
 
 def ceiling_sentence(info: RoundInfo) -> str:
-    """What the oracle itself gets right on perfect inputs; empty where there is no oracle."""
+    """Return a sentence on how well the oracle itself reads real images; empty if the run has no oracle."""
     if "oracle" not in info.metrics:
         return ""
     parts = [
@@ -52,8 +52,8 @@ def ceiling_sentence(info: RoundInfo) -> str:
 
 
 def read_training(log: pd.DataFrame, settings: Settings) -> str:
-    """The training log of a round with these settings in plain words: what is normal, and what is not."""
-    few = max(1, min(5, len(log) // 2))  # steps at either end
+    """Return the training log of a round with these settings in plain words: what is normal, and what is not."""
+    few = max(1, min(5, len(log) // 2))  # number of steps to average at either end
     first, last = log.head(few).mean(), log.tail(few).mean()
     if "weight" in log:
         return (
@@ -76,18 +76,18 @@ def read_training(log: pd.DataFrame, settings: Settings) -> str:
 
 
 def prompt_lines(folder: Path) -> list[str]:
-    """What each prompt filter of a run dropped, with examples."""
+    """Return one line per prompt filter of a run: what the filter dropped, with examples."""
     return [str(report) for report in read_reports(folder / "prompts.json")]
 
 
 def drift_table(infos: list[RoundInfo]) -> pd.DataFrame:
-    """Signs of collapse by round, each as a ratio to the base model's own value; 1 is no change."""
+    """Return the signs of collapse per round, each as a ratio to the base model's own value; 1 means no change."""
     rows = {info.metrics["round"]: info.metrics["drift"] for info in infos if "drift" in info.metrics}
     return pd.DataFrame(rows).T.rename_axis("round").round(3)
 
 
 def write_summary(run: Run, infos: list[RoundInfo]) -> dict[str, Path]:
-    """Write `summary.csv` and, where matplotlib is installed, `summary.png` into the run folder; return where everything is."""
+    """Write `summary.csv` and, if matplotlib is installed, `summary.png` into the run folder; return the paths of all results by name."""
     folder, last = run.folder.path, len(infos) - 1
     score_table(infos).to_csv(folder / "summary.csv")
     written = {"numbers": folder / "summary.csv", "model": run.folder.round(last) / "pipeline"}
@@ -95,7 +95,7 @@ def write_summary(run: Run, infos: list[RoundInfo]) -> dict[str, Path]:
         from matplotlib.pyplot import close
 
         from selfimprove.evaluation.round_figures import image_grid
-    except ImportError:  # the core alone is installed; the images of each round lie in its folder all the same
+    except ImportError:  # only the core is installed; the images of each round are still in its folder
         return {"pictures": run.folder.round(last) / "images"} | written
     figure = image_grid([run.folder.round(k) for k in range(last + 1)], ["base", *(f"round {k}" for k in range(1, last + 1))])
     figure.savefig(folder / "summary.png", dpi=160)

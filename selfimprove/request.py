@@ -1,4 +1,4 @@
-"""What a user asks for: the parameters of a round notebook or command, checked before anything else happens."""
+"""Check what a user asks for, the parameters of a notebook or command, before anything else happens."""
 
 import ast
 from collections.abc import Mapping, Sequence
@@ -22,10 +22,10 @@ def _check_text(name: str, value: Any) -> None:
 
 
 def changed_settings(given: Sequence[str]) -> dict[str, Any]:
-    """Settings from "name=value" texts; values as Python writes them, anything else is text.
+    """Return the settings in texts of the form "name=value". A value that is no Python literal is taken as text.
 
     Raises:
-        ValueError: no "=", no setting of that name, or text for a number.
+        ValueError: a text has no "=", no setting has that name, or a number is needed and the value is text.
     """
     known, changes = {f.name: f.default for f in fields(Settings)}, {}
     for text in given:
@@ -45,12 +45,12 @@ def changed_settings(given: Sequence[str]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Request:
-    """A round of self-play. Empty strings mean the preset's model, data and scorers, a run folder of the run's own, the best device.
+    """A request for a round of self-play. Empty strings mean the preset's model, data and scorers, the default run folder, the best device.
 
-    Users give these values, so nothing is assumed of their types: `iter` and `seed` must be whole numbers, the others text.
+    The values come from users, so their types are checked: `iter` and `seed` must be whole numbers, the others text.
 
     Raises:
-        ValueError: names the parameter, its value and what to give instead.
+        ValueError: a value does not fit; names the parameter, the value and what to give instead.
     """
 
     iter: Any
@@ -76,7 +76,7 @@ class Request:
             raise ValueError(f"device={self.device!r} is not known; give cpu, cuda, cuda:1 or mps, or leave it empty")
 
     def chosen_preset(self) -> Preset:
-        """The preset, with the published scorers asked for: names or name=path with commas between, or "none"."""
+        """Return the preset with the published scorers that are asked for: names or name=path separated by commas, or "none"."""
         preset = get_preset(self.preset)
         if not self.scorers:
             return preset
@@ -85,7 +85,7 @@ class Request:
 
 @dataclass(frozen=True)
 class RsiRequest(Request):
-    """A round of recursive self-improvement: as `Request`, with where its prompts are from (empty: the preset's)."""
+    """A request for a round of recursive self-improvement: a `Request` with the source of its prompts (empty: the preset's)."""
 
     preset: Any = "shapes-rsi"
     prompts: Any = ""
@@ -95,10 +95,10 @@ class RsiRequest(Request):
 
 @dataclass(frozen=True)
 class CompareRequest:
-    """Two pipelines to be judged on one set of prompts; of the values nothing is assumed.
+    """A request to judge two pipelines on one set of prompts. The values come from users, so their types are checked.
 
     Raises:
-        ValueError: names the parameter, its value and what to give instead.
+        ValueError: a value does not fit; names the parameter, the value and what to give instead.
     """
 
     model_a: Any = "shapes"
@@ -122,12 +122,12 @@ Asked = TypeVar("Asked", bound=Request | CompareRequest)
 
 
 def from_namespace(namespace: Mapping[str, Any], kind: type[Asked]) -> Asked:
-    """The request in a notebook's globals, right after its parameters cell.
+    """Return the request that a notebook's globals make, right after its parameters cell.
 
-    papermill only warns of a parameter that the notebook does not have, and enforces no types: both are checked here.
+    papermill only warns of a parameter that the notebook does not have, and enforces no types. This function checks both.
 
     Raises:
-        ValueError: an unknown parameter, or a value that does not fit.
+        ValueError: a parameter is unknown, or a value does not fit.
     """
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     given = {n: v for n, v in namespace.items() if not n.startswith("_") and n not in _IPYTHON}

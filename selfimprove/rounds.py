@@ -1,7 +1,7 @@
-"""Rounds of self-play and of recursive self-improvement, each a list of resumable stages in a run folder.
+"""Play rounds of self-play and of recursive self-improvement, each a list of resumable stages in a run folder.
 
-Round k starts from round k-1's player: what it trains on (`samples`) -> training -> evaluation. Round 0 is the base model's
-evaluation.
+Round k starts from the player of round k-1: make the training set (`selfimprove.stages`), train, evaluate. Round 0 is the evaluation
+of the base model.
 """
 
 import json
@@ -29,14 +29,14 @@ from selfimprove.train import train
 
 
 class RoundState(NamedTuple):
-    """What the next round needs: the number of the last one played and its player, a pipeline folder."""
+    """What the next round needs: the number of the last round that was played, and its player, a pipeline folder."""
 
     number: int
     player: Path
 
 
 class RoundInfo(NamedTuple):
-    """What diagnostics need: the metrics, the training log (None for round 0), and whether it was computed just now."""
+    """What diagnostics need: metrics, training log (None for round 0), and whether this call evaluated the round (else read it back)."""
 
     metrics: dict[str, Any]
     log: pd.DataFrame | None
@@ -44,10 +44,10 @@ class RoundInfo(NamedTuple):
 
 
 def play(run: Run, last: int) -> list[RoundInfo]:
-    """Rounds 0 to `last`, those missing; finished ones are read back."""
+    """Play the missing rounds from 0 to `last`, and return one `RoundInfo` per round; finished rounds are read back."""
     recursive = run.preset.settings.objective == "weighted"
     if recursive:
-        prepared_prompts(run, run.preset.settings)  # so that what is wrong with them shows before any sampling
+        prepared_prompts(run, run.preset.settings)  # first, so that an error in the prompts shows before any sampling
     state, infos = RoundState(-1, run.diffuser.folder), []
     for _ in range(last + 1):
         state, info = (rsi_round if recursive else spin_round)(state, run)
@@ -58,7 +58,7 @@ def play(run: Run, last: int) -> list[RoundInfo]:
 def spin_round(state: RoundState, run: Run) -> tuple[RoundState, RoundInfo]:
     """Play the round after `state.number`: rollout, training and evaluation, each done once (SPIN-Diffusion, Algorithm 1).
 
-    With objective "sft" the same without an opponent.
+    With objective "sft" there is no opponent and no rollout.
     """
     index = state.number + 1
     if index > 0 and not run.folder.is_done(index, "training"):
@@ -70,7 +70,7 @@ def spin_round(state: RoundState, run: Run) -> tuple[RoundState, RoundInfo]:
 
 
 def rsi_round(state: RoundState, run: Run) -> tuple[RoundState, RoundInfo]:
-    """The round after `state.number`: prompts, rollout, scores, selection, weights, training, evaluation (RSIDiff, Algorithm 1)."""
+    """Play the round after `state.number`: prompts, rollout, scores, selection, weights, training, evaluation (RSIDiff, Algorithm 1)."""
     index = state.number + 1
     if index > 0 and not run.folder.is_done(index, "training"):
         settings = run.preset.for_round(index)
@@ -84,7 +84,7 @@ def _opponent(state: RoundState, run: Run, settings: Settings) -> Path:
 
 
 def _finish(state: RoundState, run: Run) -> tuple[RoundState, RoundInfo]:
-    """Evaluation of the round after `state.number`, and what it has shown."""
+    """Evaluate the round after `state.number`, unless that is done, and return its state and results."""
     index = state.number + 1
     folder = run.folder.round(index)
     if index > 0:
@@ -115,7 +115,7 @@ def _train(run: Run, settings: Settings, data: TrainingSet, start: Path, opponen
             opponent = LiveOpponent(network)
             if cache := run.cache_of(index, opponent_hash):
                 opponent = precompute(cache, network, opponent_hash, data, run.diffuser.schedule, settings, run.seed, index)
-            del network  # once its errors are known it leaves the memory
+            del network  # frees the memory if the errors are precomputed
         log = train(player, opponent, data, run.diffuser.schedule, settings, run.seed, index, work)
         if PartialState().is_main_process:
             if rank:
@@ -130,7 +130,7 @@ def _train(run: Run, settings: Settings, data: TrainingSet, start: Path, opponen
 
 
 def _evaluate(run: Run, player: Path, index: int) -> None:
-    """Scores of a round's player, and their differences to the rounds before."""
+    """Write the scores of a round's player, and their differences from earlier rounds."""
     folder, data, diffuser = run.folder.round(index), run.data, run.diffuser
     weights, name = model_hash(player), f"round {index}" if index else "base"
     with run.folder.stage(index, "evaluation", files=("scores.parquet", "metrics.json"), player=weights):
@@ -148,7 +148,7 @@ def _evaluate(run: Run, player: Path, index: int) -> None:
 
 
 def _drift(folder: RunFolder, index: int, scores: pd.DataFrame) -> dict[str, float]:
-    """The signs of collapse of a round, as ratios to the base model's."""
+    """Return the signs of collapse of a round, as ratios to the base model's values."""
     return drift(evaluation_latents(folder.round(index)), evaluation_latents(folder.round(0)), scores["prompt"].tolist())
 
 

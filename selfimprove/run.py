@@ -1,4 +1,4 @@
-"""Setting up a run: model, data, prompts, scorers and run folder, all checked before anything expensive."""
+"""Set up a run: load and check model, data, prompts, scorers and run folder before anything expensive."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from selfimprove.shapes.captions import collected_prompts, concepts
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is set up and checked: preset, loaded base pipeline, data, scorers, seed, folder; prompts, where it collects them."""
+    """A run that is set up and checked. `diffuser` is the loaded base pipeline; `collection` holds the prompts of recursion, else None."""
 
     preset: Preset
     diffuser: Diffuser
@@ -34,12 +34,12 @@ class Run:
     opponent_cache: Path | None = None
 
     def cache_of(self, index: int, opponent: str) -> Path | None:
-        """Where round `index` against an opponent of this hash keeps its images and errors, if they are kept: a sweep has several."""
+        """Return the cache folder of round `index` and of the opponent with this hash, or None; a sweep may have several opponents."""
         return self.opponent_cache / f"round_{index}-{opponent[:12]}" if self.opponent_cache else None
 
     @property
     def truncated(self) -> list[str]:
-        """Captions and prompts that the tokenizer's limit cuts."""
+        """Return the captions and prompts that the tokenizer cuts at its limit."""
         return self.diffuser.truncated([*self.data.captions, *(self.collection.prompts if self.collection else [])])
 
 
@@ -55,16 +55,17 @@ def set_up(
     scorers: Mapping[str, Scorer] | None = None,
     opponent_cache: str | Path = "",
 ) -> Run:
-    """Check everything and load model, data and prompts; nothing expensive, nothing written but run.json (and cache.json in a new cache).
+    """Load and check model, data and prompts, without expensive work; write only run.json (and cache.json in a new cache).
 
-    `preset`: a preset or its name. `name`: what the run's default folder is called; empty: the preset's name, or "run". Empty `model`,
-    `data`, `prompts`: the preset's. Empty `run`: `runs/<name>-<hash of the identity>`. Empty `device`: a GPU if there is one. `scorers`:
-    further scorers by name, beside those that know the data, or in place of published ones. `opponent_cache`: a folder where the
-    opponent's images and errors are computed once, for this run and all that differ in beta, lr or steps alone; empty: as needed.
+    `preset`: a preset or its name. `name`: the first part of the default run folder's name; if empty, the preset's name, or "run".
+    `model`, `data`, `prompts`: if empty, the preset's. `run`: the run folder; if empty, `runs/<name>-<hash of the identity>`. `device`: if
+    empty, a GPU if there is one. `scorers`: further scorers by name; each replaces a scorer of the same name. `opponent_cache`: a folder
+    in which the opponent's images and errors are computed once, for this run and all runs that differ only in beta, lr or steps; if
+    empty, there is no cache.
 
     Raises:
-        ValueError: `ModelError`, `DataError`, `PromptError`, `SelectionError`, `CacheError` or `RunError`, which say what is wrong and
-            what to do.
+        ValueError: an input cannot be used; the message says what is wrong and what to do. `ModelError`, `DataError`, `PromptError`,
+            `SelectionError`, `CacheError` and `RunError` are such errors.
     """
     if isinstance(preset, str):
         name = name or preset
@@ -94,22 +95,22 @@ def set_up(
         identity["prompts"] = fingerprint([*collection.prompts, *collection.held_out])
         about["prompts_name"] = prompts
     cache = Path(opponent_cache) if opponent_cache else None
-    if cache:  # of one model, data set and seed; inside, of every round's opponents
+    if cache:  # a cache belongs to one model, data set and seed; inside, each round and opponent has a folder
         check_identity(cache / "cache.json", {name: identity[name] for name in ("model", "data", "seed")})
     path = Path(run) if run else Path("runs") / f"{name}-{identity_hash(identity)}"
     return Run(preset, diffuser, images, available, seed, open_run(path, identity, about), collection, cache)
 
 
 def _device(name: str) -> torch.device:
-    """The device of that name, tried; "" is the best there is.
+    """Return the device of that name, after a test allocation; "" means the best device there is.
 
     Raises:
-        ValueError: it is not there.
+        ValueError: the device cannot be used.
     """
     try:
         device = torch.device(name) if name else PartialState().device
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # the second: torch without CUDA
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
         raise ValueError(f"device={name!r} cannot be used here ({error}); leave it empty for the best there is") from error
     return device
 
@@ -117,7 +118,7 @@ def _device(name: str) -> torch.device:
 def _collect(prompts: str, settings: Settings, seed: int) -> Collection:
     if not prompts:
         raise PromptError("prompts='' names nothing; give 'shapes', a txt, jsonl, csv or parquet file, or a datasets id")
-    if prompts == "shapes":  # its evaluation prompts are the world's own, the same for all systems
+    if prompts == "shapes":  # the evaluation prompts are the shapes world's own, the same for all systems
         source = concepts() if settings.prompt_source == "template" else collected_prompts(settings.collected, seed)
     else:
         source = load_prompts(prompts)
@@ -127,7 +128,7 @@ def _collect(prompts: str, settings: Settings, seed: int) -> Collection:
 
 
 def _judged_on(images: ImageText, collection: Collection | None, prompts: str, settings: Settings) -> ImageText:
-    """What models are judged on: with a file of prompts those kept out, else the data's own or the shapes world's."""
+    """Return the images with their evaluation prompts: those held out of a file of prompts, else the data's own or the shapes world's."""
     if collection and prompts != "shapes":
         if not collection.held_out:
             raise PromptError(f"prompts={prompts!r} leaves none to judge by; give at least two different prompts")
@@ -139,7 +140,7 @@ def _judged_on(images: ImageText, collection: Collection | None, prompts: str, s
 
 
 def _scorers(preset: Preset, images: ImageText, device: torch.device, given: dict[str, Scorer]) -> dict[str, Scorer]:
-    """The embedded scorers where they know the images; else the published ones that select or judge by the preset; and those given."""
+    """Return the embedded scorers if they know the images, else the published scorers that the preset names; and the scorers given."""
     selecting = list(dict.fromkeys(name for settings in preset.all_rounds() for name, _ in settings.metrics))
     specs = {spec.partition("=")[0]: spec for spec in preset.scorers}
     known = [*(images.scorers or PUBLISHED_SCORERS), *given]

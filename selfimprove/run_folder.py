@@ -1,4 +1,4 @@
-"""Run folders: identity, finished stages, provenance. Everything that is written is written beside and renamed into place."""
+"""Keep run folders: identity, finished stages, provenance. Every file is written under a temporary name, then renamed."""
 
 import hashlib
 import json
@@ -25,11 +25,11 @@ LIBRARIES = ("selfimprove", "torch", "diffusers", "transformers", "accelerate")
 
 
 class RunError(ValueError):
-    """The run folder belongs to another run; the message names the fields that differ."""
+    """The run folder, or a file in it, belongs to another run; the message says what differs."""
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write beside, then rename: a reader never sees half a file; with several processes the main one alone writes."""
+    """Write a JSON file under a temporary name, then rename it, so that no reader sees half a file. Only the main process writes."""
     if PartialState().is_main_process:
         unfinished = path.with_suffix(".unfinished")
         unfinished.write_text(json.dumps(value, indent=1, default=str) + "\n")
@@ -37,10 +37,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """A parquet file, written beside and renamed; with several processes by the main one alone.
+    """Write a parquet file under a temporary name, then rename it. Only the main process writes.
 
-    Bytes of equal rank stand together in columns of floats, which compresses them by half more; nothing is rounded. What pandas wants to
-    know is stored once, not a second time as a schema of Arrow's, which would be most of a small file.
+    Columns of floats are stored by byte position (BYTE_STREAM_SPLIT), which compresses them by half more. Nothing is rounded. The metadata
+    of pandas is stored once, not a second time as an Arrow schema, which would be most of a small file.
     """
     if PartialState().is_main_process:
         unfinished = path.with_suffix(".unfinished")
@@ -58,7 +58,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def provenance() -> dict[str, Any]:
-    """Where and with what something was computed: outside every hash."""
+    """Return when, where and with which versions something was computed; no hash contains the result."""
     here = Path(__file__).parent
     try:
         git = subprocess.run(
@@ -70,7 +70,7 @@ def provenance() -> dict[str, Any]:
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {PartialState().device}",
         "processes": PartialState().num_processes,
-        "threads": torch.get_num_threads(),  # the order of sums, so the last bits, and training from there on
+        "threads": torch.get_num_threads(),  # changes the order of sums, so the last bits, and from there on the training
         "python": platform.python_version(),
         "versions": {name: version(name) for name in LIBRARIES},
         "git": git,
@@ -85,26 +85,26 @@ class RunFolder:
     identity: dict[str, Any]
 
     def round(self, index: int) -> Path:
-        """The folder of a round."""
+        """Return the folder of a round."""
         return self.path / f"round_{index}"
 
     def manifest(self, index: int) -> dict[str, Any]:
-        """{"stages": {name: {"seconds", ...}}, ...}; empty before the first stage is done."""
+        """Return {"round": index, "stages": {name: {"seconds", ...}}}; "stages" is empty before the first stage is done."""
         path = self.round(index) / "manifest.json"
         return json.loads(path.read_text()) if path.exists() else {"round": index, "stages": {}}
 
     def is_done(self, index: int, stage: str) -> bool:
-        """Whether a stage of a round is finished."""
+        """Return whether a stage of a round is finished."""
         return stage in self.manifest(index)["stages"]
 
     def check_same(self, index: int, stage: str, **facts: Any) -> None:
-        """That a finished stage was made from what is there now; nothing if it is not finished.
+        """Check that a finished stage was made from the `facts` that hold now; do nothing if the stage is not finished.
 
         Raises:
-            RunError: it was made from something else, such as an opponent that has been played anew since.
+            RunError: the stage was made from something else, such as an opponent that has been trained again since.
         """
         recorded = self.manifest(index)["stages"].get(stage, {})
-        differing = [name for name, value in facts.items() if recorded and recorded.get(name, value) != value]  # older runs say less
+        differing = [name for name, value in facts.items() if recorded and recorded.get(name, value) != value]  # older runs record less
         if differing:
             raise RunError(
                 f"{self.round(index)}: its {stage} was made with another {', '.join(differing)} than there is now (a round before it was "
@@ -113,7 +113,7 @@ class RunFolder:
 
     @contextmanager
     def stage(self, index: int, name: str, files: tuple[str, ...] = (), **facts: Any) -> Iterator[None]:
-        """Marks a stage done when its block ends well: seconds, SHA-256 of its files, provenance, and the facts given."""
+        """Mark a stage done when its block ends without an error; record seconds, SHA-256 of `files`, the `facts`, and provenance."""
         self.round(index).mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
         yield
@@ -129,28 +129,28 @@ class RunFolder:
 
 
 def identity_hash(identity: dict[str, Any]) -> str:
-    """Eight hexadecimal digits of the identity."""
+    """Return eight hexadecimal digits of a hash of the identity."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """In words, the entries in which two identities differ, apart from settings that change results by rounding alone."""
+    """Return, in words, the entries in which two identities differ, except settings that change results by rounding at most."""
     names = sorted((there | here).keys() - set(FREE))
     return [f"{k}: {there.get(k)!r} there, {here.get(k)!r} here" for k in names if there.get(k) != here.get(k)]
 
 
 def open_run(path: Path, identity: dict[str, Any], about: dict[str, Any]) -> RunFolder:
-    """Create a run folder, or open one of the same identity; `about` is noted in run.json for people.
+    """Create a run folder, or open one with the same identity; `about` is written to run.json for human readers.
 
     Raises:
-        RunError: the folder holds another run, or something that is none.
+        RunError: the folder holds another run, or files but no run.
     """
-    identity = json.loads(json.dumps(identity, default=str))  # as it will be read back
+    identity = json.loads(json.dumps(identity, default=str))  # in the form that reading the file returns
     file, state = path / "run.json", PartialState()
     if state.is_main_process and not file.exists() and not (path.exists() and any(path.iterdir())):
         path.mkdir(parents=True, exist_ok=True)
         write_json(file, {"identity": identity, **about})
-    state.wait_for_everyone()  # all processes, whoever comes first, so that they pass every later barrier together
+    state.wait_for_everyone()  # every process, whichever comes first, so that all pass later barriers together
     if not file.exists():
         raise RunError(f"run={str(path)!r} exists and holds no run.json; give another run folder, or an empty one")
     differing = differences(json.loads(file.read_text())["identity"], identity)

@@ -1,6 +1,7 @@
-"""What a round trains on, stage by stage: real latents, prompts, rollouts, scores, selection, weights. Each stage is done once.
+"""Make what a round trains on, stage by stage: real latents, prompts, rollouts, scores, selection, weights. Each stage is done once.
 
-Self-play trains on all rollouts beside their real partners; recursive self-improvement on those that it selected, weighted.
+Self-play trains on all rollouts, each paired with its real image. Recursive self-improvement trains on the rollouts that it selects,
+with weights.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ from selfimprove.shapes.oracle import truth_hidden
 
 
 def spin_training_set(run: Run, settings: Settings, opponent: Path, index: int) -> TrainingSet:
-    """Real latents and text of the run, and this round's generated latents; whatever is there already is read."""
+    """Return the run's real latents and text with this round's generated latents; stores that exist are read, others are made."""
     data, folder, dtype = run.data, run.folder.path, _precision(settings)
     captions, ids = [data.captions[i] for i in data.train], tuple(data.ids[i] for i in data.train)
     text, rows = _text(run, folder / "text", captions, dtype)
@@ -54,9 +55,9 @@ def spin_training_set(run: Run, settings: Settings, opponent: Path, index: int) 
 
 
 def _reached(run: Run, settings: Settings, ids: tuple[str, ...], index: int) -> list[int]:
-    """The examples that the opponent draws for (`Settings.drawn`), in order.
+    """Return the rows of the examples for which the opponent draws an image (`Settings.drawn`), in ascending order.
 
-    Within the first epoch the order of a part is that of the whole, so the batches are the same.
+    Within the first epoch, these examples come in the same order as among all examples, so the batches are the same.
     """
     count = settings.drawn(len(ids), PartialState().num_processes, bool(run.opponent_cache))
     if count == len(ids):
@@ -65,7 +66,7 @@ def _reached(run: Run, settings: Settings, ids: tuple[str, ...], index: int) -> 
 
 
 def rsi_training_set(run: Run, settings: Settings, generator: Path, index: int) -> TrainingSet:
-    """Algorithm 1 of RSIDiff up to the weights: prompts of the round, images, scores, selection, weights."""
+    """Return the training set of RSIDiff, Algorithm 1, up to the weights: prompts of the round, images, scores, selection, weights."""
     folder, dtype = run.folder.round(index), _precision(settings)
     prompts = prepared_prompts(run, settings).of_round(index, settings.samples)
     ids = [f"{index}-{example_id(*pair)}" for pair in indexed(prompts)]
@@ -85,7 +86,7 @@ def rsi_training_set(run: Run, settings: Settings, generator: Path, index: int) 
 
 
 def prepared_prompts(run: Run, settings: Settings) -> PromptSet:
-    """The run's filtered prompts, made once and kept in `prompts.parquet` and `prompts.json` of the run folder."""
+    """Return the run's filtered prompts, made once and kept in `prompts.parquet` and `prompts.json` of the run folder."""
     assert run.collection is not None
     table, reports = run.folder.path / "prompts.parquet", run.folder.path / "prompts.json"
     if not reports.exists() and PartialState().is_main_process:
@@ -104,7 +105,7 @@ def _precision(settings: Settings) -> torch.dtype:
 
 
 def _text(run: Run, folder: Path, captions: list[str], dtype: torch.dtype) -> tuple[Store, list[int]]:
-    """Embeddings of the different captions, the empty one first, and the row of each caption."""
+    """Return the embeddings of all different captions, the empty caption first, and the row of each caption."""
     texts = ["", *sorted(set(captions))]
     store = build_store(folder, len(texts), lambda r: {"embedding": run.diffuser.embed(texts[r.start : r.stop])}, "text", dtype)
     rows = {caption: row for row, caption in enumerate(texts)}
@@ -122,12 +123,12 @@ def _encoded(run: Run, images: Tensor, flip: bool) -> dict[str, Tensor]:
 def _rollout(
     run: Run, settings: Settings, opponent: Path, index: int, captions: list[str], ids: list[str], partners: Sequence[int] = ()
 ) -> Store:
-    """The images of a round's prompts by the model of the round before, x'_0 ~ p_{theta_k}(. | c), as latents.
+    """Return the images that `opponent` draws for a round's captions, x'_0 ~ p_{theta_k}(. | c), as latents.
 
-    `partners`: the real images beside them, by their rows in the data, where something else than rollouts is to be played against.
+    `partners`: rows in the data of the real images beside them, for a `generated_source` other than "rollout".
     """
     diffuser, data = run.diffuser, run.data
-    drawn = 1 if settings.opponent == "base" else index  # an opponent that stays keeps its images
+    drawn = 1 if settings.opponent == "base" else index  # a frozen opponent keeps its images
 
     def make(rows: range) -> dict[str, Tensor]:
         part = slice(rows.start, rows.stop)
@@ -164,19 +165,19 @@ def _rollout(
 
 
 def _drawn_from(run: Run, settings: Settings, opponent: str, round_index: int, captions: list[str], ids: list[str]) -> dict[str, Any]:
-    """What the images of a rollout depend on."""
+    """Return everything that the images of a rollout depend on."""
     names = ("generated_source", "rollout_steps", "guidance", "eta", "sampler", "generated_latents", "flip", "precision")
     examples = identity_hash({"ids": ids, "captions": captions, "data": run.folder.identity["data"]})
     return {"opponent": opponent, "examples": examples, "seed": run.seed, "round": round_index} | {n: getattr(settings, n) for n in names}
 
 
 def sampled_images(run: Run, store: Store, rows: range) -> Tensor:
-    """The images of some rollouts, (B, 3, H, W) in [0, 1], decoded from what was sampled."""
+    """Return the images of some rollouts, (B, 3, H, W) in [0, 1], decoded from the sampled latents."""
     return run.diffuser.decode(store.take("sampled" if store.has("sampled") else "mean", rows))
 
 
 def _scores(run: Run, settings: Settings, index: int, ids: list[str], prompts: list[str], generated: Store) -> pd.DataFrame:
-    """Each candidate's score by the scorers that select: `pool.parquet`."""
+    """Return each candidate's score by every scorer that selects, kept in `pool.parquet`."""
     folder, names = run.folder.round(index), [name for name, _ in settings.metrics]
 
     def make(rows: range) -> dict[str, Tensor]:
@@ -195,7 +196,7 @@ def _scores(run: Run, settings: Settings, index: int, ids: list[str], prompts: l
 
 
 def _selection(run: Run, settings: Settings, index: int, scores: pd.DataFrame, generated: Store) -> list[int]:
-    """Rows of the rollout that are trained on; with the reasons in `selection.parquet`."""
+    """Return the rows of the rollout that the round trains on; `selection.parquet` holds the reasons."""
     folder = run.folder.round(index)
     if not run.folder.is_done(index, "selection"):
         kept = _kept_by_hand(run, folder, scores, generated) if settings.strategy == "manual" else []
@@ -210,7 +211,7 @@ def _selection(run: Run, settings: Settings, index: int, scores: pd.DataFrame, g
 
 
 def _kept_by_hand(run: Run, folder: Path, scores: pd.DataFrame, generated: Store) -> list[str]:
-    """The ids in `kept.txt`, one a line; without the file the candidates are written out as images, and the round waits."""
+    """Return the ids in `kept.txt`, one per line; without the file, write the candidates as images and raise, so that the round waits."""
     path = folder / KEPT_BY_HAND
     if not path.exists():
         pictures = folder / "candidates"
@@ -228,7 +229,7 @@ def _kept_by_hand(run: Run, folder: Path, scores: pd.DataFrame, generated: Store
 
 
 def _references(run: Run) -> tuple[Tensor, list[str]]:
-    """D_0: the base model's samples of round 1, which never change, and their ids."""
+    """Return D_0, the base model's samples of round 1, which never change, and their ids."""
     first = run.folder.round(1)
     store = Store(first / "rollout")
     return store.take("mean", range(store.rows)), pd.read_parquet(first / "prompts.parquet")["id"].tolist()
@@ -249,7 +250,7 @@ def _weights(run: Run, settings: Settings, index: int, ids: list[str], generated
 
 
 def _selected(run: Run, settings: Settings, index: int, dtype: torch.dtype) -> TrainingSet:
-    """The selected samples of this round (with `accumulate` of all rounds so far) and the real images, if any, as one set."""
+    """Return the selected samples of this round (with `accumulate`, of all rounds so far) and the real images, if any, as one set."""
     rounds = range(1, index + 1) if settings.accumulate else [index]
     frames = {k: pd.read_parquet(run.folder.round(k) / "selected.parquet") for k in rounds}
     stores = {k: Store(run.folder.round(k) / "rollout") for k in rounds}
