@@ -1,1 +1,1 @@
-"""Model families: loading a pipeline folder, its adapters, and writing a player that plain diffusers loads."""
+"""Load the pipeline folder of a model family, add adapters, and write a player that plain diffusers can load."""

@@ -1,8 +1,8 @@
-"""Low-rank adaptation: a round trains an adapter on the last player's frozen weights, which are its opponent as they stand.
+"""Train low-rank adapters: each round trains a new adapter on the frozen weights of the last player, which is also its opponent.
 
-So no second UNet is in memory: the opponent is the same network with the adapter switched off. At the round's end the adapter is merged,
-and the round's pipeline is whole, as any other; beside it `lora/` holds the adapters of all rounds so far in one file that
-`StableDiffusionPipeline.load_lora_weights` reads onto the base model.
+The opponent is therefore the same network with the adapter switched off, and memory holds no second UNet. At the end of the round the
+adapter is merged, and the round's pipeline is complete, like any other. Beside the pipeline, `lora/` holds the adapters of all rounds so
+far in one file, which `StableDiffusionPipeline.load_lora_weights` loads onto the base model.
 """
 
 from collections.abc import Iterator
@@ -21,16 +21,16 @@ from torch import Tensor, nn
 from selfimprove.draws import generator
 from selfimprove.models.pipeline import ModelError
 
-ADAPTED = ("to_q", "to_k", "to_v", "to_out.0")  # the attention's projections, as in diffusers' own scripts
+ADAPTED = ("to_q", "to_k", "to_v", "to_out.0")  # the projections of the attention layers, as in diffusers' own scripts
 FILE = "pytorch_lora_weights.safetensors"
 NAME = "player"
 
 
 def check_rank(unet: UNet2DConditionModel, rank: int) -> None:
-    """Refuse a rank that no low-rank adapter can have.
+    """Raise if a rank is too large for the adapted layers.
 
     Raises:
-        ModelError: it is larger than the smallest side of an adapted layer, whose full rank that is.
+        ModelError: the rank is larger than the smallest side of an adapted layer, which is that layer's full rank.
     """
     layers = {n: m for n, m in unet.named_modules() if isinstance(m, nn.Linear) and n.endswith(ADAPTED)}
     name, smallest = min(((n, min(m.in_features, m.out_features)) for n, m in layers.items()), key=lambda pair: pair[1])
@@ -39,7 +39,7 @@ def check_rank(unet: UNet2DConditionModel, rank: int) -> None:
 
 
 def add_adapter(unet: UNet2DConditionModel, rank: int, alpha: int, seed: int, round_index: int) -> None:
-    """A fresh adapter that changes nothing yet, the only thing that is trainable from now on; scaled by alpha / rank."""
+    """Add a new adapter, scaled by alpha / rank, whose output starts at zero, and freeze everything else."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(seed, "lora", round_index).initial_seed())
         unet.requires_grad_(False)
@@ -48,7 +48,7 @@ def add_adapter(unet: UNet2DConditionModel, rank: int, alpha: int, seed: int, ro
 
 @contextmanager
 def switched_off(unet: UNet2DConditionModel) -> Iterator[None]:
-    """The network without its adapter."""
+    """Switch the network's adapter off inside a `with` block."""
     unet.disable_adapters()
     try:
         yield
@@ -57,9 +57,9 @@ def switched_off(unet: UNet2DConditionModel) -> Iterator[None]:
 
 
 class WithoutAdapter:
-    """The opponent: the player's network with the adapter off, for forward passes that need no gradient.
+    """The opponent: the player's network with the adapter off, for forward passes without a gradient.
 
-    It goes first in a step: a backward pass that recomputes activations must find the adapter on.
+    Call the opponent before the player in each step, because a backward pass that recomputes activations must find the adapter on.
     """
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
@@ -71,10 +71,10 @@ class WithoutAdapter:
 
 
 def merge(unet: UNet2DConditionModel, rank: int, alpha: int, before: Path, folder: Path) -> None:
-    """Merge the adapter into the weights, and write it, after those of the rounds `before`, into `folder`.
+    """Merge the adapter into the weights, and write it to `folder` together with the adapters of earlier rounds in `before`.
 
-    Adapters add up: B_1 A_1 + B_2 A_2 = [B_1 B_2] [A_1; A_2], so the file's rank is the sum of the rounds' ranks. alpha / rank is
-    folded into B, so that readers need no alpha.
+    Adapters add up: B_1 A_1 + B_2 A_2 = [B_1 B_2] [A_1; A_2], so the rank in the file is the sum of the rounds' ranks. The factor
+    alpha / rank is folded into B, so that readers need no alpha.
     """
     layers: dict[str, Tensor] = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet, adapter_name=NAME))
     own = {k: v.detach().cpu().contiguous() * (alpha / rank if ".lora.up" in k or ".lora_B" in k else 1) for k, v in layers.items()}

@@ -1,4 +1,4 @@
-"""Calling a denoiser: the one place that knows how a network takes its conditioning."""
+"""Call a denoiser: only this module knows how a network takes its conditioning."""
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -9,26 +9,26 @@ from torch import Tensor
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """What a UNet2DConditionModel does: (x_t, t, text) -> an object whose `sample` is the prediction, of x_t's shape."""
+    """The interface of a UNet2DConditionModel: (x_t, t, text) -> an object whose `sample` is the prediction, in the shape of x_t."""
 
     def __call__(self, sample: Tensor, timestep: Any, encoder_hidden_states: Tensor) -> Any: ...
 
 
 class Conditioning(NamedTuple):
-    """What a network is told beside x_t and t, one row per example. `text`: token embeddings, (B, tokens, width)."""
+    """What a network receives beside x_t and t, one row per example. `text`: token embeddings, (B, tokens, width)."""
 
     text: Float[Tensor, "b l d"]
 
     def to(self, device: torch.device) -> "Conditioning":
-        """Return the same on another device."""
+        """Return the same conditioning on another device."""
         return Conditioning(*(part.to(device) for part in self))
 
     def like(self, other: "Conditioning") -> "Conditioning":
-        """Return this single row as often as `other` has rows."""
+        """Return this single row, repeated once per row of `other`."""
         return Conditioning(*(part.expand_as(row) for part, row in zip(self, other, strict=True)))
 
     def beside(self, other: "Conditioning") -> "Conditioning":
-        """Return the rows of this, then those of `other`."""
+        """Return these rows, followed by the rows of `other`."""
         return Conditioning(*(torch.cat([a, b]) for a, b in zip(self, other, strict=True)))
 
     def split(self, size: int) -> list["Conditioning"]:
@@ -53,11 +53,11 @@ def guided(
 ) -> Float[Tensor, "b c h w"]:
     """Return the output with classifier-free guidance, empty + guidance * (text - empty), in the precision of `noisy`.
 
-    Guidance 1, or no `empty`, asks for the conditional output alone. Otherwise both halves go through the network in one batch.
+    With guidance 1, or without `empty`, this is the conditional output alone. Otherwise both halves go through the network in one batch.
     """
     if guidance == 1 or empty is None:
         return denoise(network, noisy, t, conditioning).to(noisy.dtype)
     times = t if isinstance(t, int) else t.repeat(2)
     both = denoise(network, torch.cat([noisy, noisy]), times, empty.like(conditioning).beside(conditioning))
-    unconditional, conditional = both.to(noisy.dtype).chunk(2)  # in full precision before the difference is multiplied
+    unconditional, conditional = both.to(noisy.dtype).chunk(2)  # converted before guidance multiplies the difference
     return unconditional + guidance * (conditional - unconditional)

@@ -1,4 +1,4 @@
-"""Loading a Stable-Diffusion-1.x-style pipeline folder, checking it, and writing a player that plain diffusers can load."""
+"""Check and load a pipeline folder in the style of Stable Diffusion 1.x, and write a player that plain diffusers can load."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from selfimprove.schedule import Schedule
 from selfimprove.shapes import PIPELINE
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-VAE_PIXELS = 4 * 512 * 512  # that go through the VAE at once: at 512 pixels four images, about 3 GB of activations
+VAE_PIXELS = 4 * 512 * 512  # pixels that go through the VAE at once: four images of 512 x 512, about 3 GB of activations
 AUTOCAST: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}  # precisions other than float32
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 
@@ -31,10 +31,10 @@ class ModelError(ValueError):
 
 
 def resolve_model(model: str | Path) -> Path:
-    """The pipeline folder of "shapes", a local folder, or a hub id (whose safetensors are downloaded).
+    """Return the pipeline folder of "shapes", of a local folder, or of a hub id, whose safetensors are downloaded.
 
     Raises:
-        ModelError: nothing there, or not to be had.
+        ModelError: the folder does not exist, or the hub did not give it.
     """
     if str(model) == "shapes":
         return PIPELINE
@@ -56,11 +56,11 @@ def resolve_model(model: str | Path) -> Path:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse what this package cannot train, before anything is loaded.
+    """Raise if this package cannot train the model in a folder; no network is loaded.
 
     Raises:
-        ModelError: not a StableDiffusionPipeline folder, a part missing, pickled or non-finite weights, an inpainting model,
-            or one that predicts neither eps nor v.
+        ModelError: this is not the folder of a StableDiffusionPipeline, a part is missing, weights are pickled or not finite, the model
+            is an inpainting model, its scheduler has no `beta_schedule`, or the model predicts neither eps nor v.
     """
     if not folder.is_dir() or not any(folder.iterdir()):
         raise ModelError(f"model={str(folder)!r} is empty or no folder; give a diffusers pipeline folder")
@@ -82,7 +82,7 @@ def check_folder(folder: Path) -> None:
             "(an inpainting or otherwise conditioned model); give a text-to-image model"
         )
     scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-    if "beta_schedule" not in scheduler:  # which DDIM would read as one of its own, with a schedule that the model never saw
+    if "beta_schedule" not in scheduler:  # DDIM would accept the file, with a schedule that the model never saw
         raise ModelError(
             f"model={str(folder)!r} has a scheduler without beta_schedule, {scheduler.get('_class_name')!r} (of a flow-matching model?); "
             "give a model that denoises by betas, as Stable Diffusion 1.x and 2.x do"
@@ -109,7 +109,7 @@ def _check_weights(folder: Path, name: str) -> None:
 
 
 def model_hash(folder: Path) -> str:
-    """SHA-256 of the pipeline's weights and configurations: the model's identity, wherever it lies."""
+    """Return the SHA-256 of the pipeline's weights and configurations: the model's identity, whatever its path."""
     digest = hashlib.sha256()
     for part in PARTS:
         for path in sorted(p for p in (folder / part).rglob("*") if p.suffix in (".safetensors", ".json", ".txt")):
@@ -120,7 +120,7 @@ def model_hash(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Diffuser:
-    """A loaded pipeline: frozen VAE and text encoder, and the UNet that plays. All in float32, in eval mode."""
+    """A loaded pipeline: VAE, text encoder and UNet, all frozen, in float32 and in eval mode."""
 
     folder: Path
     unet: UNet2DConditionModel
@@ -132,29 +132,29 @@ class Diffuser:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one latent."""
+        """Return the shape (C, H, W) of one latent."""
         size = self.unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         return self.unet.config.in_channels, height, width
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) of the images, in pixels."""
+        """Return (height, width) of the images, in pixels."""
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         return self.latent_shape[1] * factor, self.latent_shape[2] * factor
 
     @property
     def vae_batch(self) -> int:
-        """Images that go through the VAE at once."""
+        """Return the number of images that go through the VAE at once."""
         return images_at_once(self.image_size)
 
     @property
     def scaling_factor(self) -> float:
-        """What the VAE's latents are multiplied with."""
+        """Return the factor by which the VAE's latents are multiplied."""
         return self.vae.config.scaling_factor
 
     def truncated(self, prompts: list[str]) -> list[str]:
-        """Those of the prompts that the tokenizer's limit cuts, each once."""
+        """Return the prompts that the tokenizer cuts at its limit, each once."""
         unique = sorted(set(prompts))
         tokens = self.tokenizer(unique, verbose=False).input_ids
         return [p for p, ids in zip(unique, tokens, strict=True) if len(ids) > self.tokenizer.model_max_length]
@@ -165,38 +165,38 @@ class Diffuser:
         return self.text_encoder(tokens.to(self.device))
 
     def embed(self, prompts: list[str]) -> Float[Tensor, "b l d"]:
-        """Text embeddings, (B, tokens, width), on the CPU; prompts beyond the tokenizer's limit are cut."""
+        """Return text embeddings, (B, tokens, width), on the CPU; prompts beyond the tokenizer's limit are cut."""
         return self._encoded_text(prompts).last_hidden_state.cpu()
 
     def embed_pooled(self, prompts: list[str]) -> Float[np.ndarray, "b d"]:
-        """One vector a prompt: the text encoder's pooled output, at the end-of-text token."""
+        """Return one vector per prompt: the text encoder's pooled output, at the end-of-text token."""
         return self._encoded_text(prompts).pooler_output.cpu().numpy()
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "b 3 height width"]) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
-        """Mean and standard deviation of the scaled latent posterior of images in [0, 1], on the CPU; a few images at a time."""
+        """Return mean and standard deviation of the scaled latent posterior of images in [0, 1], on the CPU; encode a few at a time."""
         posteriors = [self.vae.encode(2 * part.to(self.device) - 1).latent_dist for part in images.split(self.vae_batch)]
         mean, std = (torch.cat([getattr(p, name).cpu() for p in posteriors]) for name in ("mean", "std"))
         return mean * self.scaling_factor, std * self.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 height width"]:
-        """Images with values in [0, 1] of scaled latents, on the CPU; a few at a time."""
+        """Return the images, in [0, 1], of scaled latents, on the CPU; decode a few at a time."""
         parts = [self.vae.decode(part.to(self.device) / self.scaling_factor).sample.cpu() for part in latents.split(self.vae_batch)]
         return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
 
     def load_unet(self, folder: Path) -> UNet2DConditionModel:
-        """A further UNet of a pipeline folder, in float32 and eval mode, on this device."""
+        """Load another UNet from a pipeline folder, in float32 and eval mode, on this device."""
         return load_unet(folder).to(self.device)
 
 
 def images_at_once(size: tuple[int, int]) -> int:
-    """How many images of (height, width) pixels go through a VAE together."""
+    """Return how many images of (height, width) pixels go through a VAE at once."""
     return max(1, VAE_PIXELS // (size[0] * size[1]))
 
 
 def load_unet(folder: Path) -> UNet2DConditionModel:
-    """The UNet of a pipeline folder, in float32 and eval mode."""
+    """Load the UNet of a pipeline folder, in float32 and eval mode."""
     return UNet2DConditionModel.from_pretrained(folder / "unet", use_safetensors=True).float().eval()
 
 
@@ -228,15 +228,15 @@ FAMILIES: dict[str, Callable[[Path, torch.device], Diffuser]] = {"StableDiffusio
 def _load_schedule(folder: Path, device: torch.device) -> Schedule:
     try:
         return Schedule(DDIMScheduler.from_pretrained(folder / "scheduler", clip_sample=False), device)
-    except (ValueError, NotImplementedError) as error:  # the second: a beta_schedule that diffusers does not know
+    except (ValueError, NotImplementedError) as error:  # NotImplementedError: a beta_schedule that diffusers does not know
         raise ModelError(f"model={str(folder)!r}: its scheduler cannot be used: {error}") from error
 
 
 def write_pipeline(folder: Path, unet: UNet2DConditionModel, base: Path) -> None:
-    """A complete pipeline folder: the player's UNet, and hard links (copies where impossible) to the base's other parts.
+    """Write a complete pipeline folder: the player's UNet, and hard links (or copies, if links fail) to the other parts of the base.
 
-    A model that the base names but whose weights are not there (the hub's safety checker is not fetched) is left out of the index, as
-    diffusers expects of a part that is not given.
+    A part that the base index names but that has no weights (such as the hub's safety checker, which is not downloaded) is left out, and
+    the index marks it as absent, as diffusers expects.
     """
     unet.save_pretrained(folder / "unet", safe_serialization=True)
     index = json.loads((base / "model_index.json").read_text())

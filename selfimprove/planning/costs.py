@@ -1,4 +1,4 @@
-"""What a network costs, counted without computing: FLOPs, and the memory of a training step, on tensors that have shapes but no data."""
+"""Count what a network costs without computing: FLOPs and the memory of a training step, on tensors that have shapes but no data."""
 
 import weakref
 from collections.abc import Callable
@@ -21,9 +21,10 @@ from selfimprove.models.pipeline import Diffuser, images_at_once
 
 
 class Flops(NamedTuple):
-    """Of one latent or image, a multiplication with its addition counted as 2; `step`: the player's forward and backward.
+    """FLOPs per latent (denoiser) or image (VAE); a multiplication with its addition counts as 2.
 
-    `forward` is the network's without an adapter: those that draw have theirs merged, and the opponent's is switched off.
+    `forward`: one forward pass of the denoiser without an adapter, because networks that draw images have their adapters merged and the
+    opponent's adapter is switched off. `step`: forward and backward pass of the player, with its adapter if there is one.
     """
 
     forward: float
@@ -33,9 +34,9 @@ class Flops(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Bytes of one process that trains, part by part, at the moment when it holds the most.
+    """Bytes that one training process holds at its peak, part by part.
 
-    `average`: the moving average of weights; `activations`: what the network keeps for its backward pass, and all else that a step holds.
+    `average`: the moving average of weights. `activations`: what the network keeps for its backward pass, and everything else in a step.
     """
 
     pipeline: int
@@ -48,17 +49,17 @@ class Memory(NamedTuple):
 
     @property
     def networks(self) -> int:
-        """Weights of base pipeline, player and opponent."""
+        """Return the bytes of the weights of base pipeline, player and opponent."""
         return self.pipeline + self.player + self.opponent
 
     @property
     def peak(self) -> int:
-        """The most that is held at once."""
+        """Return the largest number of bytes that are held at once, the sum of all parts."""
         return sum(self)
 
 
 class Held(TorchDispatchMode):
-    """Counts the bytes of all storages that are alive, and the most there ever were."""
+    """Count the bytes of all live storages (`now`), and their maximum so far (`peak`)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +74,7 @@ class Held(TorchDispatchMode):
         return made
 
     def _see(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata  # views share it
+        key = storage._cdata  # views share their storage
         if key not in self._alive:
             self._alive[key] = storage.nbytes()
             self.now += storage.nbytes()
@@ -85,7 +86,7 @@ class Held(TorchDispatchMode):
 
 
 def _like(network: Any, lora_rank: int | None = None) -> Any:
-    """A network of the same configuration, with an adapter if asked for, whose weights are fake inside FakeTensorMode."""
+    """Return a network of the same configuration, with an adapter if `lora_rank` is given; its weights are fake inside FakeTensorMode."""
     with torch.device("meta"):
         made = type(network).from_config(network.config)
         if lora_rank:
@@ -95,14 +96,15 @@ def _like(network: Any, lora_rank: int | None = None) -> Any:
         for name, weight in module.named_parameters(recurse=False):
             setattr(module, name, nn.Parameter(torch.empty(weight.shape), weight.requires_grad))
         for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))  # of positions, in transformers
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))  # such as positions in transformers
     return made
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What costs depend on: denoiser and VAE, of which only the configurations are read; latents, images, tokens of a prompt, device.
+    """What costs depend on: denoiser and VAE, of which only the configurations are read, and what goes through them.
 
+    `latent`: (C, H, W). `image`: (height, width) in pixels. `tokens`: tokens per prompt. `device`: its type, such as "cuda".
     `resident`: bytes of the loaded base pipeline, which stays on the device while a round trains.
     """
 
@@ -116,7 +118,7 @@ class Shapes:
 
     @classmethod
     def of(cls, diffuser: Diffuser) -> "Shapes":
-        """Those of a loaded pipeline."""
+        """Return the shapes of a loaded pipeline."""
         tokens = diffuser.tokenizer.model_max_length
         networks = (diffuser.unet, diffuser.vae, diffuser.text_encoder)
         resident = sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
@@ -124,24 +126,24 @@ class Shapes:
 
     @property
     def parameters(self) -> int:
-        """Weights of the denoiser."""
+        """Return the number of weights of the denoiser."""
         return sum(p.numel() for p in self.unet.parameters())
 
     @property
     def text(self) -> tuple[int, int]:
-        """(tokens, width) of a prompt's embedding."""
+        """Return (tokens, width) of a prompt's embedding."""
         return self.tokens, self.unet.config.cross_attention_dim
 
     def inputs(self, batch: int) -> tuple[Tensor, ...]:
-        """(x_t, t, text) for the UNet."""
+        """Return (x_t, t, text) for the UNet, zeros for a batch of this size."""
         return torch.zeros(batch, *self.latent), torch.zeros(batch, dtype=torch.long), torch.zeros(batch, *self.text)
 
 
 def count_flops(shapes: Shapes, settings: Settings) -> Flops:
-    """FLOPs of one latent through the denoiser and one image through the VAE; with checkpointing a step computes its forward twice."""
+    """Return the FLOPs per latent and image. With gradient checkpointing, a step counts the player's forward pass twice."""
 
     def counted(run: Callable[[], Any]) -> float:
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # the fused kernels are not counted
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # the counter does not see fused kernels
             run()
         return float(counter.get_total_flops())
 
@@ -160,10 +162,10 @@ def count_flops(shapes: Shapes, settings: Settings) -> Flops:
 
 
 def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool, processes: int = 1) -> Memory:
-    """Memory of a process that trains, from two simulated steps, and the base pipeline.
+    """Return the memory of a training process, from two simulated steps, with the base pipeline.
 
-    `live_opponent`: whether a second network stands by. With several `processes` their buckets hold the gradients once more. What the
-    device's libraries take beside (some hundreds of MB on a GPU) and gaps between blocks of memory come on top.
+    `live_opponent`: whether the opponent is a second network in memory. With several `processes`, communication buckets hold a second copy
+    of the gradients. Not counted: what the device's libraries take (some hundreds of MB on a GPU), and memory lost to fragmentation.
     """
     mixed = settings.precision != "no"
     held, sides = Held(), 2 if settings.objective == "spin" else 1
@@ -175,7 +177,7 @@ def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool, pro
         if settings.gradient_checkpointing:
             player.enable_gradient_checkpointing()
         trained = [p for p in player.parameters() if p.requires_grad]
-        if mixed and shapes.device == "cuda":  # there autocast computes norms in float32, which the simulation's does not
+        if mixed and shapes.device == "cuda":  # autocast on CUDA computes norms in float32, the simulated one does not
             for module in player.modules():
                 if isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
                     module.register_forward_pre_hook(lambda _, given: (given[0].float(), *given[1:]))
@@ -184,8 +186,8 @@ def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool, pro
         average = [p.clone() for p in player.parameters()] if settings.ema else []
         averaged = held.now - before
         inputs = shapes.inputs(sides * settings.batch_size)
-        for _ in range(2):  # in the second the moments are there
-            for _ in range(min(settings.accumulation, 2)):  # in the second the gradients are
+        for _ in range(2):  # the second step has the optimiser's moments
+            for _ in range(min(settings.accumulation, 2)):  # the second micro-batch has gradients
                 with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
                     if second is not None:
                         with torch.no_grad():
@@ -203,9 +205,10 @@ def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool, pro
 
 
 def sampling_memory(shapes: Shapes, settings: Settings) -> int:
-    """Bytes of a process that draws images, decodes and encodes them: the base pipeline, the network that draws, the larger activations.
+    """Return the bytes of a process that samples, decodes and encodes images.
 
-    Scorers, which stay on the device too, are not counted: see `scorers.resident_memory`.
+    These are the base pipeline, the network that samples, and the larger activations, of sampling or of the VAE. Scorers also stay on the
+    device but are not counted: see `scorers.resident_memory`.
     """
     guided = settings.rollout_batch * (1 + (settings.guidance != 1))
     images = images_at_once(shapes.image)
@@ -217,7 +220,7 @@ def sampling_memory(shapes: Shapes, settings: Settings) -> int:
             network(*shapes.inputs(guided))
         with decoding:
             vae = _like(shapes.vae)
-            there = decoding.now  # in `resident` already
+            there = decoding.now  # already counted in `resident`
             vae.decode(torch.zeros(images, *shapes.latent))
             vae.encode(torch.zeros(images, 3, *shapes.image))
     return shapes.resident + max(drawing.peak, weights + decoding.peak - there)

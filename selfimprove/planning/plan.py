@@ -1,4 +1,4 @@
-"""What a run will cost, said beforehand: operations and memory counted from shapes, minutes from one timed pass, disk from the settings."""
+"""Estimate what a run will cost: operations and memory are counted from shapes, minutes from a timed pass, disk from the settings."""
 
 import time
 from collections.abc import Mapping
@@ -15,13 +15,16 @@ from selfimprove.run import Run
 from selfimprove.samplers import SAMPLERS
 from selfimprove.scorers import Scorer, resident_memory
 
-# (FLOP/s in bf16, dense; GB of memory), by their makers' data sheets
+# (dense bf16 FLOP/s, GB of memory), from the makers' data sheets
 PEAKS = {"an A100 (80 GB)": (312e12, 80), "an H100 or H200": (989e12, 80), "an RTX 4090": (165e12, 24)}
-REACHED = 0.3  # of the peak; 28 % was reached in a published training of Stable Diffusion 2
+REACHED = 0.3  # share of the peak; a published training of Stable Diffusion 2 reached 28 %
 
 
 class Plan(NamedTuple):
-    """One line a part of the run, for people; minutes and FLOPs of what is still to do; bytes on disk and in memory at its end."""
+    """The estimated cost of a run. `lines`: one line of text per part of the run.
+
+    `minutes`, `flops`: the work still to do. `disk`: bytes of the run folder at the end. `memory`: peak bytes of a training process.
+    """
 
     lines: list[str]
     minutes: float
@@ -31,7 +34,11 @@ class Plan(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What one round counts: forwards of sampling and of the opponent, latents trained on, images decoded, images encoded; and in words."""
+    """What one round computes, in words (`what`) and in numbers.
+
+    `forwards`: forward passes of sampling, per latent. `opponent`: forward passes of the opponent in training. `trained`: latents that pass
+    forward and backward through the player. `decoded`, `encoded`: images that the VAE decodes and encodes.
+    """
 
     what: str
     forwards: int
@@ -42,19 +49,19 @@ class Counts(NamedTuple):
 
 
 def seconds_per_pass(diffuser: Diffuser, batch: int = 4, precision: Precision = "no") -> float:
-    """Seconds of one UNet forward for one latent, timed on a small batch after a warm-up, in the `precision` of the run."""
+    """Return the seconds of one UNet forward pass per latent, timed on a small batch after a warm-up, in the `precision` of the run."""
     noisy = torch.zeros(batch, *diffuser.latent_shape, device=diffuser.device)
     empty = Conditioning(diffuser.embed([""]).to(diffuser.device).expand(batch, -1, -1))
     mixed = torch.autocast(diffuser.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST)
     with torch.inference_mode(), mixed:
         denoise(diffuser.unet, noisy[:1], 500, empty.split(1)[0])
         start = time.perf_counter()
-        float(denoise(diffuser.unet, noisy, 500, empty).float().sum())  # the sum waits for the device
+        float(denoise(diffuser.unet, noisy, 500, empty).float().sum())  # reading the sum waits for the device
     return (time.perf_counter() - start) / batch
 
 
 def seconds_per_image(diffuser: Diffuser, scorers: Mapping[str, Scorer], batch: int = 4) -> float:
-    """Seconds to decode one image, encode it again and score it with every scorer at hand."""
+    """Return the seconds to decode one image, encode the image again and score it with every one of `scorers`."""
     latents = torch.zeros(batch, *diffuser.latent_shape)
     start = time.perf_counter()
     images = diffuser.decode(latents)
@@ -65,12 +72,12 @@ def seconds_per_image(diffuser: Diffuser, scorers: Mapping[str, Scorer], batch: 
 
 
 def plan(run: Run, last: int) -> Plan:
-    """The cost of playing rounds up to `last`: images, steps, minutes on this device, FLOPs, memory and disk."""
+    """Return the cost of playing the rounds up to `last`: images, steps, minutes on this device, FLOPs, memory and disk."""
     preset, settings, folder, diffuser = run.preset, run.preset.settings, run.folder, run.diffuser
     shapes, examples, judged = Shapes.of(diffuser), len(run.data.train), len(run.data.evaluation)
     processes = PartialState().num_processes
     flops = count_flops(shapes, settings)
-    # on a CPU fewer, so that timing a large network takes no minutes
+    # a smaller batch on a CPU, so that timing a large network does not take minutes
     batch = max(1, min(16, int(1e12 / flops.forward))) if shapes.device == "cpu" else 16
     per_pass, per_image = seconds_per_pass(diffuser, batch, settings.precision), seconds_per_image(diffuser, run.scorers, batch)
     lines = [f"run folder {folder.path}"]
@@ -106,19 +113,20 @@ def plan(run: Run, last: int) -> Plan:
 
 
 def second_network(settings: Settings, last: int) -> bool:
-    """Whether the opponent is a network of its own in some round up to `last`.
+    """Return whether some round up to `last` needs a second network in memory for the opponent.
 
-    With an adapter it is the player's, switched off, as long as that is where the round starts: always, unless the base stays opponent
-    in a second round.
+    With an adapter, the opponent is normally the player's network with the adapter switched off. This requires that the round starts from
+    the opponent, which is not so from round 2 on if the opponent stays the base model.
     """
     own = settings.lora_rank and (settings.opponent == "previous" or last <= 1)
     return settings.objective == "spin" and not own
 
 
 def count(preset: Preset, index: int, examples: int, judged: int, processes: int = 1, cache: bool = False) -> Counts:
-    """What a round counts in all processes, from its settings, the number of real images and that of evaluation images.
+    """Return what a round computes in all processes, from its settings and the numbers of real and evaluation images.
 
-    `cache`: whether the opponent's errors are kept for other runs; then it draws for every example.
+    `examples`: real images. `judged`: evaluation images. `cache`: whether the opponent's errors are kept for other runs; if so, the
+    opponent draws an image for every example.
     """
     s = preset.for_round(max(index, 1))
     what = f"evaluation on {judged} images"
@@ -145,18 +153,18 @@ def count(preset: Preset, index: int, examples: int, judged: int, processes: int
 
 
 def _sampler(settings: Settings) -> str:
-    """Which sampler draws, in how many steps; one that the papers do not use says so."""
+    """Return the sampler and its number of steps, with a note if the papers do not use this sampler."""
     other = "" if settings.sampler == "ddim" else ", not the papers' DDIM"
     other += ": another opponent" if other and settings.objective == "spin" else ""
     return f"{SAMPLERS[settings.sampler].label} in {settings.rollout_steps} steps{other}"
 
 
 def through_vae(settings: Settings, index: int, examples: int, pool: int) -> tuple[int, int]:
-    """How many images a round decodes and encodes beside its evaluation: of a `pool` of its own, and of the data's real ones once."""
+    """Return how many images a round decodes and encodes beside its evaluation, for its own `pool` of images and for the real images."""
     s, views = settings, 1 + settings.flip
     if s.objective == "weighted":
         again = pool * (s.generated_latents == "reencoded")
-        return again + pool * bool(s.metrics), again * views + s.real_samples * views  # each is decoded once more to be scored
+        return again + pool * bool(s.metrics), again * views + s.real_samples * views  # scoring decodes each image once more
     decoded, encoded = 0, examples * views * (index == 1)
     if s.objective == "spin" and s.generated_source == "rollout":
         decoded, encoded = (pool, encoded + pool * views) if s.generated_latents == "reencoded" else (0, encoded)
@@ -167,19 +175,19 @@ def through_vae(settings: Settings, index: int, examples: int, pool: int) -> tup
 
 
 def operations(counts: Counts, flops: Flops) -> float:
-    """FLOPs of UNet and VAE; text encoder and scorers, below a hundredth, are left out."""
+    """Return the FLOPs of UNet and VAE. Text encoder and scorers are left out, as they take less than a hundredth."""
     network = (counts.forwards + counts.opponent) * flops.forward + counts.trained * flops.step
     return network + counts.decoded * flops.decode + counts.encoded * flops.encode
 
 
 def disk_space(shapes: Shapes, preset: Preset, last: int, examples: int, judged: int, processes: int = 1, cache: bool = False) -> int:
-    """Bytes of a run folder after `last` rounds, and of the checkpoint while the last one trains."""
+    """Return the bytes of a run folder after `last` rounds, with the checkpoint that exists while the last round trains."""
     s, weights = preset.settings, 4 * shapes.parameters
     value = 4 if s.precision == "no" else 2
     latent, text = (torch.Size(shape).numel() for shape in (shapes.latent, shapes.text))
-    sides = 4 if s.flip else 2  # mean and standard deviation, of the mirrored image too
+    sides = 4 if s.flip else 2  # mean and standard deviation; with `flip`, of the mirrored image too
     evaluations = (last + 1) * judged * latent * 4
-    # player, two moments of what is trained, average; the next one is written before the last one goes
+    # player, two moments per trained weight, average; twice, as a new checkpoint is written before the old one is deleted
     checkpoint = 2 * ((1 if s.lora_rank else 3) + bool(s.ema)) * weights
     rolled = (sides + (s.generated_latents == "reencoded")) * latent * value
     if s.objective == "weighted":
@@ -196,7 +204,7 @@ def _size(size: float | int) -> str:
 
 
 def unit(value: float) -> str:
-    """A number in words: 1.2e9 as '1.2 G'."""
+    """Return a number with the prefix of its unit: 1.2e9 as '1.2 G'."""
     for prefix, scale in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9)):
         if value >= scale:
             return f"{value / scale:.1f} {prefix}"
@@ -204,7 +212,7 @@ def unit(value: float) -> str:
 
 
 def duration(minutes: float) -> str:
-    """Minutes in words, from seconds to hours."""
+    """Return minutes as text, in seconds, minutes or hours."""
     if minutes < 1:
         return f"{60 * minutes:.0f} s"
     return f"{minutes:.1f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
