@@ -12,7 +12,7 @@ from experiments.deeper import write_deeper
 from experiments.spin_shapes import ADAPTER_RATE, JUDGED, fine_tuning
 from selfimprove.config import Preset
 from selfimprove.presets import PRESETS
-from selfimprove_lab.results.spin import partner
+from selfimprove_lab.results.controls import partner
 
 MAPPED = 512  # prompts that a cell of the map is judged by
 

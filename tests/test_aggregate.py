@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from selfimprove.evaluation.aggregate import RAW, STANDARDISED, Rule, Scale, best_of, comparison, summarise, wide, with_averages
-from selfimprove.evaluation.protocol import Protocol, ProtocolError, Scored
+from selfimprove.evaluation.protocol import ProtocolError, SamplingProtocol, Scored
 
-PROTOCOL = Protocol(
+PROTOCOL = SamplingProtocol(
     model="base", model_hash="", prompts="p", prompts_hash="p", n_prompts=40, images=4, noise_seed=0, sampler="DDIM", steps=10,
     guidance=3.0, precision="float32",
 )  # fmt: skip

@@ -33,7 +33,7 @@ def test_what_counts_as_a_figure() -> None:
     assert shows_figure("figure = rounds_figure(runs)")
     assert shows_figure("for a in b:\n    display(Image(filename=a))")
     assert shows_figure("figures.map_figure(root)")
-    assert not shows_figure("from selfimprove_lab.results.exports import rounds_figure\ndisplay(table)")
+    assert not shows_figure("from selfimprove_lab.results.arms import rounds_figure\ndisplay(table)")
     assert not shows_figure("sliders(*rounds_film(results, 'spin'), caption=look)")
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from selfimprove.evaluation.protocol import Protocol, ProtocolError, Scored, check_comparable, read_scores, write_scores
+from selfimprove.evaluation.protocol import ProtocolError, SamplingProtocol, Scored, check_comparable, read_scores, write_scores
 
-PROTOCOL = Protocol(
+PROTOCOL = SamplingProtocol(
     model="base", model_hash="a", prompts="some", prompts_hash="p", n_prompts=2, images=1, noise_seed=1, sampler="DDIM", steps=50,
     guidance=7.5, precision="float32", scorers={"clip": "openai/clip", "hps": "hpsv2: HPS_v2_compressed.pt"},
 )  # fmt: skip

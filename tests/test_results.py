@@ -8,8 +8,8 @@ import matplotlib.pyplot as plt
 from selfimprove.models.pipeline import model_hash
 from selfimprove.presets import PRESETS
 from selfimprove.shapes import PIPELINE
-from selfimprove_lab.results import exports as results
-from selfimprove_lab.results.exports import (
+from selfimprove_lab.results import arms as results
+from selfimprove_lab.results.arms import (
     ARMS,
     arms_table,
     folder_sentence,
@@ -82,4 +82,4 @@ def test_intervals_over_seeds_and_prompts_by_hand() -> None:
 
 def test_the_readme_says_what_the_results_say() -> None:
     readme = (Path(__file__).parent.parent / "README.md").read_text()
-    assert summary_markdown(RESULTS) in readme, "paste selfimprove_lab.results.exports.summary_markdown into README.md"
+    assert summary_markdown(RESULTS) in readme, "paste selfimprove_lab.results.arms.summary_markdown into README.md"

@@ -26,8 +26,8 @@ from selfimprove_lab.claims.table import (
     said,
     together,
 )
+from selfimprove_lab.results.arms import load_results
 from selfimprove_lab.results.evaluation import later_table, load_evaluations
-from selfimprove_lab.results.exports import load_results
 from selfimprove_lab.results.rsi import (
     LABELS,
     by_samples,

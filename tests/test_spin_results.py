@@ -17,9 +17,8 @@ from selfimprove_lab.claims import spin as spin_claims
 from selfimprove_lab.claims import theory
 from selfimprove_lab.claims.spin import claims
 from selfimprove_lab.claims.table import AGREES, CHAPTERS, DIFFERS, OPEN, UNTESTABLE
-from selfimprove_lab.results.exports import load_results
-from selfimprove_lab.results.signs import alarm_counts, alarm_table, predictors_table, signs_figure, training_signs
-from selfimprove_lab.results.spin import (
+from selfimprove_lab.results.arms import load_results
+from selfimprove_lab.results.controls import (
     CONTROLS,
     budgets_table,
     cells,
@@ -32,6 +31,7 @@ from selfimprove_lab.results.spin import (
     samples_figure,
     second_round_table,
 )
+from selfimprove_lab.results.signs import alarm_counts, alarm_table, predictors_table, signs_figure, training_signs
 from selfimprove_lab.results.towards_data import data_table, objectives_table
 
 EXPORTED = Path(__file__).parent.parent / "book" / "results"

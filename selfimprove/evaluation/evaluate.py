@@ -18,7 +18,7 @@ from selfimprove.config import Settings
 from selfimprove.data.images import ImageText
 from selfimprove.data.latents import Store, build_store
 from selfimprove.draws import EVALUATION_SEED
-from selfimprove.evaluation.protocol import Protocol, Scored, write_scores
+from selfimprove.evaluation.protocol import SamplingProtocol, Scored, write_scores
 from selfimprove.losses import squared_error
 from selfimprove.models.network import Conditioning, denoise
 from selfimprove.models.pipeline import Diffuser
@@ -102,7 +102,7 @@ def evaluate(
     different = len(set(prompts))
     scored = Scored(
         scores,
-        Protocol(
+        SamplingProtocol(
             model=model, model_hash=weights, prompts=data.name, prompts_hash=fingerprint(prompts)[:12], n_prompts=different,
             images=round(len(prompts) / different), noise_seed=EVALUATION_SEED, sampler="DDIM", steps=settings.evaluation_steps,
             guidance=settings.evaluation_guidance,

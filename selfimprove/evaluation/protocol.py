@@ -23,7 +23,7 @@ class ProtocolError(ValueError):
 
 
 @dataclass(frozen=True)
-class Protocol:
+class SamplingProtocol:
     """How one model was sampled and scored."""
 
     model: str  # name for readers
@@ -41,7 +41,7 @@ class Protocol:
     scorers: Mapping[str, str] = field(default_factory=dict)  # column -> version: published id and file
     black: int = 0  # images whose every pixel is black
 
-    def differences(self, other: "Protocol", allowed: Sequence[str] = ()) -> list[str]:
+    def differences(self, other: "SamplingProtocol", allowed: Sequence[str] = ()) -> list[str]:
         """Return every field that differs, with both values.
 
         Left out are the model's own fields, `black`, the `allowed` fields, and the scorers, which `versions` compares.
@@ -53,7 +53,7 @@ class Protocol:
                 said.append(f"{name.replace('_', ' ')}: {ours} and {theirs}")
         return said
 
-    def versions(self, other: "Protocol") -> list[str]:
+    def versions(self, other: "SamplingProtocol") -> list[str]:
         """Return the shared columns whose scorer versions differ, with both versions."""
         shared = [name for name in self.scorers if name in other.scorers]
         return [f"{n}: {self.scorers[n]} and {other.scorers[n]}" for n in shared if self.scorers[n] != other.scorers[n]]
@@ -72,7 +72,7 @@ class Scored:
     """Per-image scores of one model, and their protocol. Columns: `id` (not in exports), `prompt`, `image`, and one per scorer."""
 
     table: pd.DataFrame
-    protocol: Protocol
+    protocol: SamplingProtocol
 
     @property
     def scorers(self) -> list[str]:
@@ -101,7 +101,7 @@ def read_scores(path: Path) -> Scored:
     if _ATTRIBUTE not in table.attrs:
         raise ProtocolError(f"{path} does not say how its scores were made; write it with protocol.write_scores")
     said: dict[str, Any] = table.attrs.pop(_ATTRIBUTE)
-    return Scored(table, Protocol(**said))
+    return Scored(table, SamplingProtocol(**said))
 
 
 def check_comparable(models: Sequence[Scored], force: bool = False, allowed: Sequence[str] = ()) -> list[str]:

@@ -68,8 +68,8 @@ def check_folder(folder: Path) -> None:
     if not index_file.exists():
         raise ModelError(f"model={str(folder)!r} has no model_index.json; give a folder saved by pipeline.save_pretrained")
     kind = json.loads(index_file.read_text()).get("_class_name")
-    if kind not in FAMILIES:
-        raise ModelError(f"model={str(folder)!r} is a {kind}; pipelines that can be trained: {', '.join(FAMILIES)}")
+    if kind not in PIPELINES:
+        raise ModelError(f"model={str(folder)!r} is a {kind}; pipelines that can be trained: {', '.join(PIPELINES)}")
     for part in PARTS:
         if not (folder / part).is_dir():
             raise ModelError(f"model={str(folder)!r} has no {part}/ folder; give a complete pipeline")
@@ -207,7 +207,7 @@ def load_diffuser(folder: Path, device: torch.device) -> Diffuser:
         ModelError: see `check_folder`.
     """
     check_folder(folder)
-    return FAMILIES[json.loads((folder / "model_index.json").read_text())["_class_name"]](folder, device)
+    return PIPELINES[json.loads((folder / "model_index.json").read_text())["_class_name"]](folder, device)
 
 
 def load_stable_diffusion(folder: Path, device: torch.device) -> Diffuser:
@@ -222,7 +222,7 @@ def load_stable_diffusion(folder: Path, device: torch.device) -> Diffuser:
     return Diffuser(folder, unet, vae, text_encoder, tokenizer, _load_schedule(folder, device), device)
 
 
-FAMILIES: dict[str, Callable[[Path, torch.device], Diffuser]] = {"StableDiffusionPipeline": load_stable_diffusion}
+PIPELINES: dict[str, Callable[[Path, torch.device], Diffuser]] = {"StableDiffusionPipeline": load_stable_diffusion}
 
 
 def _load_schedule(folder: Path, device: torch.device) -> Schedule:

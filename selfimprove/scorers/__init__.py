@@ -1,7 +1,7 @@
 """Scorers take images and prompts and return one float per image. Learned scorers judge text alignment, preference and looks.
 
 All take images (tensors in [0, 1], or PIL images of any size and mode) and one prompt per image. Each does its own preprocessing. To add a
-published scorer, add one entry to `published.PUBLISHED_SCORERS`; to add a family, add one to `registry.FAMILIES`.
+published scorer, add one entry to `published.PUBLISHED_SCORERS`; to add a family, add one to `registry.SCORER_FAMILIES`.
 """
 
 from selfimprove.scorers.clip import AestheticHead, AestheticScorer, ClipScorer

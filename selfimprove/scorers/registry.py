@@ -20,7 +20,7 @@ class Family(NamedTuple):
     load: Callable[[Sequence[str], torch.device, Path], dict[str, Scorer]]
 
 
-FAMILIES = {
+SCORER_FAMILIES = {
     "shapes": Family(SHAPES_SCORERS, lambda names, device, assets: load_embedded(names, device, assets / "scorers")),
     "published": Family(tuple(PUBLISHED_SCORERS), lambda names, device, _: load_published(names, device)),
     "oracle": Family(ORACLE_SCORERS, lambda names, device, _: {name: OracleScorer(name, device) for name in names}),
@@ -30,18 +30,18 @@ FAMILIES = {
 def load_scorers(names: Sequence[str], device: torch.device, assets: Path = ASSETS, family: str = "shapes") -> dict[str, Scorer]:
     """Return scorers by name; each loads its weights at first use.
 
-    `family` is a key of `FAMILIES`. "shapes" are the embedded learned scorers, from `assets`/scorers. "published" are the scorers of
+    `family` is a key of `SCORER_FAMILIES`. "shapes" are the embedded learned scorers, from `assets`/scorers. "published" are the scorers of
     `load_published`; a name may be followed by "=path". "oracle" is the truth about the embedded world, which must not select anything.
 
     Raises:
         ScorerError: the family or a name is unknown, or a file of a published scorer cannot be found or downloaded.
     """
-    if family not in FAMILIES:
-        raise ScorerError(f"family={family!r} is not known; choose from {list(FAMILIES)}")
-    unknown = [name for name in names if name.partition("=")[0] not in FAMILIES[family].names]
+    if family not in SCORER_FAMILIES:
+        raise ScorerError(f"family={family!r} is not known; choose from {list(SCORER_FAMILIES)}")
+    unknown = [name for name in names if name.partition("=")[0] not in SCORER_FAMILIES[family].names]
     if unknown:
         raise ScorerError(
-            f"scorers={unknown} are not known; choose from {list(FAMILIES[family].names)}, or another family than {family!r}"
+            f"scorers={unknown} are not known; choose from {list(SCORER_FAMILIES[family].names)}, or another family than {family!r}"
             + (", each alone or with '=path/to/checkpoint'" if family == "published" else "")
         )
-    return FAMILIES[family].load(names, device, assets)
+    return SCORER_FAMILIES[family].load(names, device, assets)

@@ -27,8 +27,8 @@ from selfimprove_lab.claims.table import (
     table,
     together,
 )
+from selfimprove_lab.results.arms import signed
 from selfimprove_lab.results.evaluation import later_less_earlier, load_evaluations
-from selfimprove_lab.results.exports import signed
 from selfimprove_lab.results.rsi import Peak, peak, track
 
 ROUNDS, BESIDE = "chapter 8, Round after round", "chapter 8, Beside it"

@@ -26,8 +26,8 @@ from selfimprove_lab.claims.table import (
     table,
     together,
 )
+from selfimprove_lab.results.controls import images_seen
 from selfimprove_lab.results.evaluation import BASE, STATISTICS, Evaluations, load_evaluations, tidy, values
-from selfimprove_lab.results.spin import images_seen
 from selfimprove_lab.results.towards_data import data_table
 
 BEST_OF = Rule(5)  # the paper's: of five images the one with the best average of scores

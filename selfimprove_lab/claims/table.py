@@ -13,7 +13,7 @@ from IPython.display import HTML
 from selfimprove.evaluation.aggregate import RAW
 from selfimprove.evaluation.statistics import bootstrap_interval, seeds_and_prompts
 from selfimprove.scorers import SHAPES_SCORERS
-from selfimprove_lab.results.exports import Results, load_results, signed
+from selfimprove_lab.results.arms import Results, load_results, signed
 
 AGREES, DIFFERS, SPLIT, OPEN, UNTESTABLE = "agrees", "differs", "split", "not decided", "cannot be tested here"
 CHAPTERS = (  # the pages that are called chapter 1, chapter 2, ...

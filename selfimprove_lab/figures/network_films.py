@@ -22,7 +22,7 @@ from selfimprove.models.pipeline import load_diffuser, resolve_model
 from selfimprove.rollout import predict
 from selfimprove.scorers.images import eight_bit
 from selfimprove_lab.figures.sliders import Film
-from selfimprove_lab.results.exports import load_results
+from selfimprove_lab.results.arms import load_results
 from selfimprove_lab.results.rsi import label
 from selfimprove_lab.theory.paths import trajectory
 

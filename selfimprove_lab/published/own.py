@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from selfimprove.evaluation.aggregate import RAW, Rule
-from selfimprove.evaluation.protocol import Protocol
+from selfimprove.evaluation.protocol import SamplingProtocol
 from selfimprove_lab.published import AVERAGE, VERSION, load_table
 from selfimprove_lab.published.beside import Beside, beside
 
@@ -19,7 +19,7 @@ STATISTICS = {"mean": ("low", "high"), "median": ("median_low", "median_high"), 
 def own_beside(
     table_id: str,
     comparison: pd.DataFrame | None,
-    protocol: Protocol | None,
+    protocol: SamplingProtocol | None,
     rule: Rule,
     rows: Mapping[str, str] | None = None,
     statistic: str = "mean",
@@ -51,7 +51,7 @@ def own_beside(
     return beside(table, results, table.protocol | _stated(protocol, rule, statistic), commands, force)
 
 
-def _stated(protocol: Protocol, rule: Rule, statistic: str) -> dict[str, object]:
+def _stated(protocol: SamplingProtocol, rule: Rule, statistic: str) -> dict[str, object]:
     """What a run says of the fields that published tables have."""
     stated: dict[str, object] = {
         "prompt set": protocol.prompts, "prompts": protocol.n_prompts, "images per prompt": protocol.images, "aggregation": rule.header(),

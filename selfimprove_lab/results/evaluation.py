@@ -16,7 +16,7 @@ from selfimprove.evaluation.aggregate import MEAN, RAW, STANDARDISED, Rule, Scal
 from selfimprove.evaluation.protocol import ProtocolError, Scored, check_comparable, read_scores
 from selfimprove.evaluation.statistics import bootstrap_interval, crossed_interval
 from selfimprove.scorers import SHAPES_SCORERS
-from selfimprove_lab.results.exports import signed
+from selfimprove_lab.results.arms import signed
 
 BASE = "base"
 TRUTH_COLUMNS = ("oracle_quality", "oracle_all_right")

@@ -16,7 +16,7 @@ from selfimprove.evaluation.round_figures import panels
 from selfimprove.evaluation.statistics import bootstrap_interval, seeds_with_intervals
 from selfimprove.recursion.collapse import LIMITS
 from selfimprove_lab.figures.comparison import MARKERS, colours, first_column
-from selfimprove_lab.results.exports import TRUTH_LABELS, Results, over_seeds, signed
+from selfimprove_lab.results.arms import TRUTH_LABELS, Results, over_seeds, signed
 
 SELECTING = ("clip", "aesthetic", "shading")  # the scorers that the default selects by
 UNSEEN = ("saturation", "alignment")

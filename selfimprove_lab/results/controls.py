@@ -15,7 +15,7 @@ from selfimprove.samplers import SAMPLERS
 from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove_lab.claims.table import QUALITY, RIGHT, Experiments, difference, qualified
 from selfimprove_lab.figures.comparison import MARKERS, colours
-from selfimprove_lab.results.exports import Results, signed
+from selfimprove_lab.results.arms import Results, signed
 
 CONTROLS = {  # arm of spin_controls -> what was changed
     "pushing-off": "no pushing term",
@@ -65,10 +65,11 @@ def samplers_table(root: str | Path) -> pd.DataFrame:
     if not files:
         return pd.DataFrame()
     scores = pd.concat(pd.read_parquet(file) for file in files).groupby(["trained", "drawn", "prompt"]).mean()
-    for trained in SAMPLERS:
+    known = scores.index.unique("drawn")
+    for trained in filter(known.__contains__, SAMPLERS):
         gains = columns[f"opponent drawn by {SAMPLERS[trained].label}"] = {}
         for column, name in ((QUALITY, "quality"), (RIGHT, "all right")):
-            for drawn in SAMPLERS:
+            for drawn in filter(known.__contains__, SAMPLERS):
                 gain = (scores.loc[(trained, drawn), column] - scores.loc[("base", drawn), column]).to_numpy(dtype=np.float64)
                 gains[f"{name}, drawn by {SAMPLERS[drawn].label}"] = signed(float(gain.mean()), list(bootstrap_interval(gain)))
     return pd.DataFrame(columns)
