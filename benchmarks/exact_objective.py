@@ -1,8 +1,8 @@
-"""python -m benchmarks.exact_objective: time and peak memory of one gradient of the exact and the approximate objective.
+"""python -m benchmarks.exact_objective: measure time and peak memory of one gradient of the exact and the approximate objective.
 
-The exact objective (4.8) on the embedded UNet for T = 10, 50, 100, 1000 steps, in the two-pass form whose memory should not grow
-with T and, up to T = 100, as one graph, whose memory does; beside them (4.9) at one t an example. Each case runs in a process of
-its own. Writes book/results/exact_objective.json.
+The exact objective (4.8) is measured on the embedded UNet for T = 10, 50, 100 and 1000 steps in its two-pass form, whose memory should not
+grow with T. Up to T = 100 the exact objective is also measured as one graph, whose memory grows with T. (4.9) at one t per example is the
+comparison. Each case runs in a process of its own. The command writes book/results/exact_objective.json.
 """
 
 import argparse
@@ -32,12 +32,12 @@ CASES = [
 
 
 def megabytes() -> float:
-    """Peak resident memory of this process so far, or since it was reset."""
+    """Return the peak resident memory of this process in MiB, since its start or since the last reset."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure(form: str, steps: int) -> dict[str, float | str | int]:
-    """One case: the paths are made first; then one gradient is timed, and what it adds to the peak."""
+    """Measure one case: make the paths, then time one gradient and record what the gradient adds to the peak memory."""
     diffuser = load_diffuser(PIPELINE, torch.device("cpu"))
     opponent = diffuser.load_unet(PIPELINE)
     diffuser.unet.requires_grad_(True)
@@ -48,11 +48,11 @@ def measure(form: str, steps: int) -> dict[str, float | str | int]:
     clean = draws.normal(0, "clean", (0,), ids, diffuser.latent_shape)
     real = noising_trajectory(diffuser, clean, ids, 0, "benchmark real", 0, generated.steps)
     game = exact.Game(diffuser, diffuser.unet, opponent, real, generated, text)
-    if form == "one t":  # paths of a single step: what training holds
+    if form == "one t":  # paths of a single step, which is what training holds
         middle = steps // 2
         game = game._replace(real=single(real, middle), generated=single(generated, middle))
     stored = (game.real.states.nbytes + game.generated.states.nbytes) / 2**20
-    if CLEAR.exists():  # Linux: the peak starts again from here, so that making the paths does not hide in it what the gradient adds
+    if CLEAR.exists():  # on Linux, reset the peak, so that the memory for making the paths does not hide what the gradient adds
         CLEAR.write_text("5")
     before = megabytes()
     start = time.perf_counter()
@@ -70,7 +70,7 @@ def measure(form: str, steps: int) -> dict[str, float | str | int]:
 
 
 def single(path: exact.Trajectory, index: int) -> exact.Trajectory:
-    """One step of a path."""
+    """Return one step of a path as a path of its own."""
     return exact.Trajectory(
         path.steps[index : index + 1], path.states[index : index + 2], path.noise[index : index + 1], path.log_prob[index : index + 1]
     )

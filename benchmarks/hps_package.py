@@ -1,6 +1,6 @@
-"""HPSv2 by its authors' package, as they wrote it: slow, and only where the extra `hps` and torchvision are installed.
+"""Score with HPSv2 through its authors' package: slow, and only where the extra `hps` and torchvision are installed.
 
-The package reads its checkpoint again for every prompt, and scores one image at a time, in mixed precision on a GPU.
+The package reads its checkpoint again for every prompt. It scores one image at a time, in mixed precision on a GPU.
 """
 
 import warnings
@@ -21,7 +21,7 @@ VERSIONS = {"hpsv2": "v2.0", "hpsv2.1": "v2.1"}
 
 def _package() -> Any:
     try:
-        with warnings.catch_warnings():  # it silences every UserWarning for good
+        with warnings.catch_warnings():  # the package silences every UserWarning from its import on
             return import_module("hpsv2.img_score")
     except (ImportError, FileNotFoundError) as error:
         raise ScorerError(
@@ -32,12 +32,12 @@ def _package() -> Any:
 
 
 class HpsPackageScorer(BatchScorer):
-    """`hpsv2` or `hpsv2.1`, computed by the package; `checkpoint` is a local file, or None for the one the package downloads.
+    """The scorer `hpsv2` or `hpsv2.1`, computed by the package; `checkpoint` is a local file, or None for the one the package downloads.
 
     The package chooses the device itself. It also needs the LAION weights of ViT-H-14, which it downloads.
 
     Raises:
-        ScorerError: the package cannot be imported; the message says what it lacks.
+        ScorerError: the package cannot be imported; the message says what is missing.
     """
 
     def __init__(self, name: str, checkpoint: Path | None = None) -> None:

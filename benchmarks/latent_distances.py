@@ -1,7 +1,7 @@
-"""python -m benchmarks.latent_distances --model FOLDER_OR_ID --prompts prompts.txt: what scale RSIDiff's beta of 35 has on a model.
+"""python -m benchmarks.latent_distances --model FOLDER_OR_ID --prompts prompts.txt: find the scale of RSIDiff's beta of 35 on a model.
 
-Draws images with the model and prints, for every distance convention, the quantiles of each image's mean distance to the others (the
-d(s, D_0) of eq. 5), and the share of them that lies within 35. The convention for which that share is large but not all is the paper's.
+The command draws images with the model. For every distance convention it prints the quantiles of each image's mean distance to the others
+(the d(s, D_0) of eq. 5), and the share of images within 35. The convention for which that share is large, but not all, is the paper's.
 """
 
 import argparse

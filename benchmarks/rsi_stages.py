@@ -1,7 +1,8 @@
-"""python -m benchmarks.rsi_stages: time and peak memory of the two stages of recursive self-improvement that grow with the data.
+"""python -m benchmarks.rsi_stages: measure time and peak memory of the stages of recursive self-improvement that grow with the data.
 
-Distances of 5,000 latents to 5,000 references of Stable Diffusion's size, and K-means with 1,000 clusters on the embeddings of 172,000
-prompts of the shapes grammar. Each case runs in a process of its own. Writes book/results/rsi_stages.json.
+There are two such stages: distances of 5,000 latents to 5,000 references of Stable Diffusion's size, and K-means with 1,000 clusters on the
+embeddings of 172,000 prompts of the shapes grammar. Each case runs in a process of its own. The command writes
+book/results/rsi_stages.json.
 """
 
 import argparse
@@ -26,7 +27,7 @@ OUT = Path("book/results/rsi_stages.json")
 
 
 def measure(case: str, count: int) -> dict[str, Any]:
-    """Seconds of the stage alone, and the peak memory of the process, its input included."""
+    """Return the seconds of the stage alone, and the peak memory of the process, its input included."""
     facts: dict[str, Any] = {"case": case, "count": count}
     if case == "distances":
         ids = [str(i) for i in range(count)]

@@ -1,6 +1,6 @@
-"""python -m benchmarks.scale: FLOPs and training memory of the rows about Stable Diffusion, simulated; a minute or two, no weights.
+"""python -m benchmarks.scale: simulate FLOPs and training memory of the rows about Stable Diffusion; a minute or two, no weights.
 
-Writes book/results/scale.json.
+The command writes book/results/scale.json.
 """
 
 from pathlib import Path

@@ -1,6 +1,7 @@
-"""python -m benchmarks.scorer_parity FOLDER: what the originals wrote there (see scorer_parity_originals.py), against the scorers here.
+"""python -m benchmarks.scorer_parity FOLDER: compare the scorers here with what scorer_parity_originals.py wrote into FOLDER.
 
-Prints the largest differences in tokens, pixels and scores, and fails where one is too large. `make scorer-parity` does both halves.
+The command prints the largest differences in tokens, pixels and scores, and fails if one is too large. `make scorer-parity` runs both
+halves.
 """
 
 import argparse
@@ -24,7 +25,7 @@ ALLOWED = 1e-5  # largest difference, in pixels and in scores
 
 
 def small_hps(folder: Path, shape: dict) -> Scorer:
-    """hpsv2.1 with the sizes of open_clip's configuration `shape` in place of the published ones."""
+    """Build hpsv2.1 with the sizes of open_clip's configuration `shape` in place of the published ones."""
     vision, text = shape["vision_cfg"], shape["text_cfg"]
     config = CLIPConfig(
         projection_dim=shape["embed_dim"],
@@ -42,7 +43,7 @@ def small_hps(folder: Path, shape: dict) -> Scorer:
 
 
 def small_image_reward(folder: Path, shape: dict) -> Scorer:
-    """ImageReward with the text sizes of `shape` and an image tower of width 32."""
+    """Build ImageReward with the text sizes of `shape` and an image tower of width 32."""
     vision = VISION.to_dict() | {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     text = TEXT.to_dict() | {"encoder_hidden_size": 32} | {
         key: shape[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -52,7 +53,7 @@ def small_image_reward(folder: Path, shape: dict) -> Scorer:
 
 
 def differences(scorer: Scorer, images: list[Image.Image], prompts: list[str], original: list[list[float]]) -> tuple[float, float]:
-    """Largest difference of the scores of every image with every prompt, and the originals' standard deviation."""
+    """Return the largest difference of scores over all images and prompts, and the standard deviation of the originals' scores."""
     wanted = torch.tensor(original)
     ours = torch.stack([scorer(images, [prompt] * len(images)) for prompt in prompts])
     return float((ours - wanted).abs().max()), float(wanted.std())

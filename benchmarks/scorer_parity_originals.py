@@ -1,14 +1,14 @@
-"""runs/scorer-parity/venv/bin/python benchmarks/scorer_parity_originals.py OUT: scores by the original packages, hpsv2 and image-reward.
+"""runs/scorer-parity/venv/bin/python benchmarks/scorer_parity_originals.py OUT: score with the original packages hpsv2 and image-reward.
 
-Runs in an environment of its own, where this package cannot be imported, and knows nothing of it. Writes into OUT images, prompts,
-checkpoints with random weights made by the originals' own classes, tokenizer files, and scores.json. Small networks, or with
---full the published sizes (6 GB of disk).
+The script runs in an environment of its own, in which this package cannot be imported. It writes images, prompts, checkpoints with random
+weights made by the originals' own classes, tokenizer files, and scores.json into OUT. The networks are small, or with --full of the
+published sizes (6 GB of disk).
 
-What keeps the originals from running as they are installed, each met here without touching their arithmetic: torchvision registers
-kernels of compiled operators that are missing beside a CPU build of torch (declared below); hpsv2's wheel lacks its BPE file (taken from
-open_clip_torch's); image-reward's __init__ files import a trainer and `clip`, which is not on the package index (passed by); both would
-download weights or a vocabulary (given here instead). LAION's aesthetic predictor is no package; its head's layout is ImageReward's, and
-its preprocessing too.
+The originals do not run as they are installed. The script removes each obstacle without touching the originals' arithmetic. torchvision
+registers kernels of compiled operators that are missing beside a CPU build of torch; they are declared below. hpsv2's wheel lacks its BPE
+file; it is copied from open_clip_torch. image-reward's __init__ files import a trainer and `clip`, which is not on the package index; they
+are bypassed. Both packages would download weights or a vocabulary; these are provided here. LAION's aesthetic predictor is not a package;
+the layout of its head and its preprocessing are ImageReward's.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def prepare() -> None:
 
 
 def write_images(out: Path) -> list:
-    """Smooth random pictures in RGB, and the last in grey: noise alone would look the same to every network."""
+    """Write smooth random pictures in RGB, the last in grey, and return them. Noise alone would look the same to every network."""
     draws, images = np.random.default_rng(0), []
     for row, (width, height) in enumerate(SIZES):
         coarse = Image.fromarray(draws.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
@@ -73,7 +73,7 @@ def write_images(out: Path) -> list:
 
 
 def shaken(model: torch.nn.Module) -> torch.nn.Module:
-    """Every parameter away from its initial value, so that none is 0 or 1 by convention, and matrices keep a signal's size."""
+    """Move every parameter away from its initial value, so that none is 0 or 1 by convention; matrices preserve a signal's size."""
     draws = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -83,7 +83,7 @@ def shaken(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def write_bpe(folder: Path) -> None:
-    """CLIP's vocabulary and merges in transformers' files, in the order of hpsv2's tokenizer."""
+    """Write CLIP's vocabulary and merges in transformers' files, in the order of hpsv2's tokenizer."""
     from hpsv2.src.open_clip.tokenizer import SimpleTokenizer, default_bpe
 
     merges = gzip.decompress(Path(default_bpe()).read_bytes()).decode().split("\n")[1 : 49152 - 256 - 2 + 1]
@@ -93,7 +93,7 @@ def write_bpe(folder: Path) -> None:
 
 
 def hps(out: Path, images: list, prompts: list, full: bool) -> dict:
-    """Scores and tokens by hpsv2's own functions on a checkpoint of its own CLIP class."""
+    """Return scores and tokens by hpsv2's own functions on a checkpoint of its own CLIP class."""
     from hpsv2 import img_score
     from hpsv2.src.open_clip.model import CLIP
     from hpsv2.src.open_clip.tokenizer import tokenize
@@ -119,7 +119,7 @@ def hps(out: Path, images: list, prompts: list, full: bool) -> dict:
 
 
 def image_reward(out: Path, images: list, prompts: list, full: bool) -> dict:
-    """Scores by ImageReward's own `score` on a checkpoint of its own class; small: the same class with smaller towers put in."""
+    """Return scores by ImageReward's own `score` on a checkpoint of its own class; unless `full`, with smaller towers put in."""
     from transformers import BertTokenizer
 
     folder = out / "imagereward"
@@ -129,7 +129,7 @@ def image_reward(out: Path, images: list, prompts: list, full: bool) -> dict:
     pieces = iter([*letters, *(f"##{c}" for c in letters), "star", "red", "small", "background", "cat", "word", "##ground"])
     words = [special.get(i) or next(pieces, f"[unused{i}]") for i in range(30522)]
     (folder / "vocab.txt").write_text("\n".join(words))
-    given = BertTokenizer.from_pretrained  # only the file is another than the original's
+    given = BertTokenizer.from_pretrained  # only the vocabulary file differs from the original's
     BertTokenizer.from_pretrained = lambda name: given(folder) if name == "bert-base-uncased" else given(name)
 
     from ImageReward.ImageReward import MLP, ImageReward

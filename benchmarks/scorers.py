@@ -1,7 +1,8 @@
-"""python -m benchmarks.scorers: images per second of the embedded scorers, and of the published architectures with random weights.
+"""python -m benchmarks.scorers: measure images per second of the embedded scorers and of published architectures with random weights.
 
-On the CPU, and on a GPU where there is one; preprocessing included, everything in float32. Nothing is downloaded. Writes
-book/results/scorer_speed.json. With --layers the networks are cut short, to check that this runs; nothing is written then.
+The command measures on the CPU, and on a GPU if there is one. Preprocessing is included, and everything is in float32. Nothing is
+downloaded. The command writes book/results/scorer_speed.json. With --layers the networks are shortened, to check that the code runs. With
+--layers or --only nothing is written.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from selfimprove.shapes import ASSETS
 OUT = Path("book/results/scorer_speed.json")
 PUBLISHED = ("clip", "aesthetic", "pickscore", "hpsv2.1", "imagereward")
 PROMPT = "a large red star on a white background"
-SIDES = {"shapes": 64, "published": 512}  # pixels of the images given
+SIDES = {"shapes": 64, "published": 512}  # side of the images in pixels
 COUNTS = {("shapes", "cpu"): 1024, ("published", "cpu"): 32, ("shapes", "cuda"): 4096, ("published", "cuda"): 512}
 BATCH = 16
 VIT_L_14 = CLIPConfig(  # openai/clip-vit-large-patch14
@@ -40,7 +41,7 @@ VIT_L_14 = CLIPConfig(  # openai/clip-vit-large-patch14
 
 
 def cut(config: Any, layers: int) -> Any:
-    """The configuration with at most so many layers; 0: all."""
+    """Return the configuration with at most `layers` layers; 0 means all layers."""
     config = copy.deepcopy(config)
     for part in (config.text_config, config.vision_config) if isinstance(config, CLIPConfig) else (config,):
         part.num_hidden_layers = min(part.num_hidden_layers, layers or part.num_hidden_layers)
@@ -52,7 +53,7 @@ def network(config: CLIPConfig) -> CLIPModel:
 
 
 def published(name: str, device: torch.device, layers: int, folder: Path) -> BatchScorer:
-    """A published architecture with random weights; the tokenizers are small ones, which take about as long."""
+    """Build a published architecture with random weights; the tokenizers are small ones, which take about as long."""
     if name == "imagereward":
         vision, text = cut(VISION, layers).to_dict(), cut(TEXT, layers).to_dict()
         (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *PROMPT.split()]))
@@ -69,7 +70,7 @@ def published(name: str, device: torch.device, layers: int, folder: Path) -> Bat
 
 
 def scorers(device: torch.device, layers: int, folder: Path, only: list[str]) -> Iterator[tuple[str, BatchScorer]]:
-    """(family, scorer), built one after the other: the large ones take 4 GB each."""
+    """Yield (family, scorer), built one after the other, because the large scorers take 4 GB each."""
     for name in SHAPES_SCORERS:
         if not only or name in only:
             yield "shapes", load_scorers((name,), device)[name]
@@ -79,7 +80,7 @@ def scorers(device: torch.device, layers: int, folder: Path, only: list[str]) ->
 
 
 def measure(family: str, scorer: BatchScorer, count: int) -> dict[str, Any]:
-    """Seconds for `count` random images, after a first batch that loads the network."""
+    """Return the seconds for `count` random images, measured after a first batch that loads the network."""
     pixels = torch.rand(64, 3, SIDES[family], SIDES[family], generator=torch.Generator().manual_seed(0))
     if family == "shapes":
         images: Any = pixels[torch.arange(count) % 64]

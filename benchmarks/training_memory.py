@@ -1,7 +1,8 @@
-"""python -m benchmarks.training_memory: the plan's memory beside the peak of real training steps, on this device.
+"""python -m benchmarks.training_memory: compare the plan's memory with the peak of real training steps on this device.
 
-Each case trains three steps in a process of its own. On a CPU the peak is the process's resident memory less what it was before; on a GPU
-what torch allocated. `held` counts the tensors alone, as the plan does. Writes book/results/training_memory_<device>.json.
+Each case trains three steps in a process of its own. On a CPU the peak is the process's resident memory less its value before the steps. On
+a GPU the peak is what torch allocated. `held` counts the tensors alone, as the plan does. The command writes
+book/results/training_memory_<device>.json.
 """
 
 import argparse
@@ -39,7 +40,7 @@ STEPS = 3
 
 
 def measure(case: str, model: str) -> dict[str, Any]:
-    """Estimate and measured peak of one case, in MB, and seconds of a step; to be called once in a process."""
+    """Return the estimate and the measured peak of one case, in MB, and the seconds per step; to be called once per process."""
     changes = dict(CASES[case])
     kept = changes.pop("kept", False)
     device = PartialState().device
@@ -47,7 +48,7 @@ def measure(case: str, model: str) -> dict[str, Any]:
     settings = replace(PRESETS["shapes-spin"].settings, steps=STEPS, **changes)
     live = not kept and not settings.lora_rank
     shapes = Shapes.of(diffuser)
-    estimate = training_memory(shapes, settings, live).peak - shapes.resident  # the pipeline is there before the count begins
+    estimate = training_memory(shapes, settings, live).peak - shapes.resident  # the pipeline is loaded before the count begins
     n, shape = settings.batch_size, diffuser.latent_shape
 
     def latents(rows: range) -> dict[str, torch.Tensor]:

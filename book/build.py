@@ -1,8 +1,8 @@
-"""python book/build.py: execute the notebooks through papermill into book/executed/, then build the book, warnings being errors.
+"""python book/build.py: execute the notebooks with papermill into book/executed/, then build the book; warnings are errors.
 
-A notebook is executed again only if it, a module that it imports, its parameters or the results that it reads have changed: executed
-pages are kept in book/_cache/ under the SHA-256 of all that, and the wanted ones are copied into book/executed/. So the small book of
-`make test` and the published one take turns without executing anything again.
+A notebook is executed again only if it, a module that it imports, its parameters, or the results that it reads have changed. Executed pages
+are kept in book/_cache/ under the SHA-256 of all these, and the wanted pages are copied into book/executed/. The small book of `make test`
+and the published book can therefore alternate without executing anything again.
 """
 
 import argparse
@@ -34,16 +34,16 @@ from selfimprove.run_folder import provenance, write_json
 
 ROOT = Path(__file__).parent.parent
 EXECUTED, CACHE = ROOT / "book" / "executed", ROOT / "book" / "_cache"
-RUNS = Path("runs", "book")  # what pages play live, a folder each; seen from the root, where notebooks are executed
+RUNS = Path("runs", "book")  # live runs, one folder per page; relative to the root, where notebooks run
 RESULTS = ROOT / "book" / "results"
-KEPT = 4  # copies of a page in the cache
-CHAIN = ("spin_round", "12_compare_models")  # in this order: the second judges the player of the first
-WITH_RUN = ("spin_round", "rsi_round", "11_evaluation")  # these have a parameter `run`, the folder in which finished stages are read back
+KEPT = 4  # copies per page that stay in the cache
+CHAIN = ("spin_round", "12_compare_models")  # in this order: the second page judges the player of the first
+WITH_RUN = ("spin_round", "rsi_round", "11_evaluation")  # pages with a parameter `run`, the folder that keeps finished stages
 SMALL = "This page was made with small settings, to be quick. What it computes live says little; `make book` makes the page as published."
 
 
 def pages(preset: str) -> dict[str, dict[str, Any]]:
-    """Notebook -> parameters: its own published ones, or with preset "smoke" the smallest at which its claims still hold."""
+    """Return notebook -> parameters: its own published ones, or with preset "smoke" the smallest at which its claims still hold."""
     smallest = {
         "01_diffusion_and_ddim": {"samples": 1000, "frames": 3},
         "02_spin_objective": {"samples": 1500},
@@ -67,7 +67,7 @@ def pages(preset: str) -> dict[str, dict[str, Any]]:
 
 @cache
 def _parsed(source: str) -> tuple[list[str], list[str]]:
-    """What some Python imports, modules and perhaps names in them, and its strings."""
+    """Return the names that Python source imports (modules, and possibly names in them), and its strings."""
     names, strings = [], []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
@@ -80,7 +80,7 @@ def _parsed(source: str) -> tuple[list[str], list[str]]:
 
 
 def imported(source: str) -> set[Path]:
-    """Files of the package that some Python imports, and what those import."""
+    """Return the files of the packages that Python source imports, directly or through other imported files."""
     found: set[Path] = set()
     pending = [source]
     while pending:
@@ -88,7 +88,7 @@ def imported(source: str) -> set[Path]:
             parts = name.split(".")
             if parts[0] not in ("selfimprove", "selfimprove_lab"):
                 continue
-            for depth in range(1, len(parts) + 1):  # a package's own file runs before those in it
+            for depth in range(1, len(parts) + 1):  # a package's __init__ runs before its modules
                 here = ROOT.joinpath(*parts[:depth])
                 for path in (here.with_suffix(".py"), here / "__init__.py"):
                     if path not in found and path.exists():
@@ -98,16 +98,16 @@ def imported(source: str) -> set[Path]:
 
 
 def results_read(code: str, modules: Iterable[Path]) -> list[Path]:
-    """Files of book/results that a page may read.
+    """Return the files of book/results that a page may read.
 
-    They lie in what the notebook's code or a module that it imports names, or matches by a pattern such as "training_memory_*.json".
-    A notebook that reads there, and whose names are nowhere to be found, may read everything.
+    The notebook's code, or a module that it imports, names these files or matches them by a pattern such as "training_memory_*.json". A
+    notebook that mentions book/results but names no file there may read every file.
     """
     if "book/results" not in code:
         return []
     texts = [code, *(path.read_text() for path in modules)]
     patterns = {string.rpartition("/")[2] for text in texts for string in _parsed(text)[1] if "*" in string}
-    patterns = {p for p in patterns if p[:1].isalpha()}  # not "*.json" of another folder
+    patterns = {p for p in patterns if p[:1].isalpha()}  # not "*.json", which is about another folder
     there = sorted(RESULTS.iterdir())
     named = [p for p in there if any(p.name in text for text in texts) or any(fnmatch(p.name, pattern) for pattern in patterns)]
     files = [file for p in named or there for file in ([p] if p.is_file() else sorted(p.rglob("*")))]
@@ -115,13 +115,13 @@ def results_read(code: str, modules: Iterable[Path]) -> list[Path]:
 
 
 def fingerprint(notebook: Path, parameters: dict[str, Any], *more: str) -> str:
-    """SHA-256 of everything that the executed page depends on: itself, the modules it imports, its parameters, the results it reads."""
+    """Return the SHA-256 of everything that an executed page depends on: notebook, imported modules, parameters, results read."""
     text = notebook.read_text()
     code = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code")
     modules = sorted(imported(code))
     shipped = sorted(
         path for package in ("selfimprove", "selfimprove_lab") for path in (ROOT / package).rglob("*.json")
-    )  # the card of the shipped models, the papers' tables
+    )  # the shipped models' card and the papers' tables
     digest = hashlib.sha256(json.dumps([text, parameters, *more], sort_keys=True).encode())
     for path in [*modules, *results_read(code, modules), *shipped]:
         digest.update(str(path.relative_to(ROOT)).encode())
@@ -131,11 +131,11 @@ def fingerprint(notebook: Path, parameters: dict[str, Any], *more: str) -> str:
 
 @dataclass(frozen=True)
 class Page:
-    """A notebook to be executed, and the SHA-256 of all that its page depends on; `earlier`: the page whose player it judges."""
+    """A notebook to execute, and the SHA-256 of everything its page depends on; `earlier` is the page whose player it judges."""
 
     name: str
     parameters: dict[str, Any]
-    banner: str  # put under its title
+    banner: str  # shown under the page's title
     fingerprint: str
     earlier: "Page | None" = None
 
@@ -145,7 +145,7 @@ class Page:
 
     @property
     def copy(self) -> Path:
-        """The executed page in the cache; its record lies beside it."""
+        """Return the path of the executed page in the cache; its record lies beside it."""
         return CACHE / f"{self.label}.ipynb"
 
     @property
@@ -154,26 +154,26 @@ class Page:
 
     @property
     def run(self) -> Path:
-        """A folder that no other code has written to: finished stages that are read back in it are this code's."""
+        """Return a folder to which only this version of the code writes, so that the finished stages in it are this version's."""
         return RUNS / self.label
 
     @property
     def player(self) -> Path:
-        """The model of the last round played."""
+        """Return the folder of the model after the last round played."""
         return self.run / f"round_{self.parameters['iter']}" / "pipeline"
 
     def cached(self) -> bool:
         return self.copy.exists() and self.record.exists() and json.loads(self.record.read_text())["fingerprint"] == self.fingerprint
 
     def given(self) -> dict[str, Any]:
-        """Its parameters, and those that say where to play, or whom to judge: no choice of a reader's, so in no record."""
+        """Return the page's parameters and where to play or whom to judge, which no reader chooses and no record holds."""
         if self.earlier:
             return self.parameters | {"model_b": str(self.run / f"{self.earlier.name}_{self.earlier.parameters['iter']}")}
         return self.parameters | ({"run": str(self.run)} if self.name in WITH_RUN else {})
 
 
 def _prepend(notebook: Path, words: str) -> None:
-    """A note under a page's title."""
+    """Insert a note under a page's title."""
     page = nbformat.read(notebook, as_version=4)
     title, _, rest = page.cells[0].source.partition("\n")
     page.cells[0].source = f"{title}\n\n:::{{warning}}\n{words}\n:::\n{rest}"
@@ -181,12 +181,12 @@ def _prepend(notebook: Path, words: str) -> None:
 
 
 def _make(page: Page) -> None:
-    """One notebook into the cache."""
+    """Execute one notebook into the cache."""
     print(f"{page.name}: executing with {page.parameters}", flush=True)
     start = time.perf_counter()
-    page.record.unlink(missing_ok=True)  # until it is written again, the copy counts for nothing
+    page.record.unlink(missing_ok=True)  # the copy is not valid until the record is written again
     given = page.given()
-    if page.earlier:  # a link, for comparisons are kept by their models' paths, and this one's are to be this code's own
+    if page.earlier:  # a link, because comparisons are stored by their models' paths, and this page needs its own
         link = ROOT / given["model_b"]
         link.parent.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
@@ -195,19 +195,19 @@ def _make(page: Page) -> None:
     if page.banner:
         _prepend(page.copy, page.banner)
     seconds = round(time.perf_counter() - start)
-    page.copy.write_text(page.copy.read_text().replace(f"{ROOT}/", ""))  # warnings name their file: readers have it elsewhere
+    page.copy.write_text(page.copy.read_text().replace(f"{ROOT}/", ""))  # warnings contain paths, which differ for readers
     record = {"fingerprint": page.fingerprint, "parameters": page.parameters, "seconds": seconds, "provenance": provenance()}
     write_json(page.record, record)
 
 
 def _parameters(copy: Path) -> dict[str, Any] | None:
-    """What a page in the cache was executed with; None if it was not finished."""
+    """Return the parameters that a page in the cache was executed with; None if it was not finished."""
     record = copy.with_suffix(".json")
     return json.loads(record.read_text())["parameters"] if record.exists() else None
 
 
 def tidy(page: Page) -> None:
-    """After a page was executed: of its copies the newest stay; what was played live stays of it, and of those with other parameters."""
+    """Delete old copies of an executed page, and its live runs except those of this page and of kept copies with other parameters."""
     its_own = f"{page.name}-" + "[0-9a-f]" * 12
     copies = sorted(CACHE.glob(f"{its_own}.ipynb"), key=lambda copy: copy.stat().st_mtime, reverse=True)
     other = {copy.stem for copy in copies[:KEPT] if _parameters(copy) not in (None, page.parameters)}
@@ -216,7 +216,7 @@ def tidy(page: Page) -> None:
             shutil.rmtree(folder)
     for copy in copies:
         if copy.stem not in (page.label, *other) and page.earlier:
-            for comparison in set(re.findall(r"runs/compare-[0-9a-f]{8}", copy.read_text())):  # of a model that only the build has
+            for comparison in set(re.findall(r"runs/compare-[0-9a-f]{8}", copy.read_text())):  # of a model that only the build has made
                 shutil.rmtree(ROOT / comparison, ignore_errors=True)
     for copy in copies[KEPT:]:
         copy.unlink()
@@ -224,29 +224,29 @@ def tidy(page: Page) -> None:
 
 
 def execute(page: Page, again: bool = False) -> bool:
-    """One page into book/executed/, out of the cache where it is there; `again`: anyhow. Whether it was executed."""
+    """Put one page into book/executed/, from the cache unless it is missing there or `again`; return whether it was executed."""
     made = again or not page.cached()
     if made:
         _make(page)
         tidy(page)
     else:
         print(f"{page.name}: unchanged, not executed again")
-        os.utime(page.copy)  # among the newest: it is in use
+        os.utime(page.copy)  # mark the copy as in use: it counts among the newest
     for source in (page.copy, page.record):
         target = EXECUTED / f"{page.name}{source.suffix}"
         if not target.exists() or not filecmp.cmp(source, target, shallow=False):
-            shutil.copyfile(source, target)  # not its time: Sphinx reads again what is newer than its last reading
+            shutil.copyfile(source, target)  # without its time: Sphinx reads files again that are newer than its last reading
     return made
 
 
 def in_turn(wanted: Iterable[str]) -> list[list[str]]:
-    """Which pages wait for which: every list can be executed beside the others."""
+    """Group pages that must wait for one another; the groups can be executed side by side."""
     names = list(wanted)
     return [[name for name in CHAIN if name in names], *([name] for name in names if name not in CHAIN)]
 
 
 def prepared(wanted: Mapping[str, tuple[dict[str, Any], str]]) -> list[list[Page]]:
-    """Pages with their fingerprints, in turn; a page depends on those that it waits for. `wanted`: name -> parameters, banner."""
+    """Return the pages of `wanted` (name -> parameters, banner) in turn, with fingerprints that cover the pages they wait for."""
     lists = []
     for names in in_turn(wanted):
         chain: list[Page] = []
@@ -260,7 +260,7 @@ def prepared(wanted: Mapping[str, tuple[dict[str, Any], str]]) -> list[list[Page
 
 
 def execute_in_turn(pages: list[Page]) -> int:
-    """How many of them were executed. A page is played again too if its player, which the next one needs, has been deleted."""
+    """Execute pages in turn; return how many ran. A page runs again if the next one needs its player and the player was deleted."""
     made = 0
     for page, later in zip_longest(pages, pages[1:]):
         made += execute(page, again=later is not None and not later.cached() and not (ROOT / page.player).exists())
@@ -268,9 +268,9 @@ def execute_in_turn(pages: list[Page]) -> int:
 
 
 def execute_all(wanted: Mapping[str, tuple[dict[str, Any], str]]) -> int:
-    """Every page of `wanted` (name -> parameters, banner), side by side; the first that fails ends the build. How many were executed.
+    """Execute every page of `wanted` (name -> parameters, banner) in parallel, and return how many ran; the first failure ends the build.
 
-    One thread each, whatever the machine: models this small gain nothing from a second, and sums are then in one order everywhere.
+    Each process has one thread. Models this small gain nothing from a second thread, and sums then have the same order on every machine.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
     for folder in (EXECUTED, CACHE):
@@ -278,9 +278,9 @@ def execute_all(wanted: Mapping[str, tuple[dict[str, Any], str]]) -> int:
     there, missing = [], []
     for pages in prepared(wanted):
         (there if all(page.cached() for page in pages) else missing).append(pages)
-    for pages in there:  # only copied: not worth the start of a process
+    for pages in there:  # these are only copied, which needs no process of its own
         execute_in_turn(pages)
-    with ProcessPoolExecutor(min(4, os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:  # its processes start when needed
+    with ProcessPoolExecutor(min(4, os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:  # processes start when needed
         try:
             return sum(done.result() for done in as_completed([pool.submit(execute_in_turn, pages) for pages in missing]))
         except BaseException:
@@ -292,7 +292,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python book/build.py", description=__doc__)
     parser.add_argument("--preset", default="shapes-spin", help="of the executed round; 'smoke' takes seconds and shows nothing")
     arguments = parser.parse_args()
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # the notebooks' kernels inherit it
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # the notebooks' kernels inherit this
     start, published, chosen = time.perf_counter(), pages("shapes-spin"), pages(arguments.preset)
     executed = execute_all({name: (made, "" if made == published[name] else SMALL) for name, made in chosen.items()})
     ready = time.perf_counter()

@@ -1,4 +1,4 @@
-"""When, where and with what each page was executed: the book's last page, from the records that the build leaves beside the pages."""
+"""Write the book's last page: when, where and with what each page was executed, from the records that the build leaves."""
 
 import json
 from pathlib import Path
@@ -13,11 +13,10 @@ their pages name, and carry a record of their own.
 
 
 def colophon(executed: Path, contents: str) -> str:
-    """Markdown of what was executed, from one `<page>.json` each: the pages, their seconds in all, and the settings that they share.
+    """Return Markdown on what was executed, from one `<page>.json` per page: the pages, their total seconds, and their shared settings.
 
-    Settings have numbers, in the order in which the pages come to them, and a page has the number of its own.
-
-    `contents`: the table of contents, `_toc.yml`; what is not in it is named without a link.
+    Settings are numbered in the order in which the pages use them, and each page shows the number of its setting. `contents` is the table
+    of contents, `_toc.yml`; a page that is not in it is named without a link.
     """
     records = {path.stem: json.loads(path.read_text()) for path in sorted(executed.glob("*.json"))}
     made = {name: _setting(record["provenance"]) for name, record in records.items()}
@@ -38,7 +37,7 @@ def colophon(executed: Path, contents: str) -> str:
 
 
 def _setting(provenance: dict[str, Any]) -> dict[str, Any]:
-    """What pages are expected to share."""
+    """Return the part of a record that pages are expected to share."""
     wanted = {"machine": provenance["machine"], "threads": provenance["threads"], "Python": provenance["python"]}
     return (
         wanted | provenance["versions"] | {"revision": provenance["git"][:7] + ("-dirty" if provenance["git"].endswith("-dirty") else "")}

@@ -1,6 +1,6 @@
-"""python book/print_version.py: the book as one page, book/_build/print/index.html, and as a PDF where a Chromium is installed.
+"""python book/print_version.py: write the book as one page, book/_build/print/index.html, and as a PDF if Chromium is installed.
 
-Built from the executed copies that are there; `python book/build.py` makes them.
+The page is built from the executed copies that exist; `python book/build.py` makes them.
 """
 
 import html
@@ -17,25 +17,25 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-ne
 
 
 def titles(text: str) -> list[str]:
-    """Headings of the first and second level of a page, without markup and equations."""
+    """Return the first- and second-level headings of a page, without markup and equations."""
     found = re.findall(r"<h[12]>((?:(?!</h).)*?)<a class=\"headerlink\"", text, re.DOTALL)
     return [html.unescape(re.sub(r"<span class=\"math.*?</span>|<[^>]+>", "", title)).strip() for title in found]
 
 
 def missing(single: str, pages: list[Path]) -> list[str]:
-    """Titles of the book's pages that its one page does not have."""
+    """Return the names of the book's pages whose title the single page does not have."""
     have = set(titles(single))
     return [page.stem for page in pages if not set(titles(page.read_text())[:1]) <= have]
 
 
 def to_pdf(page: Path) -> Path | None:
-    """Print a page with the system's Chromium; None without one."""
+    """Print a page with the system's Chromium and return the PDF's path; return None without a Chromium."""
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         return None
     target = page.with_name("book.pdf")
     with tempfile.TemporaryDirectory() as profile:
-        wait = "--virtual-time-budget=60000"  # milliseconds of the page's own clock, for its equations
+        wait = "--virtual-time-budget=60000"  # milliseconds of the page's own clock, to render its equations
         command = [chromium, *FLAGS, f"--user-data-dir={profile}", wait, f"--print-to-pdf={target}", page.resolve().as_uri()]
         subprocess.run(command, check=True, capture_output=True)
     return target

@@ -1,11 +1,12 @@
-"""python -m course.bundle: finished run folders as one zip file with checksums, so that no class waits for a round to be played.
+"""python -m course.bundle: pack finished run folders into one zip file with checksums, so that no class waits for a round to be played.
 
     python -m course.bundle pack runs/shapes-spin-288d6239 --rounds 1 --to round_1.zip
     python -m course.bundle unpack round_1.zip
 
-The default run folder of a round is named by its identity (settings, model, data, seed), so on any machine `spin_round -p iter 2` finds the
-unpacked round 1 and plays on from it. Packed is what later rounds and reports read. What a run computes again by itself (latents of real
-images and texts, logs of training), and a round of self-play never reads again (its rollout), is left out; `--everything` takes it as well.
+The default run folder of a round is named by its identity (settings, model, data, seed). On any machine `spin_round -p iter 2` therefore
+finds the unpacked round 1 and plays on from it. A bundle holds what later rounds and reports read. It leaves out what a run computes again
+by itself (latents of real images and texts, logs of training), and what a round of self-play never reads again (its rollout);
+`--everything` includes these as well.
 """
 
 import argparse
@@ -18,21 +19,21 @@ from pathlib import Path, PurePosixPath
 from course.sessions import ROOT, CourseError
 
 INDEX = "bundle.json"
-OF_THE_RUN = {"run.json", "prompts.parquet", "prompts.json", "judged.jsonl"}  # what later rounds read, of the rounds aside
-LEFT_OUT = {"training", "real", "text", "lora.unfinished", "pipeline.unfinished"}  # folders of no use once a round is finished
+OF_THE_RUN = {"run.json", "prompts.parquet", "prompts.json", "judged.jsonl"}  # what later rounds read, besides the rounds' folders
+LEFT_OUT = {"training", "real", "text", "lora.unfinished", "pipeline.unfinished"}  # folders that a finished round does not need
 
 
 def _round_of(path: PurePosixPath) -> int | None:
-    """The round that a file of a run folder belongs to; None for the run's own files."""
+    """Return the round that a file of a run folder belongs to; None for the run's own files."""
     name = path.parts[0]
     return int(name.removeprefix("round_")) if name.startswith("round_") and name.removeprefix("round_").isdigit() else None
 
 
 def finished_rounds(run: Path) -> list[int]:
-    """The rounds of a run folder that have been played and judged, from 0 on without a gap.
+    """Return the rounds of a run folder that have been played and judged, from 0 on without a gap.
 
     Raises:
-        CourseError: no run folder, or one without a finished round.
+        CourseError: the folder is no run folder, or has no finished round.
     """
     if not (run / "run.json").exists():
         raise CourseError(f"{run} is no run folder: it holds no run.json; give a folder below runs/")
@@ -47,7 +48,7 @@ def finished_rounds(run: Path) -> list[int]:
 
 
 def chosen_files(run: Path, last: int | None, everything: bool) -> list[Path]:
-    """The files of a run folder that go into a bundle: rounds 0 to `last` (None: all finished ones) and run.json.
+    """Return the files of a run folder that go into a bundle: run.json, and rounds 0 to `last` (None: all finished rounds).
 
     Raises:
         CourseError: round `last` is not finished.
@@ -57,7 +58,7 @@ def chosen_files(run: Path, last: int | None, everything: bool) -> list[Path]:
         raise CourseError(f"{run}: round {last} is not finished; finished are {done}")
     rounds, files = done if last is None else done[: last + 1], []
     identity = json.loads((run / "run.json").read_text())["identity"]
-    keeps = identity["objective"] == "weighted" or identity.get("weighting", "none") != "none"  # weighs by round 1's rollout ever after
+    keeps = identity["objective"] == "weighted" or identity.get("weighting", "none") != "none"  # later rounds weight by round 1's rollout
     left_out = set() if everything else LEFT_OUT if keeps else LEFT_OUT | {"rollout"}
     for path in sorted(p for p in run.rglob("*") if p.is_file()):
         inside = PurePosixPath(path.relative_to(run).as_posix())
@@ -69,10 +70,10 @@ def chosen_files(run: Path, last: int | None, everything: bool) -> list[Path]:
 
 
 def pack(runs: Sequence[Path], target: Path, last: int | None = None, everything: bool = False) -> int:
-    """Write a bundle of run folders; the return is its number of files.
+    """Write a bundle of run folders, and return its number of files.
 
     Raises:
-        CourseError: see `chosen_files`; two runs of one name.
+        CourseError: see `chosen_files`; or two runs have the same name.
     """
     if len({run.resolve().name for run in runs}) < len(runs):
         raise CourseError("two run folders have the same name; rename one, or make two bundles")
@@ -91,10 +92,11 @@ def pack(runs: Sequence[Path], target: Path, last: int | None = None, everything
 
 
 def unpack(bundle: Path, folder: Path) -> list[Path]:
-    """Put a bundle's runs into a folder; the return is their folders. Files that are there already, with the same content, stay.
+    """Put a bundle's runs into a folder, and return their folders. A file that exists already with the same content stays.
 
     Raises:
-        CourseError: no bundle, a file that is damaged, unlisted, or would lie outside the folder, or one that is there with other content.
+        CourseError: the file is no bundle; or a file in it is damaged, unlisted, would lie outside the folder, or exists with other
+            content.
     """
     try:
         archive = zipfile.ZipFile(bundle)

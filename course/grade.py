@@ -1,12 +1,12 @@
 """python -m course.grade notebook.ipynb ...: run students' notebooks against the instructor's own tests and print the points.
 
-Locked cells (setup and tests) are put back from `course/sessions/` before anything runs, so what a student did to them counts for
-nothing; nbgrader's own `OverwriteCells` does the same from its database, which this course does without. The student's code runs with your
-rights: grade on a machine, or in a container, where that does no harm.
+Locked cells (setup and tests) are restored from `course/sessions/` before anything runs, so a student's changes to them have no effect.
+nbgrader's own `OverwriteCells` does the same from its database, which this course does without. The student's code runs with your rights:
+grade on a machine, or in a container, where the code can do no harm.
 
-What this does not stop: tests run in the same Python as the code they test, which can replace what they call (`torch.allclose`, a
-builtin, IPython itself) or return objects that equal everything. `replaced` names the plain cases of the first kind in the remarks; no
-list of them is complete, so points for code are final only once somebody has looked at the solution cells.
+What this does not prevent: tests run in the same Python process as the code they test. That code can replace what the tests call
+(`torch.allclose`, a builtin, IPython itself), or return objects that equal everything. `replaced` names the plain cases of the first kind
+in the remarks. No list of such cases is complete, so points for code are final only after a person has looked at the solution cells.
 """
 
 import argparse
@@ -31,13 +31,13 @@ from course.release import student_copy
 from course.sessions import ROOT, CourseError, exercises, grade_id, points, read, role, session_paths
 
 GRADES = ROOT / "runs" / "course" / "grades"
-TIMEOUT = 120  # seconds a cell; the slowest model solution takes a tenth of it
-REPLY = "reply"  # of a cell's metadata: what the kernel said when the cell had ended, "ok" or "error"
+TIMEOUT = 120  # seconds per cell; the slowest model solution takes a tenth of this
+REPLY = "reply"  # key in a cell's metadata: the kernel's reply at the end of the cell, "ok" or "error"
 
 
 @dataclass(frozen=True)
 class Grade:
-    """What one graded cell brought: points are None where a person has to read the answer."""
+    """The result of one graded cell; `points` is None where a person has to read the answer."""
 
     notebook: str
     exercise: str
@@ -49,10 +49,10 @@ class Grade:
 
 
 def source_of(student: NotebookNode, path: Path) -> NotebookNode:
-    """The instructor's notebook that a student's belongs to, found by the ids of its cells, whatever the file is called.
+    """Return the instructor's notebook that a student's belongs to, found by the ids of its cells, whatever the file is called.
 
     Raises:
-        CourseError: it belongs to none.
+        CourseError: the notebook belongs to no session.
     """
     ids = {grade_id(cell) for cell in student.cells} - {""}
     sources = [read(p) for p in session_paths()]
@@ -63,10 +63,10 @@ def source_of(student: NotebookNode, path: Path) -> NotebookNode:
 
 
 def restored(student: NotebookNode, source: NotebookNode, path: Path) -> NotebookNode:
-    """The student's notebook with all locked cells, and all grading metadata, put back from the source; cells added in between stay.
+    """Restore all locked cells and all grading metadata of a student's notebook from the source; cells added in between stay.
 
     Raises:
-        CourseError: a cell of the source is missing, there twice, of another type, or out of order.
+        CourseError: a cell of the source is missing, exists twice, has another type, or is out of order.
     """
     own = {grade_id(cell): cell for cell in source.cells if grade_id(cell)}
     counts = Counter(name for cell in student.cells if (name := grade_id(cell)) in own)
@@ -92,12 +92,12 @@ def restored(student: NotebookNode, source: NotebookNode, path: Path) -> Noteboo
 
 
 class OneInterrupt(AsyncKernelManager):
-    """A kernel whose cell is interrupted once. nbclient alone would go on interrupting a cell that catches it, for ever."""
+    """A kernel manager that interrupts a cell once. nbclient alone would go on interrupting a cell that catches the interrupt."""
 
-    asked = False  # whether the cell that runs has been interrupted
+    asked = False  # whether the running cell has been interrupted
 
     async def interrupt_kernel(self) -> None:  # type: ignore[override]
-        """The first time as always.
+        """Interrupt the kernel, the first time.
 
         Raises:
             DeadKernelError: the second time; nbclient then ends the kernel.
@@ -109,9 +109,9 @@ class OneInterrupt(AsyncKernelManager):
 
 
 def execute(notebook: NotebookNode, timeout: int = TIMEOUT) -> str:
-    """Run all cells in place from the repository's root, going on after errors; the return says what stopped it early, if anything did.
+    """Run all cells in place from the repository's root, continuing after errors; return what stopped the run early, or an empty text.
 
-    A cell is interrupted after `timeout` seconds, and if it runs on for as long again, Python is ended.
+    A cell is interrupted after `timeout` seconds. If the cell runs on for as long again, Python is ended.
     """
     for cell in notebook.cells:
         cell.metadata.pop(REPLY, None)
@@ -143,7 +143,7 @@ def execute(notebook: NotebookNode, timeout: int = TIMEOUT) -> str:
 
 
 def verdict(cell: NotebookNode, stopped: str) -> tuple[bool, str]:
-    """Whether an executed test cell passed, and if not, why. What the kernel replied counts, since code can hide an error's output."""
+    """Return whether an executed test cell passed, and if not, why. The kernel's reply decides, since code can hide an error's output."""
     for output in cell.outputs:
         if output.output_type == "error":
             said = output.evalue.strip().splitlines()
@@ -154,7 +154,7 @@ def verdict(cell: NotebookNode, stopped: str) -> tuple[bool, str]:
 
 
 def _outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
-    """The nodes of some Python that are no part of a function or class, which are themselves among them."""
+    """Yield the nodes of a syntax tree that are not inside a function or class; the functions and classes themselves are included."""
     for node in ast.iter_child_nodes(tree):
         yield node
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
@@ -162,13 +162,13 @@ def _outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def replaced(notebook: NotebookNode) -> list[str]:
-    """What cells that are not locked replace in imported modules and among Python's builtins, as far as it is written plainly."""
+    """Return what unlocked cells replace in imported modules and among Python's builtins, as far as the code does so plainly."""
     modules, names = set(), set()
     trees = []
     for cell in notebook.cells:
         try:
             tree = ast.parse(TransformerManager().transform_cell(cell.source if cell.cell_type == "code" else ""))
-        except SyntaxError:  # it does not run either
+        except SyntaxError:  # such a cell does not run either
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.Import | ast.ImportFrom):
@@ -194,10 +194,10 @@ def replaced(notebook: NotebookNode) -> list[str]:
 
 
 def grade(path: Path, timeout: int = TIMEOUT) -> list[Grade]:
-    """One row a graded cell of a student's notebook.
+    """Return one row per graded cell of a student's notebook.
 
     Raises:
-        CourseError: the file is no notebook of the course, or cells of it are missing.
+        CourseError: the file is no notebook of the course, or lacks some of its cells.
     """
     student = read(path)
     source = source_of(student, path)
@@ -222,7 +222,7 @@ def grade(path: Path, timeout: int = TIMEOUT) -> list[Grade]:
 
 
 def printed(rows: list[Grade]) -> str:
-    """The points of one notebook, for people."""
+    """Format the points of one notebook for people to read."""
     lines = [rows[0].notebook]
     for row in rows:
         gained = "  ?" if row.points is None else f"{row.points:3g}"
@@ -233,7 +233,7 @@ def printed(rows: list[Grade]) -> str:
 
 
 def write(rows: list[Grade], folder: Path) -> tuple[Path, Path]:
-    """All rows as csv and as json."""
+    """Write all rows as csv and as json, and return both paths."""
     folder.mkdir(parents=True, exist_ok=True)
     table, records = folder / "grades.csv", [asdict(row) for row in rows]
     with table.open("w", newline="") as file:

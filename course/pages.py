@@ -1,7 +1,7 @@
-"""python -m course.pages: the book's session pages, made from the students' copies, into book/executed/course/ (not in git).
+"""python -m course.pages: make the book's session pages from the students' copies, in book/executed/course/ (not in git).
 
-Exercises become directives of sphinx-exercise on the page alone, so that a notebook reads well in Jupyter; tests are folded away; paths
-of notebooks and chapters become links; the pictures of the lecture are drawn. A page offers the student's notebook itself for download.
+Exercises become directives of sphinx-exercise on the page alone, so that a notebook reads well in Jupyter. Tests are folded away. Paths of
+notebooks and chapters become links. The pictures of the lecture are drawn. A page offers the student's notebook itself for download.
 """
 
 import re
@@ -19,7 +19,7 @@ LINKS = ((re.compile(r"`notebooks/([\w.]+\.ipynb)`"), r"[](../\1)"), (re.compile
 
 
 def directive(source: str) -> str:
-    """An exercise's markdown as a directive of sphinx-exercise."""
+    """Return an exercise's Markdown as a directive of sphinx-exercise."""
     heading, _, body = source.partition("\n")
     said = EXERCISE.match(heading)
     assert said is not None
@@ -28,14 +28,14 @@ def directive(source: str) -> str:
 
 
 def linked(source: str) -> str:
-    """Markdown in which paths of notebooks and chapters are links."""
+    """Return Markdown in which paths of notebooks and chapters are links."""
     for path, link in LINKS:
         source = path.sub(link, source)
     return source
 
 
 def page(source: NotebookNode, name: str) -> NotebookNode:
-    """A page of the book: what a student sees and what the lecture's slides show, without the cells that wait for an answer in words."""
+    """Return a page of the book: what a student sees and what the lecture's slides show, without the cells for answers in words."""
     copy, cells = student_copy(source), []
     lecture = {cell.id: cell.outputs for cell in executed(source).cells if cell.cell_type == "code" and slide_type(cell) in SHOWN}
     for cell in copy.cells:
@@ -55,7 +55,7 @@ def page(source: NotebookNode, name: str) -> NotebookNode:
 
 
 def write_pages(folder: Path = PAGES) -> list[Path]:
-    """All pages, and the notebooks they offer."""
+    """Write all pages and the notebooks they offer, and return the pages' paths."""
     release(folder / "notebooks")
     written = []
     for path in session_paths():

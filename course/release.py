@@ -1,4 +1,4 @@
-"""python -m course.release [folder]: the students' notebooks, made from the instructor's by clearing solutions with nbgrader."""
+"""python -m course.release [folder]: make the students' notebooks from the instructor's by clearing solutions with nbgrader."""
 
 import argparse
 import copy
@@ -16,10 +16,10 @@ STEPS = (LockCells, ClearSolutions, ClearOutput, CheckCellMetadata, ComputeCheck
 
 
 def student_copy(source: NotebookNode) -> NotebookNode:
-    """A student's notebook: solutions replaced by stubs, tests and setup locked, no outputs.
+    """Return a student's notebook: solutions replaced by stubs, tests and setup locked, no outputs.
 
     Raises:
-        RuntimeError, nbgrader's ValidationError: a solution region that is not closed, or metadata that do not fit.
+        RuntimeError, nbgrader's ValidationError: a solution region is not closed, or metadata do not fit.
     """
     notebook = copy.deepcopy(source)
     resources: dict[str, Any] = {}
@@ -29,7 +29,7 @@ def student_copy(source: NotebookNode) -> NotebookNode:
 
 
 def release(folder: Path) -> list[Path]:
-    """Write every session's student copy into a folder."""
+    """Write every session's student copy into a folder, and return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for path in session_paths():

@@ -1,7 +1,7 @@
-"""The instructor's notebooks: where they are, which exercises they hold, and which known wrong answers their tests must refuse.
+"""Read the instructor's notebooks: where they are, which exercises they hold, and which known wrong answers their tests must refuse.
 
-An exercise is a markdown cell whose heading reads `### Exercise 1.2 (code, 4 points): title`, with all cells up to the next heading.
-Cells carry nbgrader's metadata: locked ones are the instructor's, solution ones the student's, grade ones have points.
+An exercise is a Markdown cell whose heading reads `### Exercise 1.2 (code, 4 points): title`, with all cells up to the next heading. Cells
+carry nbgrader's metadata: "locked" cells are the instructor's, "solution" cells are the student's, and "grade" cells have points.
 """
 
 import re
@@ -18,7 +18,7 @@ EXERCISE = re.compile(r"### Exercise (?P<number>\d+\.\d+) \((?P<kind>\w+), (?P<p
 
 
 class CourseError(ValueError):
-    """A notebook is not what its session needs; the message says where and what to do."""
+    """Raised if a notebook is not what its session needs; the message says where and what to do."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Exercise:
 
 @dataclass(frozen=True)
 class Mutant:
-    """A known wrong answer: the id of the solution cell it goes into, what is wrong with it, and the whole cell."""
+    """A known wrong answer: the id of the solution cell it replaces, what is wrong with it, and the source of the whole cell."""
 
     cell: str
     why: str
@@ -42,17 +42,17 @@ class Mutant:
 
 
 def session_paths() -> list[Path]:
-    """The instructor's notebooks, in the order of the course."""
+    """Return the paths of the instructor's notebooks, in the order of the course."""
     return sorted(SESSIONS.glob("[0-9][0-9]_*.ipynb"))
 
 
 def read(path: Path) -> NotebookNode:
-    """A notebook, without outputs.
+    """Read a notebook, without its outputs.
 
     Raises:
         CourseError: the file is no notebook.
     """
-    try:  # json and text that is no UTF-8 raise ValueErrors, and what is json but no notebook raises whatever it runs into
+    try:  # broken JSON and text that is not UTF-8 raise a ValueError; JSON that is no notebook raises various errors
         notebook = nbformat.read(path, as_version=4)
         for cell in notebook.cells:
             if cell.cell_type == "code":
@@ -65,22 +65,22 @@ def read(path: Path) -> NotebookNode:
 
 
 def role(cell: NotebookNode, name: str) -> bool:
-    """Whether nbgrader's metadata of a cell say `name`: "grade", "solution" or "locked"."""
+    """Return whether nbgrader's metadata of a cell say `name`: "grade", "solution" or "locked"."""
     return bool(cell.metadata.get("nbgrader", {}).get(name, False))
 
 
 def grade_id(cell: NotebookNode) -> str:
-    """The name of a cell in nbgrader's metadata; empty where it has none."""
+    """Return the name of a cell in nbgrader's metadata; an empty text if the cell has none."""
     return str(cell.metadata.get("nbgrader", {}).get("grade_id", ""))
 
 
 def points(cell: NotebookNode) -> float:
-    """What a graded cell is worth."""
+    """Return the number of points of a graded cell."""
     return float(cell.metadata["nbgrader"]["points"])
 
 
 def exercises(notebook: NotebookNode) -> list[Exercise]:
-    """The exercises of a session, in order."""
+    """Return the exercises of a session, in order."""
     found: list[tuple[re.Match[str], list[str]]] = []
     for cell in notebook.cells:
         heading = EXERCISE.match(cell.source) if cell.cell_type == "markdown" and not grade_id(cell) else None
@@ -92,7 +92,7 @@ def exercises(notebook: NotebookNode) -> list[Exercise]:
 
 
 def mutants(path: Path) -> list[Mutant]:
-    """The known wrong answers of a session, from `course/mutants/`: a block begins with `# %% cell id: what is wrong`."""
+    """Read the known wrong answers of a session from `course/mutants/`; a block begins with `# %% cell id: what is wrong`."""
     blocks = re.split(r"^# %% ", (MUTANTS / f"{path.stem}.py").read_text(), flags=re.MULTILINE)[1:]
     found = []
     for block in blocks:

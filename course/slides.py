@@ -1,8 +1,8 @@
-"""python -m course.slides [folder]: slides of every session, one HTML file each that asks no network for anything.
+"""python -m course.slides [folder]: make slides of every session, one HTML file per session that needs no network.
 
-A cell's `slideshow` metadata say where it goes, as nbconvert's do: "slide" begins one, "fragment" goes on with it, all others are left
-out. Of code cells the pictures and printed text are shown, not the code. MathJax is copied in from the wheel sphinx-mathjax-offline, which
-the book uses too. Arrow keys, space and page keys turn slides; printing makes one page of each.
+A cell's `slideshow` metadata place the cell, as in nbconvert: "slide" begins a slide, "fragment" continues it, all other cells are left
+out. Of code cells the pictures and printed text are shown, not the code. MathJax is copied from the wheel sphinx-mathjax-offline, which the
+book uses too. Arrow keys, space and page keys turn slides; printing makes one page per slide.
 """
 
 import argparse
@@ -23,15 +23,15 @@ SHOWN = ("slide", "fragment")
 
 
 def slide_type(cell: NotebookNode) -> str:
-    """What the metadata of a cell say of its place; empty where they say nothing."""
+    """Return the slide type in the metadata of a cell; an empty text if there is none."""
     return str(cell.metadata.get("slideshow", {}).get("slide_type", ""))
 
 
 def shown_cells(source: NotebookNode) -> NotebookNode:
-    """The notebook with the cells that slides need: those shown, and the setup that their code relies on.
+    """Return the notebook with the cells that slides need: the shown cells, and the setup that their code relies on.
 
     Raises:
-        CourseError: a solution or a test stands on a slide.
+        CourseError: a solution or a test is marked for a slide.
     """
     notebook = copy.deepcopy(source)
     setup = [c for c in notebook.cells if role(c, "locked") and not role(c, "grade")][:1]
@@ -43,7 +43,7 @@ def shown_cells(source: NotebookNode) -> NotebookNode:
 
 
 def rendered(cell: NotebookNode) -> str:
-    """HTML of a markdown cell's text, or of a code cell's outputs."""
+    """Return the HTML of a Markdown cell's text, or of a code cell's outputs."""
     if cell.cell_type == "markdown":
         return str(markdown2html_mistune(cell.source))
     parts = []
@@ -58,7 +58,7 @@ def rendered(cell: NotebookNode) -> str:
 
 
 def mathjax() -> str:
-    """MathJax with SVG output, from the installed wheel, as one script.
+    """Return MathJax with SVG output, from the installed wheel, as one script.
 
     Raises:
         CourseError: the wheel is not installed.
@@ -71,7 +71,7 @@ def mathjax() -> str:
 
 
 def executed(source: NotebookNode) -> NotebookNode:
-    """The cells that slides need, with their outputs; nothing is run where no code is shown."""
+    """Return the cells that slides need, with their outputs; nothing is executed if no code cell is shown."""
     notebook = shown_cells(source)
     if any(c.cell_type == "code" and slide_type(c) in SHOWN for c in notebook.cells):
         NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": ROOT}}).execute()
@@ -79,7 +79,7 @@ def executed(source: NotebookNode) -> NotebookNode:
 
 
 def slides_html(source: NotebookNode) -> str:
-    """One session's slides; their code is run here."""
+    """Execute one session's slides, and return them as HTML."""
     notebook = executed(source)
     slides: list[str] = []
     for cell in notebook.cells:

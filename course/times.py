@@ -1,7 +1,8 @@
-"""python -m course.times: how long the cells of each session take with model answers, in seconds of one processor core, imports apart.
+"""python -m course.times: measure how long the cells of each session take with model answers, in seconds of one core, without imports.
 
-Processor time of one thread, so that other work on the machine counts little; figures are drawn, as Jupyter does at the end of a cell. No
-session's code asks for a GPU, so that on a machine with one the numbers are those of its processor (`tests/test_course.py` checks that).
+The measure is the processor time of one thread, so that other work on the machine counts little. Figures are drawn, as Jupyter does at the
+end of a cell. No session's code asks for a GPU, so the numbers from a machine with a GPU are those of its processor (`tests/test_course.py`
+checks that).
 """
 
 import ast
@@ -18,12 +19,15 @@ from course.sessions import read, session_paths
 
 
 def imports(source: str) -> str:
-    """The import statements of some Python, those in functions aside."""
+    """Return the import statements of Python source, without those inside functions."""
     return "\n".join(ast.unparse(node) for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom))
 
 
 def seconds(notebook: NotebookNode) -> float:
-    """Processor time of all code cells in one namespace, after their imports; the working directory and matplotlib's backend change."""
+    """Return the processor time of all code cells in one namespace, after their imports.
+
+    The working directory and matplotlib's backend may change.
+    """
     cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     space: dict[str, Any] = {"__name__": "__main__", "display": lambda *shown: None}
     for cell in cells:

@@ -1,4 +1,4 @@
-"""Pictures are fetched when they come near the screen, and take their place before that, so that no anchor moves while they load."""
+"""Load each picture when it comes near the screen, and reserve its space before, so that no anchor moves while pictures load."""
 
 import re
 from pathlib import Path
@@ -17,12 +17,12 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 
 def make_lazy(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: object) -> None:
-    """Give each picture of a page `loading`, and its width and height in pixels."""
+    """Give each picture of a page the attribute `loading`, and its width and height in pixels."""
     sources = {name: Path(app.srcdir, source) for source, name in app.builder.images.items()}
 
     def attributes(found: re.Match[str]) -> str:
         with Image.open(sources[unquote(found[1])]) as image:
             return f'<img loading="lazy" width="{image.width}" height="{image.height}" '
 
-    if "body" in context and app.builder.name == "html":  # a printer gets all of them at once
+    if "body" in context and app.builder.name == "html":  # the printed version loads all pictures at once
         context["body"] = PICTURE.sub(attributes, context["body"])

@@ -1,4 +1,4 @@
-"""The list of references loses a role that says it holds list items: its entries have the role of bibliography entries."""
+"""Remove the role `list` from the list of references, because its entries have the role of bibliography entries, not list items."""
 
 from typing import Any
 
@@ -11,6 +11,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 
 def plain_list(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: object) -> None:
-    """Take the role off, as docutils writes it."""
+    """Remove the role in the form in which docutils writes it."""
     if "body" in context:
         context["body"] = context["body"].replace('<div role="list" class="citation-list">', '<div class="citation-list">')

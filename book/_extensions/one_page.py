@@ -1,4 +1,4 @@
-"""The book as one page: an extension that says how to write only its own nodes there would leave the others' unknown to Sphinx."""
+"""Let the one-page book use the html handlers of all extensions; Sphinx ignores these as soon as one extension defines its own."""
 
 from sphinx.application import Sphinx
 
@@ -9,7 +9,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 
 def as_on_its_own_page(app: Sphinx) -> None:
-    """Nodes without a handler of their own for the one page (sphinx-proof's) are written as on a page of the book."""
+    """Write nodes that have no handler for the one page (those of sphinx-proof) as on a page of the book."""
     handlers = app.registry.translation_handlers
-    if "singlehtml" in handlers:  # else Sphinx takes those of html by itself
+    if "singlehtml" in handlers:  # otherwise Sphinx uses the handlers of html by itself
         handlers["singlehtml"] = handlers["html"] | handlers["singlehtml"]

@@ -1,4 +1,4 @@
-"""A named tuple's fields stand in its signature; autodoc's own line for each, "Alias for field number 3", is left out."""
+"""Leave out autodoc's line for each field of a named tuple, "Alias for field number 3"; the signature shows the fields."""
 
 from sphinx.application import Sphinx
 
@@ -9,5 +9,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 
 def without_words(app: Sphinx, what: str, name: str, member: object, skip: bool, options: object) -> bool | None:
-    """Skip a member whose only description is Python's."""
+    """Skip a member whose only description is the one that Python generates."""
     return True if (member.__doc__ or "").startswith("Alias for field number") else None

@@ -1,4 +1,4 @@
-"""Lines do not break inside an interval in a table, nor between a formula and the sign that follows it."""
+"""Keep lines from breaking inside an interval in a table, and between a formula and the sign that follows it."""
 
 import re
 from typing import Any
@@ -17,7 +17,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 
 def keep_together(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: object) -> None:
-    """Put spaces that do not break into the intervals of tables, and short formulas and their punctuation into one box."""
+    """Put no-break spaces into the intervals of tables, and put each short formula and its punctuation into one box."""
     if "body" in context:
         body = CELL.sub(lambda cell: INTERVAL.sub(_whole, cell[0]), context["body"])
         context["body"] = FORMULA.sub(r'<span class="unbroken">\1\2</span>', body)
