@@ -1,7 +1,7 @@
-"""Arms of an experiment: play a preset for some rounds with one seed, and export its numbers at once.
+"""Play the arms of an experiment: each is a preset played for some rounds with one seed, and exported as soon as it ends.
 
-Every finished arm and seed is a JSON file with its manifest, so a sitting may end at any time and the next goes on; inside an arm the run
-folder goes on at the first unfinished stage.
+Every finished arm and seed is a JSON file with its manifest, so a session may stop at any time and the next one continues. Inside an arm,
+the run folder continues at the first unfinished stage.
 """
 
 import argparse
@@ -30,9 +30,9 @@ from selfimprove.run_folder import identity_hash, write_json, write_table
 
 @dataclass(frozen=True)
 class Arm:
-    """A preset and how many rounds of it. The base is the preset's, unless one of two is given.
+    """A preset, and the number of rounds to play of it. The base is the preset's, unless `start` or `write` gives another.
 
-    `start`: another arm of the same seed, played before, whose last player it is; `write`: what writes it into a folder.
+    `start` names another arm of the same seed, played before, whose last player is the base. `write` writes the base into a folder.
     """
 
     preset: Preset
@@ -46,13 +46,13 @@ STEP, ADAPTER_STEP = 3, 1.86
 
 
 def passes(settings: Settings, examples: int) -> float:
-    """Network forwards, per latent, of one round that trains on `examples` different samples."""
+    """Return the network forwards, per latent, of one round that trains on `examples` different samples."""
     counts = count(Preset("", "", settings), 1, examples, 0)
     return counts.forwards + counts.opponent + counts.trained * (ADAPTER_STEP if settings.lora_rank else STEP)
 
 
 def set_up_arm(arm: Arm, name: str, seed: int, runs: Path, device: str = "cpu") -> Run:
-    """The arm's run in `runs`/<name>-<seed>; what is equal for several arms is taken from those that made it first."""
+    """Set up the arm's run in `runs`/<name>-<seed>; what several arms share is copied from the arms that made it first."""
     model = str(runs / f"{arm.start}-{seed}" / "pipeline_at_end") if arm.start else ""
     if model and not Path(model).exists():
         raise SystemExit(
@@ -69,7 +69,7 @@ def set_up_arm(arm: Arm, name: str, seed: int, runs: Path, device: str = "cpu") 
 
 
 def _written(write: Callable[[Path], None], folder: Path) -> Path:
-    """Whole or not at all, and once for all arms."""
+    """Write a folder completely or not at all, once for all arms, and return it."""
     if not folder.exists():
         part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
         write(part)
@@ -78,7 +78,7 @@ def _written(write: Callable[[Path], None], folder: Path) -> Path:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Whole or not at all: arms may be played by several processes side by side."""
+    """Copy completely or not at all, because several processes may play arms side by side."""
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     (shutil.copytree if source.is_dir() else shutil.copyfile)(source, part)
     try:
@@ -88,7 +88,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _shared(run: Run, runs: Path) -> list[tuple[Path, Path]]:
-    """(in the run, where arms share it): the base's evaluation images, the filtered prompts, and the base's rollout of round 1."""
+    """Return (path in the run, path that arms share) of the base's evaluation images, filtered prompts, and round-1 rollout of the base."""
     s, folder = run.preset.for_round(1), run.folder
     model = folder.identity["model"]
     judged = identity_hash({"model": model} | {k: v for k, v in vars(s).items() if k.startswith("evaluation_")})
@@ -112,10 +112,10 @@ def _shared(run: Run, runs: Path) -> list[tuple[Path, Path]]:
 
 
 def run_arm(arm: Arm, name: str, seed: int, out: Path, runs: Path, strip: Sequence[int] = (), device: str = "cpu") -> None:
-    """Play one arm with one seed and export it; `strip`: rounds whose first evaluation images are exported as a picture.
+    """Play one arm with one seed and export it; `strip` holds rounds whose first evaluation images are exported as a picture.
 
-    `<arm>-<seed>.json` has every round's metrics and the manifest; `-prompts.parquet` scores, means by prompt and round;
-    `-training.parquet` the log of self-play. All as narrow as `experiments.exports` makes them.
+    `<arm>-<seed>.json` holds every round's metrics and the manifest. `-prompts.parquet` holds scores, as means by prompt and round.
+    `-training.parquet` holds the log of self-play. All are as narrow as `experiments.exports` makes them.
     """
     run = set_up_arm(arm, name, seed, runs, device)
     print(f"{name}, seed {seed}: about {plan(run, arm.rounds).minutes:.1f} min", flush=True)
@@ -175,9 +175,9 @@ def _examples(run: Run, index: int) -> int:
 def run_missing(
     arms: Mapping[str, Arm], seeds: Sequence[int], out: Path, runs: Path, strips: Mapping[str, Sequence[int]], device: str = "cpu"
 ) -> None:
-    """Every arm with every seed that is not exported yet, all arms of one seed before the next seed.
+    """Play every arm with every seed that is not exported yet; all arms of one seed come before the next seed.
 
-    `strips`: what is exported as a picture of an arm, or of one of its seeds ("careless-0").
+    `strips`: rounds exported as a picture, by arm or by arm and seed ("careless-0").
     """
     for seed in seeds:
         for name, arm in arms.items():
@@ -193,7 +193,7 @@ def play_from_command_line(
     strips: Mapping[str, Mapping[str, Sequence[int]]],
     runs: Path,
 ) -> None:
-    """What the command line asks for of `experiments`: name -> (size -> arms); of several, the first argument chooses one."""
+    """Play what the command line asks for. `experiments` maps a name to (size -> arms); the first argument chooses among several."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if len(experiments) > 1:
         names = {name.rpartition("_")[2]: name for name in experiments}

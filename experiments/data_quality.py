@@ -1,6 +1,6 @@
-"""python -m experiments.data_quality: how good the data are that self-play learns from, read as its models are; a minute.
+"""python -m experiments.data_quality: measure the quality of the data that self-play learns from, read as its models are; a minute.
 
-The winners, and the images that the base was made of, through the autoencoder and then by the oracle. Writes
+The winners, and the images that the base was made of, go through the autoencoder and are then read by the oracle. The command writes
 book/results/data_quality.json.
 """
 
@@ -21,7 +21,7 @@ DATA = {"shapes": "winners", "shapes-base": "what the base was made of"}
 
 
 def read(preset: Preset, data: str, seed: int, diffuser: Diffuser, oracle: Mapping[str, Scorer]) -> dict[str, object]:
-    """Mean quality and obedience of the real images that a run with this seed trains on, as the oracle reads them after the autoencoder."""
+    """Return mean quality and obedience of the real images that a run with this seed trains on, by the oracle after the autoencoder."""
     images = load_data(data, preset.settings.samples, preset.settings.validation, 1, diffuser.image_size, seed)
     sums = dict.fromkeys(oracle, 0.0)
     for start in tqdm(range(0, len(images.train), 64), desc=f"{data}, seed {seed}", leave=False):

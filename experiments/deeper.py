@@ -1,7 +1,7 @@
-"""A denoiser with twice the residual blocks that computes the same as before: more capacity to train, the same distance from the data.
+"""Make a denoiser with twice the residual blocks that computes the same as before: more capacity, the same distance from the data.
 
-What is new adds nothing at first, as its last layer is zero (Net2Net, Chen et al. 2016, has the idea): a round that starts here can be
-compared with one that starts from the network as it was.
+The new blocks add nothing at first, because their last layer is zero (the idea is Net2Net's, Chen et al. 2016). A round that starts from
+the deeper network can therefore be compared with a round that starts from the original network.
 """
 
 import re
@@ -17,13 +17,13 @@ _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.(.*)
 
 
 def write_deeper(folder: Path, model: str = "shapes") -> None:
-    """Write the pipeline of `model` (name or folder) with a deeper denoiser into `folder`."""
+    """Write the pipeline of `model` (name or folder), with a deeper denoiser, into `folder`."""
     source = resolve_model(model)
     write_pipeline(folder, deepen(UNet2DConditionModel.from_pretrained(source / "unet", torch_dtype=torch.float32)), source)
 
 
 def deepen(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """A denoiser of the same function with twice `layers_per_block`, in all its blocks on the way down and up."""
+    """Return a denoiser of the same function with twice `layers_per_block`, in all its blocks on the way down and up."""
     layers = int(unet.config.layers_per_block)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -33,14 +33,14 @@ def deepen(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     for name in state.keys() - old.keys():
         if name.endswith(("conv2.weight", "conv2.bias", "proj_out.weight", "proj_out.bias", "conv_shortcut.bias")):
             state[name] = torch.zeros_like(state[name])
-        elif name.endswith("conv_shortcut.weight"):  # of what comes from below and from the side, the first is handed on
+        elif name.endswith("conv_shortcut.weight"):  # the input from below passes, that of the skip connection does not
             state[name] = _first_part(state[name])
     made.load_state_dict(state | old)
     return made.eval()
 
 
 def _new_name(name: str, layers: int) -> str:
-    """Where a weight goes: on the way up the last block, which takes another width from the side, stays the last."""
+    """Return a weight's new name. On the way up the last block stays the last, because its skip connection has another width."""
     found = _BLOCK.fullmatch(name)
     if not found:
         return name

@@ -1,9 +1,10 @@
-"""python -m experiments.evaluation_shapes: the base, SPIN's and RSIDiff's rounds and their baselines, judged by the papers' protocols.
+"""python -m experiments.evaluation_shapes: judge the base, SPIN's and RSIDiff's rounds and their baselines by the papers' protocols.
 
-Models come from the run folders of `make spin-experiments` and `make rsi-rounds`; those not there are named and left out. 500 prompts
-of scenes that were trained on and 128 of scenes that were not, five images each, all models from the same noise; guidance swept on the
-128. Per-image scores go to `book/results/evaluation_shapes/<set>/`, each model as soon as it is finished: on one core about 5 min a
-model for the 500 prompts, 1.3 for 128. `--models`, `--seeds` and `--sets` choose. `--size smoke` judges what is there in seconds.
+Models come from the run folders of `make spin-experiments` and `make rsi-rounds`; missing models are named and left out. There are 500
+prompts of scenes that were trained on and 128 of scenes that were not, five images per prompt, and the same noise for all models. Guidance
+is swept on 128 prompts of the first kind. Per-image scores go to `book/results/evaluation_shapes/<set>/`, each model as soon as it is
+finished. On one core a model takes about 5 min for the 500 prompts and 1.3 min for 128. `--models`, `--seeds` and `--sets` choose. `--size
+smoke` judges the models that exist in seconds.
 """
 
 import argparse
@@ -38,7 +39,7 @@ SETS = {  # prompts, how many of them, guidances
 
 
 def players(seeds: Sequence[int], labels: Sequence[str], runs: Path) -> dict[str, str]:
-    """The pipeline folders that are there, by what tables call them; the others are named."""
+    """Return the pipeline folders that exist, by their names in tables; print which models are missing."""
     found = {BASE: "shapes"}
     for seed in seeds:
         for label in labels:

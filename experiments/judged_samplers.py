@@ -1,9 +1,9 @@
-"""python -m experiments.judged_samplers: does a round gain with any sampler, or with the one that drew its opponent's images?
+"""python -m experiments.judged_samplers: does a round gain with any sampler, or only with the one that drew its opponent's images?
 
-The base and one round of self-play against images of DDIM, DPM-Solver++ and UniPC, each drawn by each of the three in as many steps as the
-rounds had; same prompts, same noise. Reads the players that `make spin-controls` left in its run folders. Writes
-book/results/spin_samplers/samplers-<seed>.json and, by prompt, samplers-<seed>-prompts.parquet after every model and sampler, and goes on
-where it stopped.
+The models are the base, and one round of self-play against images of each of DDIM, DPM-Solver++ and UniPC. Each model is drawn by each of
+the three samplers, in as many steps as the rounds had, with the same prompts and the same noise. The players come from the run folders of
+`make spin-controls`. The command writes book/results/spin_samplers/samplers-<seed>-prompts.parquet (by prompt) after every model and
+sampler, and samplers-<seed>.json after every seed. Started again, it continues where it stopped.
 """
 
 import argparse
@@ -28,7 +28,7 @@ SAMPLERS = ("ddim", "dpm++", "unipc")
 
 
 def draw(diffuser: Diffuser, pipeline: Path, settings: Settings, count: int) -> pd.DataFrame:
-    """Quality and obedience of one image a prompt, drawn by a pipeline with the rollout's sampler and number of steps."""
+    """Return quality and obedience of one image per prompt, drawn by a pipeline with the rollout's sampler and number of steps."""
     scenes = shapes_prompts(count)
     prompts = [c.text for c in scenes]
     ids = [example_id(p, i) for p, i in indexed(prompts)]

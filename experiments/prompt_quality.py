@@ -1,7 +1,7 @@
-"""python -m experiments.prompt_quality: the same model on prompts as collected, on filtered ones, and on templates (RSIDiff, fig. 4).
+"""python -m experiments.prompt_quality: compare prompts as collected, filtered prompts, and templates on one model (RSIDiff, fig. 4).
 
-The base model draws one image a prompt; every scorer and the oracle's quality, which needs no prompt. Writes
-book/results/rsi_prompts/prompts-<seed>.json.
+The base model draws one image per prompt. Every scorer judges the images, and so does the oracle's quality, which needs no prompt. The
+command writes book/results/rsi_prompts/prompts-<seed>.json.
 """
 
 import argparse
@@ -26,7 +26,7 @@ SOURCES: tuple[PromptSource, ...] = ("plain", "filtered", "template")
 
 
 def score_source(source: PromptSource, seed: int, count: int, runs: Path) -> dict[str, np.ndarray]:
-    """Scores of `count` images, one a prompt of that source."""
+    """Return the scores of `count` images, one image per prompt of the source."""
     preset = PRESETS["shapes-rsi"].changed(prompt_source=source)
     run = set_up(preset, f"prompts-{source}", run=runs / f"prompts-{source}-{seed}", seed=seed, device="cpu")
     prompts = prepared_prompts(run, run.preset.settings).of_round(1, count)
@@ -43,7 +43,7 @@ def score_source(source: PromptSource, seed: int, count: int, runs: Path) -> dic
 
 
 def summary(values: np.ndarray, plain: np.ndarray) -> dict[str, Any]:
-    """Mean, and difference to plain prompts with Welch's 95 % interval: different prompts, so nothing is paired."""
+    """Return the mean, and the difference from plain prompts with Welch's 95 % interval; the prompts differ, so nothing is paired."""
     test = stats.ttest_ind(values, plain, equal_var=False)
     low, high = test.confidence_interval(0.95) if np.ptp(values) or np.ptp(plain) else (0.0, 0.0)
     return {"mean": float(values.mean()), "over_plain": float(values.mean() - plain.mean()), "over_plain_ci95": [float(low), float(high)]}

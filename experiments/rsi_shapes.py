@@ -1,7 +1,7 @@
-"""python -m experiments.rsi_shapes rounds|collapse|ablations|beyond: recursive self-improvement on shapes, arm by arm.
+"""python -m experiments.rsi_shapes rounds|collapse|ablations|beyond: play recursive self-improvement on shapes, arm by arm.
 
-Results go to `book/results/rsi_<experiment>/`, each arm and seed as soon as it is finished; started again, the command goes on where it
-stopped. `--seeds` and `--arms` choose; `--size smoke` plays everything in a minute or two, to see that it runs.
+Results go to `book/results/rsi_<experiment>/`, each arm and seed as soon as it is finished. Started again, the command continues where it
+stopped. `--seeds` and `--arms` choose. `--size smoke` plays everything in a minute or two, to check that the code runs.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ def _rsi(size: str) -> Preset:
 
 
 def _self_play(size: str) -> Preset:
-    """SPIN on its own preset, judged like the recursive arms."""
+    """Return SPIN with its own preset, judged like the recursive arms."""
     rsi = _rsi(size).settings
     return PRESETS["smoke" if size == "smoke" else "shapes-spin"].changed(
         evaluation_prompts=rsi.evaluation_prompts, evaluation_images=rsi.evaluation_images
@@ -29,7 +29,7 @@ def _self_play(size: str) -> Preset:
 
 
 def rounds(size: str) -> dict[str, Arm]:
-    """RSIDiff, fine-tuning on all of the base's samples (equal budget, and long), and self-play for scale."""
+    """Return RSIDiff, fine-tuning on all of the base's samples (equal budget, and long), and self-play for comparison."""
     rsi = _rsi(size)
     s = rsi.settings
     everything = rsi.changed(strategy="all", selected=0, metrics=(), weighting="none", epochs=0)
@@ -42,7 +42,7 @@ def rounds(size: str) -> dict[str, Arm]:
 
 
 def collapse(size: str) -> dict[str, Arm]:
-    """Recursion without any care, at a rate at which it collapses, and then with one cure at a time."""
+    """Return recursion without any care, at a learning rate at which it collapses, and the same with one cure at a time."""
     rsi = _rsi(size)
     s = rsi.settings
     careless = rsi.changed(
@@ -64,7 +64,7 @@ def collapse(size: str) -> dict[str, Arm]:
 
 
 def ablations(size: str) -> dict[str, Arm]:
-    """The default's neighbours, one thing changed at a time; the default itself is the first rounds of `rounds`."""
+    """Return the default's neighbours, with one change each; the default itself is the first rounds of `rounds`."""
     rsi = _rsi(size)
     s = rsi.settings
     of_5000 = {"100": 100, "1000": 1000, "2000": 2000}
@@ -78,7 +78,7 @@ def ablations(size: str) -> dict[str, Arm]:
         **{f"selected-{k}": rsi.changed(selected=max(1, round(s.samples * n / 5000))) for k, n in of_5000.items()},
         "beta-low": rsi.changed(weight_quantile=0.5),
         "beta-high": rsi.changed(weight_quantile=0.99),
-        "sigma-low": rsi.changed(weight_sigma2=2.0),  # calibrated, it is about 8
+        "sigma-low": rsi.changed(weight_sigma2=2.0),  # the calibrated value is about 8
         "sigma-high": rsi.changed(weight_sigma2=32.0),
         "nearest": rsi.changed(reference="nearest"),
         "two-sided": rsi.changed(reference="two-sided"),
@@ -89,7 +89,7 @@ def ablations(size: str) -> dict[str, Arm]:
 
 
 def beyond(size: str) -> dict[str, Arm]:
-    """What neither paper did: self-play with weights on the generated side, and recursion from where `spin` of `rounds` ended."""
+    """Return what neither paper did: self-play with weights on the generated side, and recursion from the end of `spin` in `rounds`."""
     spin = _self_play(size)
     return {
         "spin-weighted": Arm(spin.changed(weighting="distance"), 3),

@@ -1,7 +1,7 @@
-"""python -m experiments.spin_depth controls|map: what a round of self-play is made of, and where it pays, on shapes.
+"""python -m experiments.spin_depth controls|map: find what a round of self-play is made of, and where it pays, on shapes.
 
-Results go to `book/results/spin_<experiment>/`, each arm and seed as soon as it is finished; started again, the command goes on where it
-stopped. `--seeds` and `--arms` choose; `--size smoke` plays everything in a minute or two, to see that it runs.
+Results go to `book/results/spin_<experiment>/`, each arm and seed as soon as it is finished. Started again, the command continues where it
+stopped. `--seeds` and `--arms` choose. `--size smoke` plays everything in a minute or two, to check that the code runs.
 """
 
 from dataclasses import replace
@@ -14,7 +14,7 @@ from selfimprove.config import Preset
 from selfimprove.presets import PRESETS
 from selfimprove_lab.results.controls import partner
 
-MAPPED = 512  # prompts that a cell of the map is judged by
+MAPPED = 512  # prompts by which a cell of the map is judged
 
 
 def _preset(size: str, judged: int) -> Preset:
@@ -22,17 +22,17 @@ def _preset(size: str, judged: int) -> Preset:
 
 
 def controls(size: str) -> dict[str, Arm]:
-    """One round or more with one thing changed; the round itself is the first of `spin` in experiments.spin_shapes."""
+    """Return arms of one or more rounds with one change each; the unchanged round is the first of `spin` in experiments.spin_shapes."""
     spin = _preset(size, JUDGED)
     s = spin.settings
     own = replace(spin, data="shapes-base")
     unguided = own.changed(guidance=1.0, evaluation_guidance=1.0)
-    fewer = max(2, s.rollout_steps - 2)  # eight of ten: with five, under guidance, the solvers overshoot
+    fewer = max(2, s.rollout_steps - 2)  # eight steps instead of ten: with five, the solvers overshoot under guidance
     return {
-        # fig. 5: from where round 1 ended, on with its images and its opponent; beside round 2 of `spin`, which has new ones
+        # fig. 5: after round 1, continue with its images and its opponent; `spin` is the comparison, whose round 2 has new ones
         "continued": Arm(replace(spin, rounds=({}, {"opponent": "base"})), 2),
         "pushing-off": Arm(spin.changed(pushing=0.0), 1),
-        # -x has the logistic link's slope at the start, -1/2 of it, for good: the gradient's reweighting is frozen
+        # -x at beta / 2 has the slope of the logistic link's start, -beta / 2, everywhere: the gradient's reweighting is frozen
         "reweighting-frozen": Arm(spin.changed(link="correlation", beta=s.beta / 2), 1),
         "correlation": Arm(spin.changed(link="correlation"), 1),
         "hinge": Arm(spin.changed(link="hinge"), 1),
@@ -42,8 +42,8 @@ def controls(size: str) -> dict[str, Arm]:
         "dpm++-few": Arm(spin.changed(rollout_steps=fewer, sampler="dpm++"), 1),
         "unipc-few": Arm(spin.changed(rollout_steps=fewer, sampler="unipc"), 1),
         "aggressive": Arm(spin.changed(lr=10 * s.lr), 3),
-        # can a player surpass its data? those that the base itself learned from are within its reach, as the winners are not; and is
-        # there something for self-play to find where fine-tuning has nothing left to learn?
+        # Can a player surpass its data? The base can reach the data that it learned from; it cannot reach the winners. And does
+        # self-play find something where fine-tuning has nothing left to learn?
         "own-data": Arm(own, 3),
         "own-data-unguided": Arm(unguided, 3),
         "own-data-sft": Arm(fine_tuning(own), 1),
@@ -52,10 +52,11 @@ def controls(size: str) -> dict[str, Arm]:
 
 
 def the_map(size: str) -> dict[str, Arm]:
-    """Cells in pairs: one round of self-play, and fine-tuning for as many passes of the network, from the same base on the same images.
+    """Return pairs of cells from the same base on the same images: one round of self-play, and fine-tuning for as many network passes.
 
-    `near` and `far` move the base: fine-tuned first on the same images, or after a round of recursion on its own random samples.
-    The longest rounds were added after the others had been read, to see where their trend goes; the network of twice the blocks last.
+    `near` and `far` move the base: `near` by fine-tuning on the same images first, `far` by a round of recursion on its own random samples.
+    The longest rounds were added after the others had been read, to see where their trend goes. The network of twice the blocks was added
+    last.
     """
     spin = _preset(size, MAPPED)
     s = spin.settings

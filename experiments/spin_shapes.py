@@ -1,7 +1,7 @@
-"""python -m experiments.spin_shapes: three rounds of SPIN on shapes, three seeds, beside its baselines and null experiments.
+"""python -m experiments.spin_shapes: play three rounds of SPIN on shapes, with three seeds, beside baselines and null experiments.
 
-Results go to `book/results/spin_shapes/`, each arm and seed as soon as it is finished; started again, the command goes on where it
-stopped. `--seeds` and `--arms` choose; `--size smoke` plays everything in a minute or two, to see that it runs.
+Results go to `book/results/spin_shapes/`, each arm and seed as soon as it is finished. Started again, the command continues where it
+stopped. `--seeds` and `--arms` choose. `--size smoke` plays everything in a minute or two, to check that the code runs.
 """
 
 from dataclasses import replace
@@ -12,24 +12,24 @@ from selfimprove.config import Preset
 from selfimprove.presets import PRESETS
 
 ROUNDS = 3
-ADAPTER_RATE = 5e-4  # of adapters: where a round of rank 8 ends with the margin of a round of all weights (seed 9; no image was judged)
-JUDGED = 2048  # prompts that every model draws once, which makes the intervals narrow enough for one round's gain
+ADAPTER_RATE = 5e-4  # learning rate of adapters: a round of rank 8 then ends with the margin of full training (seed 9, no image judged)
+JUDGED = 2048  # prompts that every model draws once; so many make the intervals narrow enough for one round's gain
 
 
 def as_long_as(played: Preset, other: Preset, rounds: int = 1) -> Preset:
-    """`other` for as many passes of the network as so many rounds of `played` have."""
+    """Return `other` with the number of steps that gives it the network passes of `rounds` rounds of `played`."""
     s = played.settings
     step = passes(s, s.samples) / passes(replace(other.settings, steps=1), s.samples)
     return other.changed(steps=round(rounds * step))
 
 
 def fine_tuning(preset: Preset, rounds: int = 1) -> Preset:
-    """SFT on the images of `preset` for as many passes as so many rounds of it have."""
+    """Return SFT on the images of `preset`, for the network passes of `rounds` rounds of it."""
     return as_long_as(preset, preset.changed(objective="sft"), rounds)
 
 
 def spin(size: str) -> dict[str, Arm]:
-    """One-round arms take the steps of three rounds in one go."""
+    """Return the arms. A baseline plays one round that is as long as the three rounds of SPIN; a null arm plays one ordinary round."""
     preset = PRESETS["smoke"] if size == "smoke" else PRESETS["shapes-spin"].changed(evaluation_prompts=JUDGED)
     s = preset.settings
     long = preset.changed(steps=ROUNDS * s.steps)
@@ -40,7 +40,7 @@ def spin(size: str) -> dict[str, Arm]:
     return {
         "spin": Arm(preset, ROUNDS),
         "sft-steps": Arm(sft, 1),
-        "sft-examples": Arm(sft.changed(steps=2 * long.settings.steps), 1),  # as many images, winners alone
+        "sft-examples": Arm(sft.changed(steps=2 * long.settings.steps), 1),  # as many images as SPIN, winners alone
         "sft-compute": Arm(fine_tuning(preset, ROUNDS), 1),
         "dpo": Arm(dpo, 1),
         "dpo-compute": Arm(as_long_as(preset, dpo, ROUNDS), 1),

@@ -1,1 +1,1 @@
-"""What the pages of the book compute: theory, results, claims, errata and figures. It imports the package; the package never imports it."""
+"""Compute what the pages of the book show: theory, results, claims, errata and figures. `selfimprove` never imports this package."""

@@ -1,1 +1,1 @@
-"""The papers' claims, each with what was seen here, an interval and a verdict."""
+"""List the papers' claims, each with what was seen here, an interval and a verdict."""

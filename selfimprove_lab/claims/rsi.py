@@ -1,6 +1,7 @@
-"""The claims of the RSIDiff paper, computed from what has been exported.
+"""Test the claims of the RSIDiff paper on what has been exported.
 
-Changes are paired by prompt, arms seed by seed; intervals count seeds and prompts from three seeds on, with fewer the prompts alone.
+Changes are paired by prompt, and arms seed by seed. With three or more seeds, intervals count seeds and prompts; with fewer, they count the
+prompts alone.
 """
 
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ RSI, CARELESS = ("rsi_rounds", "rsi"), ("rsi_collapse", "careless")
 
 
 def claims(root: str | Path) -> pd.DataFrame:
-    """The table of claims, computed from whatever has been exported under `root`."""
+    """Return the table of claims, computed from whatever has been exported under `root`."""
     e = Experiments(Path(root))
 
     def against(
@@ -48,11 +49,11 @@ def claims(root: str | Path) -> pd.DataFrame:
         return said({c: difference(e, first, second, c, at, at_second) for c in columns})
 
     def beaten(arm: str) -> tuple[str, str]:
-        """The default against a cell of the ablations, at round 3."""
+        """Compare the default with a cell of the ablations, at round 3."""
         return against(RSI, ("rsi_ablations", arm), 3)
 
     def cured(arm: str) -> tuple[str, str]:
-        """The careless arm with one cure against without, at the end."""
+        """Compare the careless arm with one cure and without, at the end."""
         return against(("rsi_collapse", arm), CARELESS, -1)
 
     long, weights = ("rsi_rounds", "sft-long"), "figure 10: 35 by overall results"
@@ -110,7 +111,7 @@ def claims(root: str | Path) -> pd.DataFrame:
 
 
 def _peaks(e: Experiments) -> tuple[list[Peak], int]:
-    """Where quality is best in every seed, on the prompts on which that is chosen, and the last round."""
+    """Return where quality is best in every seed, on the prompts on which the best round is chosen, and the last round."""
     runs = e.load("rsi_rounds")
     if "rsi" not in runs:
         return [], 0
@@ -119,9 +120,9 @@ def _peaks(e: Experiments) -> tuple[list[Peak], int]:
 
 
 def _elsewhere(e: Experiments, peaks: Sequence[Peak], last: int) -> tuple[dict[str, Difference], int]:
-    """The last round less the best one by the evaluation of chapter 11, {truth: difference}, and its number of prompts.
+    """Return the last round less the best one by the evaluation of chapter 11, {truth: difference}, and its number of prompts.
 
-    Empty where seeds differ in their best round, where that is the base or the last, and where it was not judged there.
+    The result is empty if seeds differ in their best round, if the best round is the base or the last, or if it was not judged there.
     """
     best = {p.best for p in peaks}
     if len(best) != 1 or best <= {0, last}:
@@ -133,7 +134,7 @@ def _elsewhere(e: Experiments, peaks: Sequence[Peak], last: int) -> tuple[dict[s
 
 
 def _peak(e: Experiments) -> tuple[str, str]:
-    """Whether quality falls after its best round: in every seed by more than its interval, and on other prompts where they were judged."""
+    """Test whether quality falls after its best round: in every seed beyond its interval, and on other prompts if they were judged."""
     peaks, last = _peaks(e)
     if not peaks:
         return "not run yet", OPEN
@@ -149,7 +150,7 @@ def _peak(e: Experiments) -> tuple[str, str]:
 
 
 def readme_sentence(root: str | Path) -> str:
-    """What the README says of the recursive rounds: where the last one ends, and what comes after the best one."""
+    """Return the README's sentences on the recursive rounds: where the last round ends, and what comes after the best round."""
     e = Experiments(Path(root))
     runs = e.load("rsi_rounds")["rsi"]
     peaks, last = _peaks(e)
@@ -181,13 +182,16 @@ def _prompts(e: Experiments) -> tuple[str, str]:
 
 
 def _fallen(e: Experiments, arm: tuple[str, str]) -> tuple[str, str]:
-    """The change of an arm from its beginning to its end; the claim is that both truths fall."""
+    """Compare an arm's end with its beginning; the claim is that both truths fall."""
     found = {c: difference(e, arm, arm, c, -1, 0) for c in (QUALITY, RIGHT)}
     return said(found)[0], together([d.reversed() for d in found.values() if d])
 
 
 def _away(e: Experiments) -> tuple[str, str]:
-    """Signs of a shift without care after the last round, as ratios to the base's own: agrees if in every seed all leave their range."""
+    """Return the careless arm's signs of a shift after the last round, as ratios to the base's own, and the verdict.
+
+    The verdict is "agrees" if all signs leave their range in every seed.
+    """
     runs = e.load(CARELESS[0]).get(CARELESS[1], {})
     if not runs:
         return "not run yet", OPEN
@@ -199,7 +203,7 @@ def _away(e: Experiments) -> tuple[str, str]:
 
 
 def _unseen(e: Experiments) -> str:
-    """What a scorer that does not select says instead, from round 2 to the last round of these cells."""
+    """Describe how a scorer that does not select changes from round 2 to the last round of these cells."""
     arms = {n: ("rsi_ablations", f"selected-{n}") for n in (1000, 2000)}
     found = {f"{n:,} kept": difference(e, arm, arm, "alignment", 3, 2) for n, arm in arms.items()}
     return f"no PickScore here, and these cells end at round 3; 'alignment', which does not select, from round 2 to 3: {said(found)[0]}"

@@ -1,6 +1,7 @@
-"""The empirical claims of the SPIN-Diffusion paper, computed from what has been exported.
+"""Test the empirical claims of the SPIN-Diffusion paper on what has been exported.
 
-Changes are paired by prompt, arms seed by seed; intervals count seeds and prompts from three seeds on, with fewer the prompts alone.
+Changes are paired by prompt, and arms seed by seed. With three or more seeds, intervals count seeds and prompts; with fewer, they count the
+prompts alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ from selfimprove_lab.results.controls import images_seen
 from selfimprove_lab.results.evaluation import BASE, STATISTICS, Evaluations, load_evaluations, tidy, values
 from selfimprove_lab.results.towards_data import data_table
 
-BEST_OF = Rule(5)  # the paper's: of five images the one with the best average of scores
+BEST_OF = Rule(5)  # the paper's rule: of five images, the one with the best average of scores
 LAST, DPO, SFT = "SPIN round 3", "DPO equal steps", "SFT equal steps"
 SCORES = {RAW: "the scorers' average", QUALITY: "quality", RIGHT: "all right"}
 FORMS = "chapter 11, The models of this book, in the papers' forms"
@@ -40,7 +41,7 @@ SURPASS = "chapter 7, Can it surpass its data?"
 
 
 def claims(root: str | Path) -> pd.DataFrame:
-    """The table of claims, computed from whatever has been exported under `root`."""
+    """Return the table of claims, computed from whatever has been exported under `root`."""
     experiments = Experiments(Path(root))
     judged = load_evaluations(Path(root) / "evaluation_shapes" / "held-in")
 
@@ -84,7 +85,7 @@ def claims(root: str | Path) -> pd.DataFrame:
 
 
 def _elsewhere(folder: Path) -> tuple[str, str]:
-    """Gains of round 3 on prompts whose scenes nobody was trained on; intervals over seeds and prompts at once."""
+    """Return the gains of round 3 on prompts whose scenes no model was trained on; intervals count seeds and prompts."""
     evaluations = load_evaluations(folder)
     if {BASE, LAST} - set(evaluations):
         return "not run yet", OPEN
@@ -94,7 +95,7 @@ def _elsewhere(folder: Path) -> tuple[str, str]:
 
 
 def _best(evaluations: Evaluations, *models: str) -> Mapping[str, Mapping[str, np.ndarray]] | None:
-    """{model: {score: array (seeds, prompts)}} of the best of five, for the training seeds that all have; None if one is missing."""
+    """Return {model: {score: array (seeds, prompts)}} of the best of five, over the seeds that all have; None if a model is missing."""
     if {BASE, *models} - set(evaluations):
         return None
     seeds = set.intersection(*(set(evaluations[m]) for m in models if m != BASE))
@@ -103,7 +104,7 @@ def _best(evaluations: Evaluations, *models: str) -> Mapping[str, Mapping[str, n
 
 
 def _won(evaluations: Evaluations, over: str, scores: Sequence[str]) -> tuple[str, str]:
-    """Per cent of prompts that round 3 wins from `over`, a tie counting half; the claim is that they are more than half."""
+    """Return the per cent of prompts that round 3 wins from `over`; a tie counts half. The claim is that this is more than half."""
     found = _best(evaluations, LAST, over)
     if found is None:
         return "not run yet", OPEN
@@ -117,7 +118,10 @@ def _won(evaluations: Evaluations, over: str, scores: Sequence[str]) -> tuple[st
 
 
 def _won_beyond(evaluations: Evaluations, other: str) -> tuple[str, str]:
-    """Points by which round 3 wins more prompts from the base than `other` does, by the scorers' average; paired by seed and prompt."""
+    """Return by how many points round 3 wins more prompts from the base than `other` does.
+
+    Wins are by the scorers' average, paired by seed and prompt.
+    """
     found = _best(evaluations, LAST, other)
     if found is None:
         return "not run yet", OPEN
@@ -129,7 +133,7 @@ def _won_beyond(evaluations: Evaluations, other: str) -> tuple[str, str]:
 
 
 def _medians(evaluations: Evaluations) -> tuple[str, str]:
-    """The median over prompts of the change of the scorers' average from the base to round 3, each seed's own interval put together."""
+    """Return the median over prompts of the scorers' average at round 3 less the base's; each seed's own interval is combined."""
     found = _best(evaluations, LAST)
     if found is None:
         return "not run yet", OPEN
@@ -145,7 +149,7 @@ def _seeds(found: Difference) -> str:
 
 
 def _stalls(experiments: Experiments) -> tuple[str, str]:
-    """Whether fine-tuning gains nothing more beyond some 50,000 samples: the longest run less one that ended before."""
+    """Test whether fine-tuning gains nothing more beyond about 50,000 samples: the longest run less one that ended before."""
     runs = experiments.load("spin_map")
     short, long = "sft-steps-240", "sft-steps-720"
     if {short, long} - set(runs):
@@ -156,18 +160,18 @@ def _stalls(experiments: Experiments) -> tuple[str, str]:
 
 
 def _old_opponent(experiments: Experiments) -> tuple[str, str]:
-    """Whether a second round against the old opponent and its images gains nothing."""
+    """Test whether a second round against the old opponent and its images gains nothing."""
     old = ("spin_controls", "continued")
     return _no_gain({c: difference(experiments, old, old, c, 2, 1) for c in SCORES})
 
 
 def _no_gain(found: dict[str, Difference | None]) -> tuple[str, str]:
-    """The changes in words, and the verdict of a claim that there is no rise."""
+    """Return the changes in words, and the verdict on the claim that there is no rise."""
     return said(found)[0], said({c: d.reversed() if d else None for c, d in found.items()})[1]
 
 
 def _surpasses(experiments: Experiments) -> tuple[str, str]:
-    """How far below the winners three rounds end; and what a round does to quality that is above its data's already."""
+    """Return how far below the winners three rounds end, and what a round does to quality that is already above its data's."""
     rows = data_table(experiments.root)
     own = ("spin_controls", "own-data")
     change = difference(experiments, own, own, QUALITY, 1, 0)

@@ -1,4 +1,4 @@
-"""Claims of a paper, one row each: what it reports, where it is tested, what is seen here with an interval, and whether the two agree."""
+"""Tabulate the claims of a paper: what it reports, where it is tested, the result here with an interval, and whether the two agree."""
 
 import re
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ _CHAPTER = re.compile(r"[Cc]hapter (\d+)")
 
 
 class Difference(NamedTuple):
-    """A mean difference with its 95 % interval: over seeds and prompts, or, where there are fewer than three seeds, over prompts alone."""
+    """A mean difference and its 95 % interval, `low` to `high`, over seeds and prompts; with fewer than three seeds over prompts alone."""
 
     mean: float
     low: float
@@ -35,26 +35,26 @@ class Difference(NamedTuple):
         return f"{signed(self.mean, [self.low, self.high])} ({self.seeds} seed{'s' * (self.seeds != 1)})"
 
     def verdict(self) -> str:
-        """Of a claim that the difference is positive."""
+        """Return the verdict on the claim that the difference is positive."""
         return AGREES if self.low > 0 else DIFFERS if self.high < 0 else OPEN
 
     def reversed(self) -> "Difference":
-        """The second less the first: its verdict is of a claim that the difference is negative."""
+        """Return the second less the first; its verdict is on the claim that the difference is negative."""
         return Difference(-self.mean, -self.high, -self.low, self.seeds)
 
 
 @dataclass(frozen=True)
 class Experiments:
-    """The folders of the exported experiments, and what is in them."""
+    """The folders of the exported experiments under `root`, and the results in them."""
 
     root: Path
 
     def load(self, name: str) -> Results:
-        """Results of an experiment, by arm and seed; empty where nothing has been run."""
+        """Return the results of an experiment, by arm and seed; empty if nothing has been run."""
         return load_results(self.root / name)
 
     def prompts(self, name: str, arm: str, seed: int) -> pd.DataFrame:
-        """Scores by prompt and round; the embedded scorers' average beside them."""
+        """Return scores by prompt and round, with the embedded scorers' average beside them."""
         frame = pd.read_parquet(self.root / name / f"{arm}-{seed}-prompts.parquet")
         return frame.assign(**{RAW: frame[list(SHAPES_SCORERS)].mean(axis=1)}) if set(SHAPES_SCORERS) <= set(frame) else frame
 
@@ -62,9 +62,9 @@ class Experiments:
 def difference(
     experiments: Experiments, first: tuple[str, str], second: tuple[str, str], column: str, at: int, at_second: int | None = None
 ) -> Difference | None:
-    """A score of arm `first` (experiment, arm) at round `at` less that of `second`, paired by prompt; None if no seed has both.
+    """Return a score of arm `first` (experiment, arm) at round `at` less that of `second`, paired by prompt; None if no seed has both.
 
-    Arms judged on fewer prompts are compared on those that both have. `at` -1 is the last round.
+    Arms judged on fewer prompts are compared on the prompts that both have. `at` -1 is the last round; `at_second` is `at` if None.
     """
     loaded = [experiments.load(name).get(arm, {}) for name, arm in (first, second)]
     paired = []
@@ -84,7 +84,10 @@ def difference(
 
 
 class Row(NamedTuple):
-    """One claim; `where` it is tested begins with "chapter N", and may go on with a section of that page ("chapter 7, Beside it")."""
+    """One claim, what the paper reports, where it is tested, the result here, and the verdict.
+
+    `where` begins with "chapter N", and may go on with a section of that page ("chapter 7, Beside it").
+    """
 
     claim: str
     paper: str
@@ -98,7 +101,7 @@ NAMES = {RAW: "the scorers' average", QUALITY: "quality", RIGHT: "all right", "a
 
 
 def said(found: dict[str, Difference | None]) -> tuple[str, str]:
-    """The differences in words, and the verdict: one if all measures give the same, else one a measure ("quality agrees, ...")."""
+    """Return the differences in words, and the verdict: one if all measures agree, else one per measure ("quality agrees, ...")."""
     known = {NAMES.get(name, name): d for name, d in found.items() if d is not None}
     if len(known) < len(found):
         return "not run yet", OPEN
@@ -108,9 +111,9 @@ def said(found: dict[str, Difference | None]) -> tuple[str, str]:
 
 
 def together(found: Sequence[Difference]) -> str:
-    """One verdict: agrees if all are positive, differs if all are negative, split if they lie on both sides.
+    """Return one verdict: agrees if all are positive, differs if all are negative, split if they lie on both sides.
 
-    Where an interval holds zero nothing is decided; a verdict of fewer than three seeds says how few.
+    If an interval contains zero, nothing is decided. A verdict of fewer than three seeds states their number.
     """
     verdicts = {d.verdict() for d in found}
     verdict = OPEN if OPEN in verdicts or not verdicts else verdicts.pop() if len(verdicts) == 1 else SPLIT
@@ -118,19 +121,19 @@ def together(found: Sequence[Difference]) -> str:
 
 
 def qualified(verdict: str, seeds: int) -> str:
-    """A verdict with the number of training seeds behind it, where these are fewer than three."""
+    """Return a verdict with the number of training seeds behind it, if there are fewer than three."""
     if seeds >= 3 or verdict in (OPEN, UNTESTABLE):
         return verdict
     return f"{verdict}, {'one seed' if seeds == 1 else f'{seeds} seeds'}"
 
 
 def table(rows: Sequence[Row]) -> pd.DataFrame:
-    """The rows, under the names of their parts."""
+    """Return the rows as a table with the names of their fields, indexed by the claim."""
     return pd.DataFrame(rows, columns=[f.replace("_", " ") for f in Row._fields]).set_index("claim")
 
 
 def linked(rows: pd.DataFrame) -> HTML:
-    """The table, with every mention of a chapter a link to its page: that lies beside the page which shows the table."""
-    with pd.option_context("display.max_colwidth", None):  # claims are sentences
+    """Return the table with every mention of a chapter linked to its page, which must lie beside the page that shows the table."""
+    with pd.option_context("display.max_colwidth", None):  # claims are whole sentences
         text = rows.to_html()
     return HTML(_CHAPTER.sub(lambda found: f'<a href="{CHAPTERS[int(found[1]) - 1]}.html">{found[0]}</a>', text))

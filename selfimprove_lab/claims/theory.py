@@ -1,4 +1,4 @@
-"""The theoretical claims of the SPIN-Diffusion paper, executed at small settings: what chapters 2 to 5 assert, in the form of a table."""
+"""Test the theoretical claims of the SPIN-Diffusion paper at small settings: what chapters 2 to 5 assert, in the form of a table."""
 
 import math
 
@@ -12,15 +12,16 @@ from selfimprove_lab.theory import bound, fixed_points, gradient, objective, sel
 from selfimprove_lab.theory.fixed_points import ALPHA, BEST, OPPONENT
 
 ROUNDING = 1e-10
-SURE = 5  # standard errors beyond which a sign counts as seen: many players are looked at
+SURE = 5  # standard errors beyond which a sign counts as seen; high, because many players are tested
 SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)  # beta_t h_t^2 in one dimension
 LINE = "chapter 5, A counterexample in one dimension"
 
 
 def claims(examples: int = 16, samples: int = 400_000, points: int = 1024) -> pd.DataFrame:
-    """The table of claims: on one core about half a minute. Verdicts follow from what the rows compute.
+    """Return the table of claims, in about half a minute on one core. Verdicts follow from what the rows compute.
 
-    `examples`: of the exact objectives; `samples`: draws in one dimension; `points`: of the mixtures in the plane.
+    `examples` is the number of examples of the exact objectives, `samples` the number of draws in one dimension, and `points` the number of
+    points of the mixtures in the plane.
     """
     line = fixed_points.counterexample(samples, [0.2, OPPONENT, 0.6, BEST, 0.9], SCALES)
     directions = fixed_points.directions(4 * points, number=6)
@@ -54,7 +55,7 @@ def _excess(row: pd.Series) -> str:
 
 
 def _sign(value: float, error: float) -> str:
-    """Of a claim that the value is positive."""
+    """Return the verdict on the claim that the value is positive."""
     return Difference(value, value - SURE * error, value + SURE * error, 3).verdict()
 
 
@@ -80,7 +81,7 @@ def _noise_form(examples: int) -> Row:
 
 
 def _lemma(examples: int) -> Row:
-    """A link that is not convex is the control: where it did not break the bound, the check could not fail."""
+    """Test Lemma 4.1. A link that is not convex is the control: if it did not break the bound, the test could not fail."""
     gaps = bound.gaps(examples, totals=(1, 5, 20))
     convex, control = gaps[gaps["link"] != bound.SIGMOID.name], gaps[gaps["link"] == bound.SIGMOID.name]
     least, broken = convex["smallest gap"].min(), control["smallest gap"].min()
@@ -113,7 +114,7 @@ def _reweighting() -> Row:
 
 
 def _moves(line: pd.DataFrame, form: str, claim: str, paper: str) -> Row:
-    """Where theta_k draws the data's law by another denoiser than the best: does eps* lie below the start at some scale?"""
+    """Test whether eps* lies below the start at some scale, if theta_k draws the data's law with a denoiser that is not the best."""
     at_best = line[(line["form"] == form) & np.isclose(line["slope"], BEST)]
     lowest = at_best.loc[(at_best["excess"] / at_best["error"]).idxmin()]
     here = (
@@ -124,7 +125,7 @@ def _moves(line: pd.DataFrame, form: str, claim: str, paper: str) -> Row:
 
 
 def _after_fine_tuning() -> Row:
-    """At a fixed point of the practical form, the same opponent, in closed form: E(eps - s x)^2 = 1 - 2 s sqrt(1 - alpha) + s^2."""
+    """Compute SFT's loss, E(eps - s x)^2 = 1 - 2 s sqrt(1 - alpha) + s^2, at a fixed point of the practical form, same opponent."""
 
     def error(slope: float) -> float:
         return 1 - 2 * slope * math.sqrt(1 - ALPHA) + slope**2
@@ -163,7 +164,7 @@ def _minimum_on_own_path(line: pd.DataFrame) -> Row:
 
 
 def _stationary(directions: pd.DataFrame, points: int) -> Row:
-    """From another law than the data's the descent direction should improve on every opponent; few sampler steps should leave some."""
+    """Test that the descent direction improves on every opponent with samples of another law, and that few sampler steps leave some."""
     control = directions[(directions["source"] == "elsewhere") & (directions["direction"] == "descent")]
     hardest = float(control.groupby("opponent")["ratio"].min().max())
     left = fixed_points.gradient_left([3], points).iloc[0]

@@ -1,1 +1,1 @@
-"""What does not hold as printed in the two papers, with the evidence."""
+"""List what does not hold as printed in the two papers, with the evidence."""

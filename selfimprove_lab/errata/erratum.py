@@ -1,4 +1,4 @@
-"""One place of a paper that does not hold as it stands."""
+"""Describe one place of a paper that does not hold as it stands."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Erratum:
-    """One place: what is printed, what should stand there, how it was decided, and whether it matters.
+    """One place: what is printed, what should stand there, how this was decided, and whether it matters.
 
-    `evidence`: what the code finds now, or, where words contradict words, where they stand.
+    `evidence` is a function that returns what the code finds now, or, where words contradict words, says where these stand.
     """
 
     place: str
@@ -19,7 +19,7 @@ class Erratum:
 
 
 def listed(errata: Iterable[Erratum]) -> str:
-    """Markdown of the places, one heading each, with evidence computed now."""
+    """Return Markdown of the places, one heading per place, with evidence computed now."""
     blocks = []
     for e in errata:
         evidence = e.evidence if isinstance(e.evidence, str) else e.evidence()

@@ -1,4 +1,4 @@
-"""python -m selfimprove_lab.errata.page: what does not hold as printed in SPIN-Diffusion and in RSIDiff, with the evidence, as a page."""
+"""python -m selfimprove_lab.errata.page: write the page of what does not hold as printed in SPIN-Diffusion and in RSIDiff, and why."""
 
 import math
 from pathlib import Path
@@ -256,12 +256,12 @@ SPIN = (
 
 
 def page() -> str:
-    """The page's text, with evidence computed now."""
+    """Return the page's text, with evidence computed now."""
     return HEAD + listed(SPIN) + RSI_HEAD + listed(RSI) + _tables()
 
 
 def _tables() -> str:
-    """What recomputing finds in the printed tables, table by table."""
+    """Return what recomputing finds in the printed tables, table by table."""
     lines = []
     for table_id in tables():
         found = [f.said for f in check(load_table(table_id))]

@@ -1,4 +1,4 @@
-"""What of RSIDiff's printed formulas is left open or does not hold, with the evidence."""
+"""List what is left open or does not hold in RSIDiff's printed formulas, with the evidence."""
 
 import torch
 from diffusers import DDPMScheduler
@@ -14,7 +14,7 @@ LATENT, SCALING_FACTOR = (4, 64, 64), 0.18215  # of Stable Diffusion 1.x
 BETA, SIGMA2 = 35.0, 2.0  # section 4.1
 SCALES = (0.0, 0.5, 1.0, 1.5)
 PROMPTS = (1633, 3200)  # of PartiPrompts and of the HPS test, section 4.1
-IMAGES = 10  # a prompt, section 4.1
+IMAGES = 10  # per prompt, section 4.1
 
 
 def _conventions() -> str:

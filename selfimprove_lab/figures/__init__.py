@@ -1,1 +1,1 @@
-"""Figures, films and number formats of the pages."""
+"""Draw the figures and films of the pages."""

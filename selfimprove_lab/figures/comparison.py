@@ -1,6 +1,6 @@
-"""Figures of comparisons: one colour a method everywhere, safe for colour-blind readers, told apart by marker where printed in grey.
+"""Draw comparisons. A method has one colour everywhere, safe for colour-blind readers; markers tell methods apart in grey print.
 
-Bars and crosses are 95 % intervals over prompts. All take the tidy tables of `aggregate.comparison` or plain arrays.
+Bars and crosses are 95 % intervals over prompts. The functions take the tidy tables of `aggregate.comparison` or plain arrays.
 """
 
 import re
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 _PALETTE = [to_hex(c) for c in sns.color_palette("colorblind", 10)]
-METHODS = {  # first word of a model's name -> colour; a name without a method takes one of those left
+METHODS = {  # first word of a model's name -> colour; a name without a method takes a spare colour
     "base": "#595959",
     "SPIN": _PALETTE[0],
     "RSIDiff": _PALETTE[1],
@@ -28,13 +28,13 @@ METHODS = {  # first word of a model's name -> colour; a name without a method t
 }
 _SPARE = [_PALETTE[i] for i in (6, 8, 9, 3, 7)]
 MARKERS = "osD^vP*Xhd"
-FEW, FEW_TICKS, LONG = 3, 8, 16  # lines whose bands can be told apart; values of x that are all named; letters of a long name
+FEW, FEW_TICKS, LONG = 3, 8, 16  # most lines that get bands; most values of x that all get a tick; most letters of a short name
 
 
 def colours(models: Sequence[str]) -> dict[str, str]:
-    """A colour for each model: its method's, the darker the later the round; the same whatever else is shown, for known methods."""
+    """Return a colour per model: its method's, lighter for earlier rounds. A known method keeps its colour whatever else is shown."""
     methods = {model: next((m for m in METHODS if re.match(rf"{m}\b", model, re.IGNORECASE)), None) for model in models}
-    left = _SPARE if any(methods.values()) else _PALETTE  # a figure of scorers may use them all
+    left = _SPARE if any(methods.values()) else _PALETTE  # a figure without methods may use them all
     found, spare = {}, iter(left * (1 + len(models) // len(left)))
     for model, method in methods.items():
         colour = METHODS[method] if method else next(spare)
@@ -45,7 +45,7 @@ def colours(models: Sequence[str]) -> dict[str, str]:
 
 
 def first_column(axis: Axes) -> bool:
-    """Whether an axis of `panels` stands at the left, where a label speaks for its row."""
+    """Return whether an axis of `panels` stands at the left, where a label speaks for its row."""
     place = axis.get_subplotspec()
     return place is not None and place.is_first_col()
 
@@ -55,7 +55,7 @@ def _errors(rows: pd.DataFrame, value: str, low: str, high: str) -> np.ndarray:
 
 
 def win_rate_bars(table: pd.DataFrame) -> Figure:
-    """Win rate over the first model by score, Wilson's intervals; the line at 50 % is no difference."""
+    """Draw the win rate over the first model by score, with Wilson's intervals; the line at 50 % is no difference."""
     compared = table[table["win_rate"].notna()]
     models, scores = list(pd.unique(compared["model"])), list(pd.unique(compared["score"]))
     figure, axis = plt.subplots(figsize=(1.5 + 1.1 * len(scores), 3), constrained_layout=True)
@@ -76,9 +76,10 @@ def win_rate_bars(table: pd.DataFrame) -> Figure:
 
 
 def radar(table: pd.DataFrame, spread: Mapping[str, float]) -> Figure:
-    """Difference from the first model on every score, in units of `spread` (such as the standard deviation over the baseline's images).
+    """Draw the difference from the first model on every score, in units of `spread`.
 
-    The dashed ring is the baseline; the shaded band of each model is its interval.
+    `spread` is for example the standard deviation over the baseline's images. The dashed ring is the baseline. The shaded band of each
+    model is its interval.
     """
     compared = table[table["score"].isin(spread)]
     scores = list(pd.unique(compared["score"]))
@@ -108,9 +109,9 @@ def radar(table: pd.DataFrame, spread: Mapping[str, float]) -> Figure:
 
 
 def proxy_against_truth(table: pd.DataFrame, proxy: str, truths: Sequence[str]) -> Figure:
-    """Change of a learned score against the change of what is true, model by model: to the right and down is over-optimisation.
+    """Draw each model's change of a learned score against its change of a truth; a point to the right and down is over-optimisation.
 
-    Shown are the models that have a difference, which a baseline has not.
+    The figure shows the models that have a difference; a baseline has none.
     """
     models = list(pd.unique(table["model"][table["difference"].notna()]))
     figure, axes = plt.subplots(1, len(truths), figsize=(4 * len(truths), 3.2), constrained_layout=True, squeeze=False)
@@ -136,11 +137,9 @@ def _cross(axis: Axes, models: Sequence[str], across: pd.DataFrame, up: pd.DataF
 
 
 def lines(frame: pd.DataFrame, x: str, ylabel: str, xlabel: str) -> Figure:
-    """Scores against rounds, or against the number of training samples: one line a model, the oracle's readings black and dashed.
+    """Draw scores against rounds or against training samples, one line per model; the oracle's readings are black and dashed.
 
-    Intervals are bands, or bars where lines are many.
-
-    `frame`: columns model, `x`, mean, low, high.
+    Intervals are bands, or bars if there are many lines. `frame` has the columns model, `x`, mean, low, high.
     """
     models = list(pd.unique(frame["model"]))
     figure, axis = plt.subplots(figsize=(6, 3.9 + 0.15 * max(0, len(models) - FEW)), constrained_layout=True)  # room for the legend
@@ -165,7 +164,7 @@ def lines(frame: pd.DataFrame, x: str, ylabel: str, xlabel: str) -> Figure:
 
 
 def picture_grid(images: Float[np.ndarray, "rows columns h w 3"], rows: Sequence[str], columns: Sequence[str]) -> Figure:
-    """Pictures in [0, 1] in a grid, such as models by prompts or prompts by noise, with names beside rows and over columns."""
+    """Draw pictures in [0, 1] as a grid, such as models by prompts or prompts by noise, with names beside rows and above columns."""
     height, width = images.shape[:2]
     figure, axes = plt.subplots(height, width, figsize=(1.1 * width + 1.4, 1.1 * height + 0.5), squeeze=False, constrained_layout=True)
     for i in range(height):
@@ -180,7 +179,7 @@ def picture_grid(images: Float[np.ndarray, "rows columns h w 3"], rows: Sequence
 
 
 def correlation_map(table: pd.DataFrame) -> Figure:
-    """A square table of correlations, each cell with its number."""
+    """Draw a square table of correlations, with its number in each cell."""
     figure, axis = plt.subplots(figsize=(0.8 * len(table) + 2, 0.7 * len(table) + 1), constrained_layout=True)
     names = [n.replace("_", " ") for n in table]
     sns.heatmap(
@@ -191,9 +190,9 @@ def correlation_map(table: pd.DataFrame) -> Figure:
 
 
 def change_map(table: pd.DataFrame, shares: Sequence[str] = ("all_right",)) -> Figure:
-    """`sensitivity`'s table as a map, a row a change and a column a scorer, cells whose interval holds 0 in brackets.
+    """Draw the table of `sensitivity` as a map, one row per change and one column per scorer; brackets mean that an interval holds 0.
 
-    `shares`: columns that change in their own unit, a share of images; they stand apart and are not coloured.
+    `shares` holds columns that change in their own unit, a share of images. They stand apart and are not coloured.
     """
     rows = list(pd.unique(table["change"]))
     columns = sorted(pd.unique(table["scorer"]), key=lambda name: name in shares)

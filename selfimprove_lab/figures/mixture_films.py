@@ -1,4 +1,4 @@
-"""Films for `frames.sliders` from the closed-form world: what noise leaves of two conditions, and which examples a loss listens to."""
+"""Make films for `sliders` from the closed-form world: what noise leaves of two conditions, and which examples a loss weights."""
 
 from collections.abc import Sequence
 
@@ -14,12 +14,12 @@ from selfimprove_lab.theory import exact
 from selfimprove_lab.theory.objective import make_game
 from selfimprove_lab.theory.worlds import data_mixture, point_world
 
-REACH, FINENESS = 4.5, 121  # half the side of the plane that is looked at, and points along it
-MARGINS = 6.0  # half the width of the figure of margins; what lies outside is counted at its ends
+REACH, FINENESS = 4.5, 121  # half the side of the square that is drawn, and points along the side
+MARGINS = 6.0  # half the width of the figure of margins; margins outside are counted at its ends
 
 
 def noised_densities(alphas: Sequence[float]) -> Float[np.ndarray, "alphas 2 n n"]:
-    """Density p(x_t | c) on a square grid, for each alpha_t and both conditions; 1 is the data's own."""
+    """Return the density p(x_t | c) on a square grid, for each alpha_t and both conditions; alpha_t = 1 is the data's own density."""
     world = point_world(100)
     mixture, line = data_mixture(world.schedule), torch.linspace(-REACH, REACH, FINENESS, dtype=torch.float64)
     points = torch.cartesian_prod(line, line)
@@ -30,12 +30,12 @@ def noised_densities(alphas: Sequence[float]) -> Float[np.ndarray, "alphas 2 n n
 
 
 def total_variation(densities: Float[np.ndarray, "2 n n"]) -> float:
-    """Half the integral of `|p(x_t | 0) - p(x_t | 1)|`, in [0, 1]: 0 if x_t does not tell the two conditions apart."""
+    """Return half the integral of `|p(x_t | 0) - p(x_t | 1)|`, in [0, 1]; it is 0 if x_t does not tell the two conditions apart."""
     return float(np.abs(densities[0] - densities[1]).sum() / 2 * (2 * REACH / (FINENESS - 1)) ** 2)
 
 
 def noising_film(times: Sequence[int]) -> Film:
-    """The noised density of both conditions by t, of a schedule of 100 steps; t = 0 is the data."""
+    """Film the noised density of both conditions by t, for a schedule of 100 steps; t = 0 is the data."""
     schedule = point_world(100).schedule
     alphas = [schedule.alpha(t - 1) for t in times]
     frames, descriptions, notes = [], [], []
@@ -61,7 +61,10 @@ def _contours(densities: Float[np.ndarray, "2 n n"]) -> Figure:
 
 
 def step_margins(count: int) -> tuple[list[int], Float[np.ndarray, "steps examples"]]:
-    """The steps t of a DDIM path of 20, and (4.9)'s margin at beta = 1 of `count` examples at each; it grows in proportion to beta."""
+    """Return the steps t of a DDIM path of 20, and (4.9)'s margins at beta = 1 of `count` examples at each step.
+
+    A margin grows in proportion to beta.
+    """
     game = make_game(0.0, count)
     with torch.no_grad():
         margins = [terms.margin for terms in exact.approximate(game, 1.0)]
@@ -69,10 +72,10 @@ def step_margins(count: int) -> tuple[list[int], Float[np.ndarray, "steps exampl
 
 
 def weight_film(times: Sequence[int], betas: Sequence[float], count: int = 1000) -> Film:
-    """The weight -l'(margin) of an example, and where the examples of step t lie at that beta.
+    """Film the weight -l'(margin) of an example, and where the examples of step t lie at each beta.
 
     Raises:
-        ValueError: a t that is no step of the path (1 to 20).
+        ValueError: a t is not a step of the path (1 to 20).
     """
     known, margins = step_margins(count)
     frames, descriptions, notes = [], [], []

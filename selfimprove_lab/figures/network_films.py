@@ -1,6 +1,6 @@
-"""Films for `frames.sliders`: an image on its way out of noise, and exported strips of pictures cut up by round.
+"""Make films for `sliders`: an image on its way out of noise, and exported strips of pictures cut up by round.
 
-Everything comes from a loaded model or from files of finished experiments (`book/results/`); words and numbers too.
+Everything, including words and numbers, comes from a loaded model or from files of finished experiments (`book/results/`).
 """
 
 import json
@@ -31,9 +31,9 @@ Cells = list[list[Image.Image]]
 
 
 def cells(strip: Path) -> Cells:
-    """The pictures of an exported strip (`report.image_grid`), rows of columns, all of one size; the labels on its left are left out.
+    """Return the pictures of an exported strip (`round_figures.image_grid`) as rows of columns, all of one size, without the labels.
 
-    Pictures are told apart by the white lines between them.
+    White lines between the pictures tell them apart.
 
     Raises:
         ValueError: no grid of equal pictures is found.
@@ -52,13 +52,13 @@ def cells(strip: Path) -> Cells:
 
 
 def _runs(inked: np.ndarray) -> list[tuple[int, int]]:
-    """Where runs of True begin and end."""
+    """Return where runs of True begin and end."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], inked, [False]])))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
 
 def tile(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Pictures of one size in reading order, on white."""
+    """Arrange pictures of one size in reading order, on white."""
     width, height = pictures[0].size
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP), "white")
@@ -68,7 +68,7 @@ def tile(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
 
 
 def above(upper: Image.Image, lower: Image.Image, gap: int = 6 * GAP) -> Image.Image:
-    """One sheet over another of the same width, with a wider gap between them."""
+    """Put one sheet above another of the same width, with a wider gap between them."""
     sheet = Image.new("RGB", (upper.width, upper.height + gap + lower.height), "white")
     sheet.paste(upper, (0, 0))
     sheet.paste(lower, (0, upper.height + gap))
@@ -76,21 +76,21 @@ def above(upper: Image.Image, lower: Image.Image, gap: int = 6 * GAP) -> Image.I
 
 
 def named(rounds: Sequence[int]) -> list[str]:
-    """Labels of rounds; 0 is the base model."""
+    """Return the labels of rounds; 0 is the base model."""
     return [f"round {k}" if k else "base model" for k in rounds]
 
 
 def truth(result: dict[str, Any], index: int) -> str:
-    """What the oracle measured on all the evaluation images of a round."""
+    """Describe what the oracle measured on all the evaluation images of a round."""
     oracle = result["rounds"][index]["oracle"]
     return f"quality {oracle['quality']['mean']:.3f}, all attributes right {oracle['all_right']['mean']:.3f}"
 
 
 def rounds_film(folder: str | Path, arm: str) -> Film:
-    """The same prompts and the same noise by training seed and round, of an arm whose strips show every round.
+    """Film the same prompts and the same noise by training seed and round, for an arm whose strips show every round.
 
     Raises:
-        ValueError: a strip that has not one row a round.
+        ValueError: a strip does not have one row per round.
     """
     folder = Path(folder)
     prompts = "; ".join(json.loads((folder / "prompts.json").read_text()))
@@ -107,10 +107,12 @@ def rounds_film(folder: str | Path, arm: str) -> Film:
 
 
 def collapse_film(folder: str | Path, cures: Sequence[str], rounds: Sequence[int] = (0, 2, 4, 6), seed: int = 0) -> Film:
-    """Recursion without care above, with one cure below: the same prompts and noise, by cure and round. Cures not run are left out.
+    """Film recursion without care (above) and with one cure (below), on the same prompts and noise, by cure and round.
+
+    Cures that have not been run are left out.
 
     Raises:
-        ValueError: a strip that does not show these rounds.
+        ValueError: a strip does not show these rounds.
     """
     folder, results = Path(folder), load_results(folder)
     careless, names = cells(folder / f"careless-{seed}.png"), named(rounds)
@@ -135,7 +137,7 @@ def _fits(rows: Cells, names: Sequence[str], what: str) -> None:
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    """Without transformers' progress bars; afterwards as before."""
+    """Hide transformers' progress bars, and restore them afterwards if they were shown."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -147,13 +149,13 @@ def _no_bars() -> Iterator[None]:
 
 @torch.no_grad()
 def denoising_film(model: str | Path, prompts: Sequence[str], steps: int = 10, guidance: float = 3.0, width: int = 114) -> Film:
-    """A model's way from noise to image by DDIM, from the noise of every evaluation: above x_t, decoded; below the image it points to.
+    """Film a model's way from noise to image by DDIM: above, x_t decoded; below, the image that x_t points to.
 
-    The lower row is decoded from (x_t - sqrt(1 - alpha_t) eps) / sqrt(alpha_t), the x_0 that the guided prediction takes x_t to be made of
-    (SPIN-Diffusion, eq. 3.2). On the CPU. `model`: as `resolve_model` has it; `width`: of one picture, in pixels. At the last position
-    both rows are the finished images.
+    The start is the noise of every evaluation. The lower row decodes (x_t - sqrt(1 - alpha_t) eps) / sqrt(alpha_t), which is the x_0 that
+    the guided prediction implies for x_t (SPIN-Diffusion, eq. 3.2). At the last position both rows are the finished images. The film is
+    computed on the CPU. `model` is given as for `resolve_model`; `width` is that of one picture, in pixels.
     """
-    with _no_bars():  # a bar that has run out is a widget, and no picture
+    with _no_bars():  # a finished bar would be left as a widget, which is no picture
         diffuser = load_diffuser(resolve_model(model), torch.device("cpu"))
     ids = [draws.example_id(prompt, 0) for prompt in prompts]
     text, empty = diffuser.embed(list(prompts)), diffuser.embed([""])

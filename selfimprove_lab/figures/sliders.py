@@ -1,7 +1,7 @@
-"""Precomputed pictures behind sliders, for a notebook and for the static page alike: no kernel, no library, no request.
+"""Show precomputed pictures behind sliders, in a notebook and on the static page alike: no kernel, no library, no request.
 
-What is on the page is one `<figure>`: a picture, sliders that are switched off, the other pictures as data, and a script that brings them
-together. Where no script runs (none is allowed, or the notebook is not yet trusted) the one picture stands there as any other figure does.
+The page holds one `<figure>`: a picture, sliders that are switched off, the other pictures as data, and a script that connects these. If no
+script runs (scripts are not allowed, or the notebook is not yet trusted), the one picture stands there as any other figure does.
 """
 
 import base64
@@ -18,9 +18,9 @@ from IPython.display import HTML
 from matplotlib.figure import Figure
 from PIL import Image
 
-HEAVIEST = 1_500_000  # bytes of one set of frames as they stand in the page; a page of two should stay below 3 MB
-COLOURS = 64  # that a drawn figure keeps: lines look the same, and it weighs half
-FINE = 2  # pixels of a drawn figure for one of the page, so that text is sharp on fine screens
+HEAVIEST = 1_500_000  # bytes of one set of frames as encoded in the page; a page with two sets should stay below 3 MB
+COLOURS = 64  # colours that a drawn figure keeps: lines look the same at half the size
+FINE = 2  # pixels of a drawn figure per pixel of the page, so that text is sharp on fine screens
 
 _KEYS = "data-lm-suppress-shortcuts"
 _STYLE = """
@@ -36,7 +36,7 @@ _STYLE = """
 #ID p,#ID figcaption{margin:.3em 0;max-width:44em;text-align:left}
 #ID figcaption{padding:0;font-size:1em;font-weight:inherit;color:inherit}
 """
-# A press on Play goes through the positions once, and on from the start when it is at the end; with reduced motion it goes one further.
+# Play goes through the positions once, from the start if it is at the end. With reduced motion it moves on by one position.
 _SCRIPT = """
 for (const figure of document.querySelectorAll('#ID:not([data-ready])')) {
   figure.dataset.ready = '';
@@ -97,10 +97,10 @@ for (const figure of document.querySelectorAll('#ID:not([data-ready])')) {
 
 
 class Film(NamedTuple):
-    """What `sliders` takes, in its order: pictures of all positions, the last axis fastest, with words for each of them.
+    """The arguments of `sliders`, in its order: one picture per position, the last axis fastest, and words for each picture.
 
-    axes: what each slider moves -> the label of each of its positions; descriptions: what a reader who does not see the picture should
-    know of it; notes: a line under the picture, such as what was measured there; none, or one a picture.
+    `axes` maps what each slider moves to the labels of its positions. `descriptions` tell a reader who does not see the pictures what to
+    know, one text per picture. `notes` are lines under the pictures, such as what was measured there: none, or one per picture.
     """
 
     frames: Sequence[Figure | Image.Image]
@@ -120,7 +120,7 @@ def slider(
     caption: str = "",
     pace: float = 0.8,
 ) -> HTML:
-    """One of the pictures at a time, chosen by a slider; `name` says what it moves, a label each position. See `sliders`."""
+    """Show one of the pictures at a time, chosen by one slider. `name` says what it moves, with one label per position. See `sliders`."""
     return sliders(frames, {name: labels}, descriptions, notes, start=start, caption=caption, pace=pace)
 
 
@@ -134,19 +134,19 @@ def sliders(
     caption: str = "",
     pace: float = 0.8,
 ) -> HTML:
-    """One of the pictures at a time, chosen by a slider an axis; for the other arguments see `Film`.
+    """Show one of the pictures at a time, chosen by one slider per axis; for the other arguments see `Film`.
 
-    Figures are drawn twice as fine as they are shown, and closed; pictures are shown pixel by pixel, slightly compressed. The same
-    arguments give the same bytes.
+    Figures are drawn at twice the resolution at which they are shown, and closed. Pictures are shown pixel by pixel, slightly compressed.
+    The same arguments give the same bytes.
 
     Args:
-        start: the position, counted through all frames, that shows first, and alone where no script runs.
-        caption: what to look for, plain text.
-        pace: seconds between two positions when it plays.
+        start: the position, counted through all frames, that shows first, and that shows alone if no script runs.
+        caption: what to look for, as plain text.
+        pace: seconds between two positions while playing, more than 0.34.
 
     Raises:
-        ValueError: no frames; labels, descriptions or notes that are not one a frame; an empty description; frames of different sizes, or
-            too heavy for a page; a start or a pace that cannot be.
+        ValueError: there are no frames; labels, descriptions or notes are not one per frame; a description is empty; frames differ in size
+            or are too heavy for a page; start or pace is out of range.
     """
     _check(len(frames), axes, descriptions, notes, start, pace)
     drawn = [_encoded(frame) for frame in frames]
@@ -159,11 +159,11 @@ def sliders(
         raise ValueError(f"the frames weigh {weight / 1e6:.1f} MB, more than {HEAVIEST / 1e6} MB; show fewer or smaller ones")
     places = _places(start, [len(labels) for labels in axes.values()])
     rows = "".join(_axis(name, labels, place) for (name, labels), place in zip(axes.items(), places, strict=True))
-    data = ["" if i == start else data for i, (data, _) in enumerate(drawn)]  # that one stands on the page as it is
+    data = ["" if i == start else data for i, (data, _) in enumerate(drawn)]  # the page holds this one as its picture
     others = json.dumps(list(zip(data, descriptions, notes or [""] * len(frames), strict=True))).replace("<", "\\u003c")
     body = rows + _picture(drawn[start][0], sizes[0], descriptions[start])
     body += f'<p class="si-note">{html.escape(notes[start])}</p>' if notes else ""
-    # no <noscript>: in a notebook that is not trusted scripts are allowed, and this one is taken out
+    # no <noscript>: a notebook that is not trusted allows scripts, but this script is removed from it
     body += f'<p class="si-still">Position {start + 1} of {len(frames)}. The others need JavaScript; in Jupyter, a trusted notebook.</p>'
     body += f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
     body += f'<script type="application/json">{others}</script>'
@@ -196,7 +196,7 @@ def _check(
 
 
 def _places(start: int, counts: Sequence[int]) -> list[int]:
-    """The position on each axis of frame `start`, the last axis fastest."""
+    """Return the position on each axis of frame `start`; the last axis is the fastest."""
     places = []
     for count in reversed(counts):
         start, place = divmod(start, count)
@@ -205,7 +205,7 @@ def _places(start: int, counts: Sequence[int]) -> list[int]:
 
 
 def _encoded(frame: Figure | Image.Image) -> tuple[str, tuple[int, int]]:
-    """WebP in base64, and the size in the page's pixels: drawn figures in few colours, pictures in all."""
+    """Return WebP in base64, and the size in the page's pixels. Drawn figures are reduced to few colours, pictures keep all."""
     buffer = io.BytesIO()
     if isinstance(frame, Figure):
         drawing = io.BytesIO()
@@ -221,10 +221,10 @@ def _encoded(frame: Figure | Image.Image) -> tuple[str, tuple[int, int]]:
 
 
 def _axis(name: str, labels: Sequence[str], place: int) -> str:
-    """A slider with its label, its value in words and its button, switched off until the script runs.
+    """Return a slider with its label, its value in words and its button, switched off until the script runs.
 
-    While one of them has the focus, JupyterLab's own keys (x cuts a cell, arrows leave it) must not answer: `_KEYS`, which acts on the
-    element that has the focus and not on what is inside of it.
+    While the slider or the button has the focus, JupyterLab's own keys (x cuts a cell, arrows leave it) must not act. `_KEYS` prevents
+    that; it acts on the element that has the focus, and not on elements inside it.
     """
     words, value, every = html.escape(name), html.escape(labels[place]), html.escape(json.dumps(list(labels)))
     return (

@@ -1,4 +1,4 @@
-"""Figures of the derivation notebooks, from the tables that the other modules return."""
+"""Draw the figures of the derivation notebooks, from the tables that the other modules return."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,7 +10,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # 
 
 
 def points(frame: pd.DataFrame, title: str) -> Figure:
-    """Points of both conditions in the plane."""
+    """Draw points of both conditions in the plane."""
     figure, axis = plt.subplots(figsize=(3.6, 3.6), constrained_layout=True)
     for condition, part in frame.groupby("condition"):
         axis.scatter(part["x"], part["y"], s=3, color=COLOURS[int(str(condition))], label=f"condition {condition}")
@@ -20,7 +20,7 @@ def points(frame: pd.DataFrame, title: str) -> Figure:
 
 
 def sampling_error(table: pd.DataFrame) -> Figure:
-    """Excess KL against the number of sampler steps, one line an eta; bars are two standard errors."""
+    """Draw excess KL against the number of sampler steps, one line per eta; bars are two standard errors."""
     figure, axis = plt.subplots(figsize=(5.5, 3.2), constrained_layout=True)
     for colour, (eta, part) in zip(COLOURS, table.groupby("eta"), strict=False):
         axis.errorbar(part["steps"], part["excess"], 2 * part["error"], marker="o", ms=3, capsize=2, color=colour, label=f"eta {eta}")
@@ -35,7 +35,7 @@ def sampling_error(table: pd.DataFrame) -> Figure:
 
 
 def two_forms(table: pd.DataFrame, title: str) -> Figure:
-    """(C.5) against (4.9), one mark an example and step, coloured by t; marks beyond 3 nats are left out."""
+    """Draw (C.5) against (4.9), one mark per example and step, coloured by t; marks beyond 3 nats are left out."""
     figure, axis = plt.subplots(figsize=(4.6, 3.6), constrained_layout=True)
     marks = axis.scatter(table["(4.9)"], table["(C.5)"], c=table["t"] + 1, s=6, cmap="viridis")
     axis.plot([0, 3], [0, 3], color="0.6", lw=0.8)
@@ -45,7 +45,7 @@ def two_forms(table: pd.DataFrame, title: str) -> Figure:
 
 
 def practical_bias(table: pd.DataFrame) -> Figure:
-    """The practical objective less the one on the opponent's own path, split in two; bars are two standard errors."""
+    """Draw the practical objective less the one on the opponent's own path, split in two; bars are two standard errors."""
     figure, axis = plt.subplots(figsize=(8, 3.6), constrained_layout=True)
     places = np.arange(len(table))
     names = {"target": "e' in place of eps_k(x'_t)", "law": "forward-noised in place of own x'_t", "total": "both"}
@@ -59,7 +59,7 @@ def practical_bias(table: pd.DataFrame) -> Figure:
 
 
 def gap(table: pd.DataFrame) -> Figure:
-    """How loose the bound is against the bracket's variance over t, one mark a case."""
+    """Draw how loose the bound is against the bracket's variance over t, one mark per case."""
     figure, axis = plt.subplots(figsize=(5.5, 3.4), constrained_layout=True)
     for colour, (link, part) in zip(COLOURS, table[table["link"].isin(["logistic", "hinge"])].groupby("link"), strict=False):
         shown = part[(part["gap"] > 1e-12) & (part["variance over t"] > 0)]
@@ -72,7 +72,7 @@ def gap(table: pd.DataFrame) -> Figure:
 
 
 def factors_over_t(table: pd.DataFrame) -> Figure:
-    """Matching, pushing, their difference, and the reweighting, over t."""
+    """Draw matching, pushing, their difference, and the reweighting, over t."""
     figure, axes = plt.subplots(1, 2, figsize=(8, 2.8), constrained_layout=True)
     for colour, name in zip(COLOURS, ("matching", "pushing", "difference"), strict=False):
         axes[0].plot(table["t"] + 1, table[name], color=colour, marker="o", ms=3, label=name)
@@ -84,7 +84,7 @@ def factors_over_t(table: pd.DataFrame) -> Figure:
 
 
 def factors_over_training(runs: dict[str, pd.DataFrame], among: dict[str, pd.DataFrame] | None = None) -> Figure:
-    """The factors along training, one line a run; the axes have room for all runs `among` which these are shown, by default themselves."""
+    """Draw the factors along training, one line per run. The axes have room for all runs in `among`, which is `runs` by default."""
     labels = {
         "margin": "margin", "reweighting": "reweighting over beta, -l'", "told_apart": "weight of examples told apart\nover the others'",
         "cancelling": "|matching - pushing| /\n(|matching| + |pushing|)",
@@ -109,7 +109,7 @@ def _with_cancelling(runs: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
 
 
 def counterexample(table: pd.DataFrame, best: float, opponent: float) -> Figure:
-    """The objective less l(0) against the player's slope, one line a scale s, on the own path and in practical form."""
+    """Draw the objective less l(0) against the player's slope, one line per scale s, on the own path and in practical form."""
     figure, axes = plt.subplots(1, 2, figsize=(8, 3), constrained_layout=True, sharey=True)
     for axis, (form, part) in zip(axes, table.groupby("form"), strict=True):
         for colour, (scale, line) in zip(COLOURS, part[part["scale"].isin([0.3, 1, 3, 10])].groupby("scale"), strict=False):
@@ -126,7 +126,7 @@ def counterexample(table: pd.DataFrame, best: float, opponent: float) -> Figure:
 
 
 def gradient_left(table: pd.DataFrame) -> Figure:
-    """The squared norm of the gradient that discretisation leaves, against the number of sampler steps."""
+    """Draw the squared norm of the gradient that discretisation leaves, against the number of sampler steps."""
     figure, axis = plt.subplots(figsize=(4.5, 3), constrained_layout=True)
     finite, exact = table[np.isfinite(table["n"])], table[~np.isfinite(table["n"])].iloc[0]
     axis.errorbar(finite["n"], finite["squared norm"], 2 * finite["error"], marker="o", ms=4, capsize=2, color=COLOURS[0])
@@ -141,7 +141,7 @@ def gradient_left(table: pd.DataFrame) -> Figure:
 
 
 def by_round(table: pd.DataFrame, group: str, columns: dict[str, str], logarithmic: bool = True) -> Figure:
-    """One panel a column, one line a group: means over seeds, bars from the smallest to the largest seed."""
+    """Draw one panel per column and one line per group: means over seeds, with bars from the smallest to the largest seed."""
     figure, axes = plt.subplots(1, len(columns), figsize=(max(4 * len(columns), 5), 3.6), constrained_layout=True, squeeze=False)
     for axis, (column, label) in zip(axes[0], columns.items(), strict=True):
         for colour, (name, part) in zip(COLOURS, table.groupby(group, sort=False), strict=False):

@@ -1,7 +1,7 @@
-"""The papers' printed tables as data; `checks` recomputes them, `beside` sets a run's own results beside them.
+"""Load the papers' printed tables as data; `checks` recomputes them, `beside` sets a run's own results beside them.
 
-A table is `<paper>/<number>.json`; what a paper's tables share is in `paper.json`. Cells keep the digits that are printed, also where
-they cannot be right: a footnote says so. Rounds are what the papers call iterations. None in a protocol: the paper does not say.
+A table is `<paper>/<number>.json`; `paper.json` holds what a paper's tables share. Cells keep the printed digits, even where these cannot
+be right; a footnote then says so. Rounds are what the papers call iterations. None in a protocol means that the paper does not say.
 """
 
 import html
@@ -14,14 +14,14 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 
 FOLDER = Path(__file__).parent
-AVERAGE, WINS, VERSION = "Average", "share of prompts won", " version"  # a column; a statistic; how the fields of scorers' versions end
+AVERAGE, WINS, VERSION = "Average", "share of prompts won", " version"  # a column; a statistic; the end of a field with a scorer's version
 
 Cell = tuple[str, str]  # model, column
 Found = Literal["average", "averaged", "repeat", "percentage", "disagree", "opposite", "claim", "reading"]
 
 
 class Footnote(NamedTuple):
-    """What is wrong or open about some cells (none: the whole table); all but "reading" are found by `checks.check`."""
+    """What is wrong or open about some cells (no cells: the whole table); `checks.check` finds all kinds but "reading"."""
 
     found: Found
     cells: tuple[Cell, ...]
@@ -29,12 +29,12 @@ class Footnote(NamedTuple):
 
 
 def unit_of(column: pd.Series) -> Decimal:
-    """One unit in the last place of a printed column; a shorter cell has lost its zeros."""
+    """Return one unit in the last place of a printed column; a shorter cell has lost its trailing zeros."""
     return Decimal(1).scaleb(min(v.as_tuple().exponent for v in column))
 
 
 def render(caption: str, frame: pd.DataFrame, footnotes: list[str]) -> str:
-    """HTML of a table under its caption, with its footnotes."""
+    """Return the HTML of a table under its caption, with its footnotes."""
     notes = "".join(f"<p>{html.escape(note)}</p>" for note in footnotes)
     return f"<p>{html.escape(caption)}</p>{frame.to_html()}{notes}"
 
@@ -56,12 +56,12 @@ class Table:
 
     @property
     def values(self) -> pd.DataFrame:
-        """The printed numbers as floats."""
+        """Return the printed numbers as floats."""
         return self.printed.astype(float)
 
     @property
     def caption(self) -> str:
-        """Title, source, units and direction in one paragraph."""
+        """Return title, source, units and direction in one paragraph."""
         units = set(self.units.values())
         said = units.pop() if len(units) == 1 else "; ".join(f"{c}: {u}" for c, u in self.units.items())
         direction = {True: " Higher is better.", False: " Lower is better.", None: ""}[self.higher_is_better]
@@ -69,11 +69,11 @@ class Table:
 
     @property
     def notes(self) -> list[str]:
-        """The footnotes with the numbers that `shown` marks cells with."""
+        """Return the footnotes, with the numbers with which `shown` marks cells."""
         return [f"[{number}] {note.text}" for number, note in enumerate(self.footnotes, 1)]
 
     def shown(self) -> pd.DataFrame:
-        """Cells as printed, as text, with the numbers of their footnotes."""
+        """Return the cells as printed, as text, with the numbers of their footnotes."""
         frame = self.printed.map(str)
         for number, note in enumerate(self.footnotes, 1):
             for model, column in note.cells:
@@ -85,13 +85,17 @@ class Table:
 
 
 def tables() -> list[str]:
-    """The ids of all tables, such as "spin-diffusion/1"."""
+    """Return the ids of all tables, such as "spin-diffusion/1"."""
     numbered = [p for p in FOLDER.glob("*/*.json") if p.stem.isdigit()]
     return [f"{p.parent.name}/{p.stem}" for p in sorted(numbered, key=lambda p: (p.parent.name, int(p.stem)))]
 
 
 def load_table(table_id: str) -> Table:
-    """One table with its source, protocol and footnotes. ValueError where there is no such table."""
+    """Load one table with its source, protocol and footnotes.
+
+    Raises:
+        ValueError: there is no such table.
+    """
     if table_id not in tables():
         raise ValueError(f"table_id={table_id!r} is not known; choose one of {tables()}")
     path = FOLDER / f"{table_id}.json"

@@ -1,4 +1,4 @@
-"""A run's own results beside a published table, with every difference of protocol named in the header."""
+"""Set a run's own results beside a published table, with every difference of protocol named in the header."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ NOT_RUN, NOT_PRINTED = "not run", "not in the table"
 
 
 class Beside(NamedTuple):
-    """Published and own results in one table of text, the header that must stand over it, and the footnotes of its marks."""
+    """Published and own results as one table of text, the header that must stand above it, and the footnotes of its marks."""
 
     frame: pd.DataFrame  # columns (scorer, "published") and (scorer, "here")
     header: str
@@ -30,14 +30,19 @@ def beside(
     commands: Mapping[str, str] | None = None,
     force: bool = False,
 ) -> Beside:
-    """A run's results beside a published table; what has not been measured stays "not run".
+    """Set a run's results beside a published table; what has not been measured stays "not run".
 
-    `results`: models as index (the table's names where they are meant to compare; others are added below), some of the table's columns,
-    in the table's units; a cell is a number, (mean, low, high), or missing. `protocol`: a value for each field of `table.protocol`
-    ("<scorer> version" only of what was measured; the average measures all), None where not known; the header names every difference.
-    Of a version, such as a scorer's own "hpsv2.1: <file>", what stands before the colon is compared.
-    `commands`: by model, what to run to fill its row. ValueError: columns, models or cells that do not fit, fields that are missing, and
-    two known versions of one scorer, unless `force`.
+    Args:
+        results: models as index (the table's names where they are meant to compare; others are added below), some of the table's columns,
+            in the table's units. A cell is a number, (mean, low, high), or missing.
+        protocol: a value for each field of `table.protocol`, None if it is not known; the header names every difference. "<scorer> version"
+            is needed only for what was measured; the average measures all scorers. Of a version such as a scorer's own "hpsv2.1: <file>",
+            the part before the colon is compared.
+        commands: model -> what to run to fill its row.
+        force: set two known versions of one scorer side by side all the same.
+
+    Raises:
+        ValueError: columns, models or cells do not fit, fields are missing, or a scorer has two known versions without `force`.
     """
     _fits(table, results, commands or {})
     measured = set(table.printed if AVERAGE in results else results)
@@ -80,7 +85,7 @@ def _fits(table: Table, results: pd.DataFrame, commands: Mapping[str, str]) -> N
 
 
 def _own(value: Any, digits: int, model: str, column: str) -> str:
-    """A cell of the run's own: a number or (mean, low, high), with as many digits as the table prints."""
+    """Format a cell of the run's own, a number or (mean, low, high), with as many digits as the table prints."""
     interval = np.ndim(value) == 1
     if not interval and pd.isna(value):
         return NOT_RUN
@@ -94,7 +99,7 @@ def _own(value: Any, digits: int, model: str, column: str) -> str:
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Every protocol field that differs or that only one side states, in one sentence."""
+    """Name every protocol field that differs or that only one side states, in one sentence."""
 
     def said(protocol: Mapping[str, Any], field: str) -> str:
         return "not stated" if protocol.get(field) is None else str(protocol[field])

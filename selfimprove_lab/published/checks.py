@@ -1,4 +1,4 @@
-"""What recomputing finds in the printed tables: sums that do not come out, rows printed twice, sentences that the cells contradict."""
+"""Recompute the printed tables: find sums that do not come out, rows printed twice, and sentences that the cells contradict."""
 
 from collections.abc import Iterator
 from decimal import Decimal
@@ -10,7 +10,7 @@ from selfimprove_lab.published import AVERAGE, WINS, Cell, Found, Table, load_ta
 
 
 class Finding(NamedTuple):
-    """What `check` finds: the cells concerned, and the evidence."""
+    """What `check` finds: the kind of error, the cells concerned, and the evidence."""
 
     found: Found
     cells: tuple[Cell, ...]
@@ -18,12 +18,12 @@ class Finding(NamedTuple):
 
 
 def check(table: Table) -> list[Finding]:
-    """Everything that recomputing finds wrong, from the printed digits alone.
+    """Return everything that recomputing finds wrong, from the printed digits alone.
 
-    Averages against their scores (average), rows that repeat an earlier one (repeat), shares outside 0 to 100 or of no whole number of
-    prompts (percentage), other tables of the paper with the same protocol (disagree) or the two models the other way round (opposite),
-    and the text's claims: how many scores are averaged (averaged), a cell's value, or that the best of some models exceeds the best of
-    others or a number (claim).
+    Kinds of findings in the cells: an average that its scores do not have (average), a row that repeats an earlier one (repeat), a share
+    outside 0 to 100 or of no whole number of prompts (percentage), another value in a table of the paper with the same protocol (disagree),
+    or a win rate that contradicts the two models the other way round (opposite). Kinds of findings in the text's claims: how many scores
+    are averaged (averaged), a cell's value, or that the best of some models exceeds the best of others or a number (claim).
     """
     claims = (finding for claim in table.claims for finding in _claim(table, claim))
     return [*_rows(table), *_percentages(table), *_across(table), *claims]
@@ -56,7 +56,7 @@ def _percentages(table: Table) -> Iterator[Finding]:
 
 
 def _across(table: Table) -> Iterator[Finding]:
-    """Against the paper's other tables: the same quantity printed twice, and a win rate seen from its other side."""
+    """Compare with the paper's other tables: the same quantity printed twice, and a win rate seen from its other side."""
     paper = table.id.partition("/")[0] + "/"
     for other in (load_table(t) for t in tables() if t.startswith(paper) and t != table.id):
         columns = [c for c in table.printed if c in other.printed]

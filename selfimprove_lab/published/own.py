@@ -1,4 +1,4 @@
-"""From a comparison of one's own models to a published table beside it."""
+"""Put a comparison of one's own models beside a published table."""
 
 from collections.abc import Mapping
 
@@ -26,13 +26,13 @@ def own_beside(
     commands: Mapping[str, str] | None = None,
     force: bool = False,
 ) -> Beside:
-    """A published table with one's own numbers in it; the header names every difference of protocol.
+    """Return a published table with one's own numbers in it; the header names every difference of protocol.
 
-    `comparison`: of `aggregate.comparison`, or None where nothing has been run. `protocol`: of its baseline. `rows`: own model -> row
-    of the table, where the names differ. `statistic`: "mean", "median" or "win_rate" (shown in per cent).
+    `comparison` is of `aggregate.comparison`, or None if nothing has been run; `protocol` is that of its baseline. `rows` maps an own model
+    to a row of the table, where the names differ. `statistic` is "mean", "median" or "win_rate" (shown in per cent).
 
     Raises:
-        ValueError: no such table or statistic, or what `beside` refuses, such as HPSv2.1 in a column of HPSv2.
+        ValueError: there is no such table or statistic, or `beside` refuses, as with HPSv2.1 in a column of HPSv2.
     """
     if statistic not in STATISTICS:
         raise ValueError(f"statistic={statistic!r} is not in the published tables; choose one of {list(STATISTICS)}")
@@ -52,7 +52,7 @@ def own_beside(
 
 
 def _stated(protocol: SamplingProtocol, rule: Rule, statistic: str) -> dict[str, object]:
-    """What a run says of the fields that published tables have."""
+    """Return what a run says about the fields that published tables have."""
     stated: dict[str, object] = {
         "prompt set": protocol.prompts, "prompts": protocol.n_prompts, "images per prompt": protocol.images, "aggregation": rule.header(),
         "statistic": f"{statistic} over prompts", "guidance": protocol.guidance, "sampler": protocol.sampler, "steps": protocol.steps,
