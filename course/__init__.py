@@ -1,1 +1,1 @@
-"""The course that goes with the book: nine sessions, their release to students, grading, slides and bundles of finished runs."""
+"""Teach with the book: nine sessions, their release to students, grading, slides, and bundles of finished runs."""

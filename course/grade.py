@@ -209,7 +209,7 @@ def grade(path: Path, timeout: int = TIMEOUT) -> list[Grade]:
     for exercise in exercises(source):
         for name in exercise.graded:
             cell, possible = cells[name], points(cells[name])
-            if role(cell, "solution"):  # a written answer
+            if role(cell, "solution"):  # an answer in words, which a person reads
                 blank = cell.source.strip() == stubs[name].strip()
                 gained, remark = (0.0, "not attempted") if blank else (None, "to be read")
             else:

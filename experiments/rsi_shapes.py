@@ -11,7 +11,7 @@ from selfimprove.config import Preset
 from selfimprove.presets import PRESETS
 
 ROUNDS = 8
-COLLAPSING = 6  # rounds of the arms that collapse, and of their cures
+COLLAPSING = 6  # rounds of the arms that collapse, and of the arms with a cure
 ABLATED = 3  # rounds of an ablation cell
 FIERCE = 1e-4  # learning rate at which recursion visibly collapses here
 

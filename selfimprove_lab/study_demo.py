@@ -1,4 +1,4 @@
-"""For trying a study out: the same scenes of the shapes world, drawn with more and with less care; and made-up raters of them."""
+"""Try a study out: draw the same scenes of the shapes world with more and with less care, and simulate raters of them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,14 +16,14 @@ from selfimprove.shapes.render import drawing, render
 from selfimprove.study.pairwise import LEFT, RIGHT, TIE, Trial, open_study
 
 QUALITIES = {"rough": 0.35, "fair": 0.55, "fine": 0.75}  # true quality in [0, 1] by "model"
-SCORES = {  # Bradley-Terry scores that made-up raters answer by
+SCORES = {  # Bradley-Terry scores by which simulated raters answer
     "appeal": {"rough": -1.0, "fair": 0.0, "fine": 1.0},
     "faithfulness": {"rough": 0.0, "fair": 0.0, "fine": 0.0},
 }
 
 
 def write_demo(folder: str | Path, prompts: int = 8, seed: int = 0) -> dict[str, str]:
-    """Draw as many scenes, once a "model"; returns model -> folder, for `study.open_study`. Drawn again, they are the same."""
+    """Draw `prompts` scenes, once per "model", and return model -> folder for `open_study`. Drawn again, the scenes are the same."""
     rows = torch.randperm(len(SCENES), generator=generator(seed, "study/demo"))[:prompts]
     made = {}
     for name, quality in QUALITIES.items():
@@ -40,7 +40,7 @@ def write_demo(folder: str | Path, prompts: int = 8, seed: int = 0) -> dict[str,
 
 
 def simulated_study(raters: int, prompts: int, left: float = 0.0, seed: int = 0) -> pd.DataFrame:
-    """Answers of made-up raters to the demonstration's pairs; `SCORES` are the truth, see `simulate`."""
+    """Return answers of simulated raters to the demonstration's pairs; `SCORES` are the truth, see `simulate`."""
     with TemporaryDirectory() as folder:
         study = open_study(write_demo(folder, prompts, seed), Path(folder) / "answers.sqlite", seed)
     names = [f"simulated {number}" for number in range(1, raters + 1)]
@@ -50,14 +50,14 @@ def simulated_study(raters: int, prompts: int, left: float = 0.0, seed: int = 0)
 def simulate(
     trials: Mapping[str, Sequence[Trial]], scores: Mapping[str, Mapping[str, float]], ties: float = 0.1, left: float = 0.0, seed: int = 0
 ) -> pd.DataFrame:
-    """Answers of made-up raters, in the form of `read_answers`: to see an analysis, or how many answers a question needs, beforehand.
+    """Return answers of simulated raters, in the form of `read_answers`, to try an analysis or to plan how many answers it needs.
 
     Args:
-        trials: rater -> what they see.
+        trials: rater -> the trials that the rater sees.
         scores: question -> model -> Bradley-Terry score.
         ties: share of answers that are ties.
         left: log odds added to the left side.
-        seed: of the answers.
+        seed: seed of the answers.
     """
     rows = []
     for rater, seen in trials.items():

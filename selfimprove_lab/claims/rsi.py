@@ -182,7 +182,7 @@ def _prompts(e: Experiments) -> tuple[str, str]:
 
 
 def _fallen(e: Experiments, arm: tuple[str, str]) -> tuple[str, str]:
-    """Compare an arm's end with its beginning; the claim is that both truths fall."""
+    """Compare an arm's end with its beginning; the claim is that both oracle readings fall."""
     found = {c: difference(e, arm, arm, c, -1, 0) for c in (QUALITY, RIGHT)}
     return said(found)[0], together([d.reversed() for d in found.values() if d])
 

@@ -16,7 +16,7 @@ from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove_lab.results.arms import Results, load_results, signed
 
 AGREES, DIFFERS, SPLIT, OPEN, UNTESTABLE = "agrees", "differs", "split", "not decided", "cannot be tested here"
-CHAPTERS = (  # the pages that are called chapter 1, chapter 2, ...
+CHAPTERS = (  # the pages of chapter 1, chapter 2, ...
     "01_diffusion_and_ddim", "02_spin_objective", "03_jensen_bound", "04_gradient", "05_fixed_points", "06_dpo_and_spin",
     "07_spin_rounds", "08_rsi_rounds", "09_collapse", "10_ablations", "11_evaluation", "12_compare_models", "13_at_scale",
 )  # fmt: skip

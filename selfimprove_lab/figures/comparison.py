@@ -146,8 +146,8 @@ def lines(frame: pd.DataFrame, x: str, ylabel: str, xlabel: str) -> Figure:
     drawn: list[str] = []
     for (model, colour), marker in zip(colours(models).items(), MARKERS * (1 + len(models) // len(MARKERS)), strict=False):
         rows = frame[frame["model"] == model].sort_values(x)
-        known = str(model).startswith("oracle")  # the truth, among scorers
-        alike = ("-", ":", "-.")[drawn.count(colour) % 3]  # models of one method and colour
+        known = str(model).startswith("oracle")  # the oracle's readings, among scorers
+        alike = ("-", ":", "-.")[drawn.count(colour) % 3]  # line styles tell models of one method and colour apart
         drawn.append(colour)
         style = {"color": "black", "ls": "--"} if known else {"color": colour, "ls": alike}
         axis.plot(rows[x], rows["mean"], marker=marker, ms=4, lw=1.2, label=str(model).replace("_", " "), **style)

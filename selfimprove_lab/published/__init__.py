@@ -47,10 +47,10 @@ class Table:
     title: str
     source: str
     printed: pd.DataFrame
-    units: dict[str, str]  # by column
+    units: dict[str, str]  # column -> unit
     higher_is_better: bool | None
     averages: bool  # whether the column Average is the mean of the others
-    protocol: dict[str, Any]  # how the numbers were made, by field; "<scorer> version" for each scorer among the columns
+    protocol: dict[str, Any]  # field -> how the numbers were made; "<scorer> version" for each scorer among the columns
     footnotes: tuple[Footnote, ...]
     claims: tuple[dict[str, Any], ...]  # what the paper's text says about these cells, true or not; see `checks`
 

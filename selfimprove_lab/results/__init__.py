@@ -1,1 +1,1 @@
-"""Tables and figures from the exported experiments in `book/results/`, and what single pages compute."""
+"""Make tables and figures from the exported experiments in `book/results/`, and compute what single pages show."""

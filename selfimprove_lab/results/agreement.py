@@ -1,4 +1,4 @@
-"""How far scorers agree: with labels of people or of the shapes world, with the oracle, with one another."""
+"""Measure how far scorers agree: with labels of people or of the shapes world, with the oracle, and with one another."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -15,9 +15,9 @@ from selfimprove.scorers import Scorer
 
 
 def pair_accuracy(scorers: Mapping[str, Scorer], pairs: Iterable[LabelledPair], batch_size: int = 64) -> pd.DataFrame:
-    """How often each scorer prefers the image that the label prefers (SPIN-Diffusion, section 6.1), one row a scorer.
+    """Return how often each scorer prefers the image that the label prefers (SPIN-Diffusion, section 6.1), one row per scorer.
 
-    Columns: accuracy (equal scores count half), low, high (Wilson, 95 %), equal (pairs with equal scores), pairs.
+    Columns: accuracy (equal scores count half), low and high (Wilson, 95 %), equal (pairs with equal scores), pairs.
 
     Raises:
         ValueError: there is no pair.
@@ -44,10 +44,10 @@ def pair_accuracy(scorers: Mapping[str, Scorer], pairs: Iterable[LabelledPair], 
 
 
 def within_prompt_correlation(scores: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Spearman's rank correlation of every two scores among the images of one prompt, averaged over prompts: a square table.
+    """Return Spearman's rank correlation of every two scores among the images of one prompt, averaged over prompts: a square table.
 
-    Within a prompt, because a score that is high for easy prompts says nothing about images. Prompts where one of the two is
-    constant are left out of that pair's mean.
+    The correlation is taken within a prompt, because a score that is high for easy prompts says nothing about images. A prompt where one of
+    the two scores is constant is left out of that pair's mean.
     """
     table = pd.DataFrame(np.eye(len(columns)), index=list(columns), columns=list(columns))
     for i, first in enumerate(columns):
@@ -57,7 +57,7 @@ def within_prompt_correlation(scores: pd.DataFrame, columns: Sequence[str]) -> p
 
 
 def correlation_with(scores: pd.DataFrame, columns: Sequence[str], truth: str) -> pd.DataFrame:
-    """Each score's within-prompt rank correlation with `truth`: mean over prompts, with its 95 % interval."""
+    """Return each score's within-prompt rank correlation with `truth`: the mean over prompts, with its 95 % interval."""
     rows = {}
     for name in columns:
         values = _correlations(scores, name, truth)
@@ -67,7 +67,7 @@ def correlation_with(scores: pd.DataFrame, columns: Sequence[str], truth: str) -
 
 
 def _correlations(scores: pd.DataFrame, first: str, second: str) -> np.ndarray:
-    """One number a prompt, of those with at least three images and variation in both."""
+    """Return one correlation per prompt that has at least three images and variation in both scores."""
     found = []
     for _, group in scores.groupby("prompt", sort=True):
         if len(group) > 2 and group[first].nunique() > 1 and group[second].nunique() > 1:

@@ -1,4 +1,4 @@
-"""Tables and figures of self-play's controls and of the map: where it pays beside fine-tuning."""
+"""Make the tables and figures of self-play's controls, and of the map of where self-play pays compared with fine-tuning."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +42,7 @@ AXES = {  # prefix of a cell of the map -> what it moves
 
 
 def controls_table(root: str | Path) -> pd.DataFrame:
-    """One round with one thing changed: change from the base, and that less the change of the same seed's round as it is."""
+    """Return the change from the base in a round with one thing changed, and that less the same seed's round without the change."""
     experiments, rows = Experiments(Path(root)), []
     plain = ("spin_shapes", "spin")
     for arm, label in {"": "nothing: the round as it is", **CONTROLS}.items():
@@ -56,9 +56,9 @@ def controls_table(root: str | Path) -> pd.DataFrame:
 
 
 def samplers_table(root: str | Path) -> pd.DataFrame:
-    """What a round gains over the base, by the sampler that drew its opponent's images (columns) and the one that draws both models.
+    """Return what a round gains over the base, by the sampler of its opponent's images (columns) and the sampler that draws both models.
 
-    Paired by prompt, with 95 % intervals over prompts; of several seeds the means. Nothing where nothing has been exported.
+    Gains are paired by prompt, with 95 % intervals over prompts; several seeds are averaged. Without exported files the table is empty.
     """
     columns: dict[str, dict[str, str]] = {}
     files = sorted((Path(root) / "spin_samplers").glob("*-prompts.parquet"))
@@ -84,7 +84,7 @@ BUDGETS = {  # arm -> the baseline that it is to be held against, and how much o
 
 
 def budgets_table(root: str | Path) -> pd.DataFrame:
-    """Three rounds of self-play less each baseline, paired by seed and prompt; a row a budget, of all weights and of adapters."""
+    """Return three rounds of self-play less each baseline, paired by seed and prompt; one row per budget, all weights and adapters."""
     experiments, rows = Experiments(Path(root)), []
     for arm, baselines in BUDGETS.items():
         for other, label in baselines.items():
@@ -103,7 +103,10 @@ PATHS = {  # arms along which a method goes on
 
 
 def price_figure(results: Results) -> Figure:
-    """What obedience is paid for what quality: a line a method, a point an arm's end or a round; bars 95 % over seeds and prompts."""
+    """Draw how much obedience is paid for how much quality: one line per method, one point per arm's end or round.
+
+    Bars are 95 % intervals over seeds and prompts.
+    """
     figure, axis = plt.subplots(figsize=(7, 3.8), constrained_layout=True)
     shades = colours(list(PATHS))
     for marker, (name, arms) in zip(MARKERS, PATHS.items(), strict=False):
@@ -134,7 +137,7 @@ SECOND = {QUALITY: "quality, change in round 2", RIGHT: "all right, change in ro
 
 
 def second_round_table(root: str | Path) -> pd.DataFrame:
-    """Fig. 5's question: from where round 1 ended, a round against the player of round 1, or one more against the base and its images."""
+    """Answer fig. 5's question: after round 1, play against round 1's player, or once more against the base and its images?"""
     experiments = Experiments(Path(root))
     new, old = ("spin_shapes", "spin"), ("spin_controls", "continued")
     pairs = {
@@ -150,12 +153,12 @@ def second_round_table(root: str | Path) -> pd.DataFrame:
 
 
 def partner(cell: str) -> str:
-    """The arm of fine-tuning that belongs to a cell: beta means nothing to it."""
+    """Return the arm of fine-tuning that belongs to a cell; fine-tuning has no beta, so cells that move beta share the default's."""
     return "sft-default" if cell.startswith("beta") else f"sft-{cell}"
 
 
 def cells(results: Results) -> list[str]:
-    """The map's cells that have been played, in the order of its axes."""
+    """Return the map's cells that have been played, in the order of its axes."""
     played = [arm.removeprefix("spin-") for arm in results if arm.startswith("spin-") and partner(arm.removeprefix("spin-")) in results]
 
     def order(cell: str) -> tuple[int, float, str]:
@@ -167,7 +170,7 @@ def cells(results: Results) -> list[str]:
 
 
 def map_table(root: str | Path) -> pd.DataFrame:
-    """Every cell played so far: self-play and fine-tuning at equal compute, from the same base on the same images."""
+    """Return every cell played so far: self-play and fine-tuning at equal compute, from the same base on the same images."""
     experiments, rows = Experiments(Path(root)), []
     for cell in cells(experiments.load("spin_map")):
         arms = [("spin_map", f"spin-{cell}"), ("spin_map", partner(cell))]
@@ -186,9 +189,9 @@ def map_table(root: str | Path) -> pd.DataFrame:
 
 
 def map_figure(root: str | Path) -> Figure:
-    """Each cell's self-play less its fine-tuning in both truths, with 95 % intervals; right of zero self-play is ahead.
+    """Draw each cell's self-play less its fine-tuning in both oracle readings, with 95 % intervals; right of zero self-play is ahead.
 
-    Hollow points have fewer than three seeds: their intervals count the prompts alone.
+    Hollow points have fewer than three seeds; their intervals count the prompts alone.
     """
     experiments = Experiments(Path(root))
     played = cells(experiments.load("spin_map"))
@@ -212,12 +215,15 @@ def map_figure(root: str | Path) -> Figure:
 
 
 def scorers_average(metrics: dict[str, Any]) -> float:
-    """The mean of a round's learned scores, as the paper averages its scorers: the one of the widest range decides it."""
+    """Return the mean of a round's learned scores, as the paper averages its scorers; the scorer with the widest range dominates."""
     return float(np.mean([metrics["scores"][name]["mean"] for name in SHAPES_SCORERS]))
 
 
 def samples_figure(results: Results) -> Figure:
-    """Fig. 7's question: scorers' average and quality against images trained on; means, Student's 95 % intervals over seeds."""
+    """Answer fig. 7's question: draw the scorers' average and quality against images trained on.
+
+    Points are means over seeds, with Student's 95 % intervals.
+    """
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), constrained_layout=True)
     lines = {
         "SPIN": ["spin"], "SFT": ["sft-steps", "sft-examples", "sft-compute"], "DPO": ["dpo", "dpo-compute"], "frozen opponent": ["frozen"],
@@ -249,7 +255,7 @@ def samples_figure(results: Results) -> Figure:
 
 
 def images_seen(result: dict[str, Any], index: int) -> int:
-    """Images that round `index` trained on, both sides and every repetition counted."""
+    """Return the number of images that round `index` trained on; both sides and every repetition count."""
     s = result["identity"]
     value = {name: s.get(f"round {index} {name}", s[name]) for name in ("steps", "batch_size", "accumulation", "objective")}
     return value["steps"] * value["batch_size"] * value["accumulation"] * (2 if value["objective"] == "spin" else 1)

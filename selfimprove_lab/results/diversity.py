@@ -1,7 +1,7 @@
-"""Diversity and drift in a scorer's image features: how different a prompt's images are, how far a model has moved from another.
+"""Measure diversity and drift in a scorer's image features: how much a prompt's images differ, and how far one model is from another.
 
-Features are L2-normalised embeddings (`ClipScorer.features`). The Frechet distance is an FID of another feature space, so its values
-compare only with others of the same features and the same number of images.
+Features are L2-normalised embeddings (`ClipScorer.features`). The Frechet distance is an FID in another feature space. Its values therefore
+compare only with values from the same features and the same number of images.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from selfimprove.evaluation.statistics import bootstrap_interval
 
 
 def within_prompt_diversity(features: Float[np.ndarray, "n d"], prompts: Sequence[str]) -> tuple[float, float, float]:
-    """Mean of 1 - cosine between different images of a prompt, averaged over prompts, with its 95 % interval over prompts.
+    """Return the mean of 1 - cosine between different images of a prompt, averaged over prompts, with its 95 % interval over prompts.
 
     Raises:
         ValueError: every prompt has one image.
@@ -33,12 +33,12 @@ def within_prompt_diversity(features: Float[np.ndarray, "n d"], prompts: Sequenc
 
 
 def frechet_distance(first: Float[np.ndarray, "n d"], second: Float[np.ndarray, "m d"]) -> float:
-    """`|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))` of the two sets' means and covariances (Heusel et al. 2017).
+    """Return `|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))` of the two sets' means and covariances (Heusel et al. 2017).
 
-    Biased upwards, the more the fewer images: two samples of one model do not give 0. Show `frechet_floor` beside it.
+    The distance is biased upwards, more so with fewer images: two samples of one model do not give 0. Show `frechet_floor` beside it.
 
     Raises:
-        ValueError: fewer than two images on a side.
+        ValueError: one side has fewer than two images.
     """
     if min(len(first), len(second)) < 2:
         raise ValueError(f"{len(first)} and {len(second)} images have no covariance; give at least two on each side")
@@ -52,9 +52,9 @@ def frechet_distance(first: Float[np.ndarray, "n d"], second: Float[np.ndarray, 
 
 
 def frechet_floor(features: Float[np.ndarray, "n d"], prompts: Sequence[str]) -> float:
-    """What the bias alone gives: the distance between two halves of one model's images, alternate images of the same prompts.
+    """Return what the bias alone gives: the distance between two halves of one model's images, split alternately within each prompt.
 
-    The halves have half as many images each, so this is a little more than the floor at full size.
+    Each half has half as many images, so the result is a little more than the floor at full size.
     """
     place: dict[str, int] = {}
     half = np.empty(len(prompts), dtype=bool)
@@ -65,7 +65,10 @@ def frechet_floor(features: Float[np.ndarray, "n d"], prompts: Sequence[str]) ->
 
 
 def drift_report(features: Mapping[str, Float[np.ndarray, "n d"]], prompts: Sequence[str]) -> pd.DataFrame:
-    """One row a model: diversity within prompts with its interval, and the Frechet distance to the first model, whose own is its floor."""
+    """Return the diversity within prompts with its interval, and the Frechet distance to the first model, one row per model.
+
+    The distance in the first model's own row is its floor, see `frechet_floor`.
+    """
     base = next(iter(features.values()))
     rows = []
     for name, own in features.items():

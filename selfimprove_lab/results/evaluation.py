@@ -1,6 +1,6 @@
-"""The exported evaluation of all models on shapes (`book/results/evaluation_shapes/`), in the forms of the papers' tables.
+"""Tabulate the exported evaluation of all models on shapes (`book/results/evaluation_shapes/`), in the forms of the papers' tables.
 
-Models that were trained with several seeds are judged on the same prompts; intervals are over seeds and prompts at once.
+Models that were trained with several seeds are judged on the same prompts; intervals count seeds and prompts at once.
 """
 
 import re
@@ -25,7 +25,7 @@ _SEED = re.compile(r"(.*), seed (\d+)(.*)")
 
 
 def load_evaluations(folder: str | Path) -> Evaluations:
-    """{model: {training seed: scores}}, the base first; empty where nothing has been exported."""
+    """Return {model: {training seed: scores}}, the base first; empty if nothing has been exported."""
     found: Evaluations = {}
     for path in sorted(Path(folder).glob("*.parquet")):
         scored = read_scores(path)
@@ -40,7 +40,7 @@ def load_evaluations(folder: str | Path) -> Evaluations:
 
 
 def values(evaluations: Evaluations, scorers: Sequence[str], rule: Rule = MEAN) -> dict[str, dict[str, np.ndarray]]:
-    """{model: {score: array (seeds, prompts)}}, with both averages; z counted from the base's images.
+    """Return {model: {score: array (seeds, prompts)}}, with both averages; z-scores refer to the base's images.
 
     Raises:
         ProtocolError: models were not judged on the same prompts.
@@ -71,12 +71,12 @@ STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def tidy(evaluations: Evaluations, scorers: Sequence[str] = SHAPES_SCORERS, rule: Rule = MEAN, statistic: str = "mean") -> pd.DataFrame:
-    """One row a model and score: `statistic` with its 95 % interval over seeds and prompts, and the number of seeds.
+    """Return `statistic` with its 95 % interval over seeds and prompts, and the number of seeds, one row per model and score.
 
-    `statistic`: "mean"; "difference" to the base; "wins", the per cent of prompts won over the base, a tie counting half.
+    `statistic` is "mean", "difference" (to the base), or "wins" (per cent of prompts won over the base; a tie counts half).
 
     Raises:
-        ValueError: another statistic.
+        ValueError: the statistic is not one of these.
     """
     if statistic not in STATISTICS:
         raise ValueError(f"statistic={statistic!r} is not known; choose one of {list(STATISTICS)}")
@@ -97,7 +97,7 @@ def tidy(evaluations: Evaluations, scorers: Sequence[str] = SHAPES_SCORERS, rule
 
 
 def table(evaluations: Evaluations, statistic: str = "mean", rule: Rule = MEAN, digits: int = 3) -> pd.DataFrame:
-    """`tidy` in the papers' form: a row a model, a column a score, "value [low, high]"; the truth in the first columns."""
+    """Return `tidy` in the papers' form: one row per model, one column per score, "value [low, high]"; the oracle's columns come first."""
     rows = tidy(evaluations, rule=rule, statistic=statistic)
     if rows.empty:
         return rows
@@ -113,7 +113,7 @@ def table(evaluations: Evaluations, statistic: str = "mean", rule: Rule = MEAN, 
 
 
 def later_less_earlier(evaluations: Evaluations, earlier: str, later: str, scores: Sequence[str] = TRUTH_COLUMNS) -> dict[str, np.ndarray]:
-    """{score: the later model less the earlier one, array (seeds, prompts)}, over the seeds that both have; empty if there are none."""
+    """Return {score: later model less earlier model, array (seeds, prompts)}, over the seeds that both have; empty if there are none."""
     seeds = sorted(set(evaluations.get(earlier, {})) & set(evaluations.get(later, {})))
     if BASE not in evaluations or not seeds:
         return {}
@@ -123,7 +123,7 @@ def later_less_earlier(evaluations: Evaluations, earlier: str, later: str, score
 
 
 def later_table(evaluations: Evaluations, earlier: str, later: str) -> pd.DataFrame:
-    """The truth of the later model less that of the earlier one: a row a seed (intervals over prompts), then all seeds together."""
+    """Return the oracle's readings of the later model less the earlier: a row per seed (intervals over prompts), then all seeds."""
     found = later_less_earlier(evaluations, earlier, later)
     rows: dict[str, dict[str, str]] = {}
     for score, matrix in found.items():
@@ -136,7 +136,7 @@ def later_table(evaluations: Evaluations, earlier: str, later: str) -> pd.DataFr
 
 
 def medians(evaluations: Evaluations, rule: Rule = MEAN) -> pd.DataFrame:
-    """Medians over prompts of the mean over seeds, a row a model."""
+    """Return the medians over prompts of the mean over seeds, one row per model."""
     found = values(evaluations, SHAPES_SCORERS, rule)
     frame = pd.DataFrame({name: {score: _median(matrix) for score, matrix in scores.items()} for name, scores in found.items()}).T
     truths = [c for c in TRUTH_COLUMNS if c in frame]
@@ -144,9 +144,10 @@ def medians(evaluations: Evaluations, rule: Rule = MEAN) -> pd.DataFrame:
 
 
 def best_of_curve(scores: pd.DataFrame, scorers: Sequence[str], by: str, sizes: Sequence[int]) -> pd.DataFrame:
-    """By how much every score of the best of n images by `by` exceeds the mean of the prompt's images, in the score's standard deviations.
+    """Return by how much the best of n images by `by` exceeds the mean of its prompt's images, on every score.
 
-    Columns: n, score, mean, low, high (over prompts); the same images for every n, and the truth beside the scorers where it is known.
+    The unit is the score's standard deviation. Columns: n, score, mean, low, high (over prompts). The same images serve every n. The
+    oracle's readings stand beside the scorers where they are known.
     """
     extended = with_averages(scores, scorers, Scale.of(scores, scorers))
     rows, every = [], by_prompt(extended)
@@ -161,9 +162,9 @@ def best_of_curve(scores: pd.DataFrame, scorers: Sequence[str], by: str, sizes: 
 
 
 def interval_widths(ours: Scored, base: Scored, score: str, sizes: Sequence[int]) -> pd.DataFrame:
-    """Half the width of the 95 % interval of a score's paired difference, of its unpaired one, and of a win rate, by number of prompts.
+    """Return half the width of 95 % intervals by number of prompts: of a paired difference, an unpaired difference, and a win rate.
 
-    From the spread that is seen over all prompts; the win rate's is that of 55 % (normal approximation).
+    The widths follow from the spread over all prompts; the win rate's is that of a rate of 55 % (normal approximation).
     """
     difference = ours.table.groupby("prompt")[score].mean() - base.table.groupby("prompt")[score].mean()
     alone = [s.table.groupby("prompt")[score].mean().var(ddof=1) for s in (ours, base)]
@@ -179,7 +180,7 @@ def interval_widths(ours: Scored, base: Scored, score: str, sizes: Sequence[int]
 
 
 def inflation_table(evaluations: Evaluations, n: int) -> pd.DataFrame:
-    """For every score: what choosing the best of n adds to the base, and what the last round of self-play adds at either protocol."""
+    """Return for every score what choosing the best of n adds to the base, and what the last round of self-play adds by either protocol."""
     found = {rule: values(evaluations, SHAPES_SCORERS, rule) for rule in (MEAN, Rule(n))}
     single, best = (found[rule] for rule in (MEAN, Rule(n)))
     tuned = [name for name in evaluations if name.startswith("SPIN round")][-1:]
@@ -192,7 +193,7 @@ def inflation_table(evaluations: Evaluations, n: int) -> pd.DataFrame:
 
 
 def guidance_frame(evaluations: Evaluations) -> pd.DataFrame:
-    """Models at several guidances: columns model, guidance, score, mean, low, high; intervals over seeds and prompts."""
+    """Return models at several guidances: columns model, guidance, score, mean, low, high; intervals count seeds and prompts."""
     rows = []
     for name, seeds in evaluations.items():
         tables = [MEAN.apply(s.table) for s in seeds.values()]
@@ -206,13 +207,13 @@ def guidance_frame(evaluations: Evaluations) -> pd.DataFrame:
 
 
 def guidance_table(evaluations: Evaluations, usual: float, scores: Sequence[str] = TRUTH_COLUMNS) -> pd.DataFrame:
-    """Every model at every guidance less the base, paired by prompt: at the same guidance, and at the usual one.
+    """Return every model at every guidance less the base, paired by prompt: at the same guidance, and at the usual one.
 
-    One row a model and guidance, "difference [low, high]", intervals over seeds and prompts. The second asks what tuning buys beyond a
-    change of the base's guidance; the base's own rows say what that change buys.
+    There is one row per model and guidance: "difference [low, high]", with intervals over seeds and prompts. The second difference asks
+    what training gains beyond a change of the base's guidance. The base's own rows say what that change gains.
 
     Raises:
-        ProtocolError: the base was not judged at the usual guidance, or models not on the same prompts.
+        ProtocolError: the base was not judged at the usual guidance, or models were not judged on the same prompts.
     """
     if not evaluations:
         return pd.DataFrame()

@@ -1,4 +1,4 @@
-"""What the presets for Stable Diffusion cost, from their settings and the shapes of the network alone: a table for those who plan."""
+"""Estimate what the presets for Stable Diffusion cost, from their settings and the shapes of the network alone, for planning."""
 
 import json
 from dataclasses import replace
@@ -30,7 +30,11 @@ ROUNDS = {"sd14-rsi": 8, SD3: 3}  # of recursion, by its paper; self-play's are 
 
 
 class Cost(NamedTuple):
-    """One preset played to its last round: FLOPs in all, and of training steps alone; bytes of memory a process, and on disk."""
+    """The cost of one preset played to its last round.
+
+    `flops` are those of the whole run and `training` those of its training steps. `memory` is in bytes per process, `disk` in bytes.
+    `cards` is the number of processes.
+    """
 
     rounds: int
     cards: int
@@ -41,12 +45,12 @@ class Cost(NamedTuple):
 
 
 def shapes_of(name: str) -> Shapes:
-    """Those of the pipeline that a row of the table is about."""
+    """Return the shapes of the pipeline that a row of the table is about."""
     return stable_diffusion_3() if name == SD3 else stable_diffusion()
 
 
 def simulate(name: str) -> dict[str, Any]:
-    """What takes seconds to count, of one preset: FLOPs a latent or image, and bytes at the peak of a training step, part by part."""
+    """Count what takes seconds for one preset: FLOPs per latent or image, and bytes at the peak of a training step, part by part."""
     settings, shapes = SCALED[name].settings, shapes_of(name)
     flops = count_flops(shapes, settings)
     memory = training_memory(shapes, settings, second_network(settings, _rounds(name)), CARDS.get(name, 1))
@@ -58,7 +62,10 @@ def _rounds(name: str) -> int:
 
 
 def costs_of(name: str, simulated: dict[str, Any], examples: int | None = None, judged: int | None = None) -> Cost:
-    """Costs of a preset with so many real images and evaluation images; None: the preset's own numbers. `simulated`: see `simulate`."""
+    """Return the costs of a preset with `examples` real images and `judged` evaluation images; None means the preset's own numbers.
+
+    `simulated` is the result of `simulate`.
+    """
     preset = SCALED[name]
     s, flops, cards = preset.settings, Flops(**simulated["flops"]), CARDS.get(name, 1)
     real, evaluated = examples or s.samples, judged or s.evaluation_prompts * s.evaluation_images
@@ -71,9 +78,10 @@ def costs_of(name: str, simulated: dict[str, Any], examples: int | None = None, 
 
 
 def scale_table(path: str | Path, examples: int | None = None) -> pd.DataFrame:
-    """Every preset for Stable Diffusion: operations, time of its cards at 30 % of their peak, memory of a process, disk.
+    """Return for every preset for Stable Diffusion: operations, time of its cards at 30 % of their peak, memory per process, disk.
 
-    `path`: what `python -m benchmarks.scale` wrote. With `examples`, the captions of the data, only those that train on data.
+    `path` is the file that `python -m benchmarks.scale` wrote. If `examples`, the number of the data's captions, is given, the table has
+    only the presets that train on data.
     """
     simulated, rows = json.loads(Path(path).read_text())["presets"], []
     for name, preset in SCALED.items():
@@ -89,7 +97,7 @@ def scale_table(path: str | Path, examples: int | None = None) -> pd.DataFrame:
 
 
 def memory_table(path: str | Path) -> pd.DataFrame:
-    """What a process holds when it holds the most, part by part and in all, for every preset; `path` as in `scale_table`."""
+    """Return what a process holds at its peak, part by part and in total, for every preset; `path` as in `scale_table`."""
     simulated = json.loads(Path(path).read_text())["presets"]
     parts = pd.DataFrame({name: simulated[name]["memory"] for name in SCALED}).T
     parts = parts.loc[:, (parts > 0).any()]
@@ -98,7 +106,7 @@ def memory_table(path: str | Path) -> pd.DataFrame:
 
 
 def scale_sentence(path: str | Path) -> str:
-    """When, where and with what the simulated numbers were made, of `path` as in `scale_table`."""
+    """Say when, where and with what the simulated numbers were made; `path` as in `scale_table`."""
     made = json.loads(Path(path).read_text())["provenance"]
     versions = ", ".join(f"{k} {v}" for k, v in made["versions"].items())
     return f"Simulated {made['time']} on {made['machine']} (`python -m benchmarks.scale`); {versions}; git {made['git'][:10]}."

@@ -1,4 +1,4 @@
-"""What a scorer notices: the same images blurred, recoloured, cropped, mirrored, or with another image's caption."""
+"""Measure what a scorer notices: the same images blurred, faded, recoloured, cropped, mirrored, or with another image's caption."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -18,26 +18,26 @@ Images = Float[Tensor, "b 3 h w"]
 
 
 def blurred(images: Images, width: float = 0.03) -> Images:
-    """Gaussian blur; `width` is its standard deviation as a share of the image's width."""
+    """Blur images with a Gaussian; `width` is its standard deviation as a share of the image's width."""
     sigma = width * images.shape[-1]
     return torch.from_numpy(gaussian_filter(images.numpy(), (0, 0, sigma, sigma), mode="nearest")).clamp(0, 1)
 
 
 def recoloured(images: Images, turn: float = 0.5) -> Images:
-    """Every hue turned by a share of the colour circle; grey stays grey."""
+    """Turn every hue by the share `turn` of the colour circle; grey stays grey."""
     hsv = rgb_to_hsv(images.permute(0, 2, 3, 1).numpy())
     hsv[..., 0] = (hsv[..., 0] + turn) % 1
     return torch.from_numpy(hsv_to_rgb(hsv)).permute(0, 3, 1, 2).float().contiguous()
 
 
 def faded(images: Images, keep: float = 0.4) -> Images:
-    """Colours drawn towards their own grey."""
+    """Draw colours towards their own grey; `keep` is the share of the colour that stays, in [0, 1]."""
     grey = images.mean(1, keepdim=True)
     return grey + keep * (images - grey)
 
 
 def cropped(images: Images, keep: float = 0.6) -> Images:
-    """The middle of each image, enlarged to its size."""
+    """Cut out the middle of each image, the share `keep` of either side, and enlarge it to the image's size."""
     height, width = images.shape[-2:]
     top, left = round(height * (1 - keep) / 2), round(width * (1 - keep) / 2)
     middle = images[..., top : height - top, left : width - left]
@@ -45,7 +45,7 @@ def cropped(images: Images, keep: float = 0.6) -> Images:
 
 
 def mirrored(images: Images) -> Images:
-    """Left and right exchanged: a control, which hardly any caption cares about."""
+    """Exchange left and right: a control, because hardly any caption depends on it."""
     return images.flip(-1)
 
 
@@ -56,7 +56,7 @@ WRONG_CAPTION = "wrong caption"
 
 
 def other_captions(prompts: Sequence[str]) -> list[str]:
-    """For each image the next different caption in the list.
+    """Return for each image the next different caption in the list.
 
     Raises:
         ValueError: all captions are the same.
@@ -70,10 +70,10 @@ def other_captions(prompts: Sequence[str]) -> list[str]:
 
 
 def sensitivity(scorers: Mapping[str, Scorer], images: Images, prompts: Sequence[str]) -> pd.DataFrame:
-    """Change of every score under every perturbation, in standard deviations of that score over the untouched images (in the score's own
-    units where these all score alike).
+    """Return the change of every score under every perturbation, in standard deviations of that score over the untouched images.
 
-    Columns: change (perturbation), scorer, mean, low, high (95 % over images). Values in [0, 1] in and out.
+    A score that is the same for all untouched images changes in its own units. Columns: change (the perturbation), scorer, mean, low, high
+    (95 % over images). Images have values in [0, 1], before and after.
     """
     rows = []
     for name, scorer in scorers.items():

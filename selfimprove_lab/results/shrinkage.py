@@ -1,4 +1,4 @@
-"""What distances to the base's images can and cannot see, on the embedded model's own latents: for notebooks 09 and 10."""
+"""Show what distances to the base's images can and cannot see, on the embedded model's own latents, for notebooks 09 and 10."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -25,7 +25,7 @@ REFERENCES: tuple[Reference, ...] = ("mean", "nearest", "two-sided")
 
 @lru_cache(maxsize=1)
 def base_latents(count: int) -> tuple[Diffuser, Float[Tensor, "n c h w"]]:
-    """The embedded pipeline and `count` of its images' latents, one a prompt."""
+    """Return the embedded pipeline, and the latents of `count` of its images, one image per prompt."""
     settings = PRESETS["shapes-rsi"].settings
     diffuser = load_diffuser(resolve_model("shapes"), torch.device("cpu"))
     prompts = [c.text for c in shapes_prompts(count)]
@@ -37,9 +37,9 @@ def base_latents(count: int) -> tuple[Diffuser, Float[Tensor, "n c h w"]]:
 
 
 def blindness(count: int, scales: Sequence[float] = SCALES) -> pd.DataFrame:
-    """Mean weight and distance of the base's images, their latents scaled, against its other images: one row a scale and reduction.
+    """Return mean weight and distance of the base's scaled latents against its other images, one row per scale and reduction.
 
-    Calibrated by RSIDiff eq. (5) with l2: nine in ten of the references have weight 1.
+    The weight is RSIDiff's eq. (5) with l2, calibrated so that nine in ten of the references have weight 1.
     """
     _, latents = base_latents(count)
     samples, references = latents[: count // 4], latents[count // 4 :]
@@ -55,7 +55,7 @@ def blindness(count: int, scales: Sequence[float] = SCALES) -> pd.DataFrame:
 
 
 def blindness_figure(table: pd.DataFrame) -> Figure:
-    """Distance and weight against the scale of the latents."""
+    """Draw distance and weight against the scale of the latents."""
     figure, axes = plt.subplots(1, 2, figsize=(8, 3), constrained_layout=True)
     styles: dict[str, dict[str, Any]] = {
         "mean": {"lw": 4, "alpha": 0.4},
@@ -72,7 +72,7 @@ def blindness_figure(table: pd.DataFrame) -> Figure:
 
 
 def convention_table(count: int) -> pd.DataFrame:
-    """By convention: measured distances between the embedded model's images, and sqrt(2 d variance), the rule for unrelated ones."""
+    """Return by convention measured distances between the embedded model's images, and the rule for unrelated ones, sqrt(2 d variance)."""
     diffuser, latents = base_latents(count)
     variance = float(latents.flatten(1).var(0).mean())
     off = ~torch.eye(count, dtype=torch.bool)
@@ -89,14 +89,14 @@ def convention_table(count: int) -> pd.DataFrame:
 
 
 def expected_distance(variance: float, shape: tuple[int, int, int], distance: Distance, scaling_factor: float) -> float:
-    """The distance of two unrelated latents whose dimensions have this variance: sqrt(2 d variance), in the convention's unit."""
+    """Return the distance of two unrelated latents whose dimensions have this variance: sqrt(2 d variance), in the convention's unit."""
     channels, height, width = shape
     one = torch.zeros(1, channels, height, width)
     return float(pairwise(one, one + (2 * variance) ** 0.5, distance, scaling_factor))
 
 
 def expected_conventions(shape: tuple[int, int, int], scaling_factor: float) -> pd.DataFrame:
-    """By convention: the distance of two unrelated latents of unit variance, and where the paper's beta of 35 would lie."""
+    """Return by convention the distance of two unrelated latents of unit variance, and the paper's beta of 35 in units of it."""
     rows = {}
     for name in get_args(Distance):
         apart = expected_distance(1.0, shape, name, scaling_factor)

@@ -1,4 +1,4 @@
-"""Early signs of over-optimisation: what a round's training log said, beside what became of obedience and quality."""
+"""Search for early signs of over-optimisation: a round's training log beside the round's change of obedience and quality."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,11 @@ EXPERIMENTS = {"spin_shapes": "rounds, and the frozen opponent", "spin_controls"
 
 
 class Sign(NamedTuple):
-    """What a round's training log said, and what became of obedience; one a run and round of self-play."""
+    """The signs in a round's training log, and the round's change of obedience and quality; one per run and round of self-play.
+
+    For `real_error` see `training_signs`. `implicit_accuracy` and `margin` are means over the same tenth of the log. `all_right` and
+    `quality` are changes of the oracle's readings in the round.
+    """
 
     experiment: str
     arm: str
@@ -31,11 +35,11 @@ class Sign(NamedTuple):
 
 
 def training_signs(root: str | Path, at: float = 1.0) -> pd.DataFrame:
-    """From every exported round of self-play (null rounds and DPO aside), once: a tenth of its log, and what the round changed.
+    """Return the signs in a tenth of the log, and what the round changed, for every exported round of self-play, each counted once.
 
-    `at`: the share of the round, in (0, 1], at which that tenth ends: 1 looks back at its end, a third is an early sign.
-    `real_error`: the player's squared error on real images over the opponent's, less 1. Above 0 the player denoises even the images
-    that it should learn worse than before, only less so than the opponent's.
+    Null rounds and DPO are left out. `at` is the share of the round, in (0, 1], at which the tenth ends: 1 looks at the round's end, a
+    third is an early sign. `real_error` is the player's squared error on real images over the opponent's, less 1. Above 0, the player has
+    become worse even on the images that it should learn, only less so than on the opponent's images.
     """
     rows: dict[tuple[float, ...], Sign] = {}
     experiments = Experiments(Path(root))
@@ -59,9 +63,9 @@ def training_signs(root: str | Path, at: float = 1.0) -> pd.DataFrame:
 
 
 def predictors_table(signs: pd.DataFrame) -> pd.DataFrame:
-    """Spearman's correlation of each sign with the round's change of obedience and of quality; intervals over runs.
+    """Return Spearman's correlation of each sign with the round's change of obedience and of quality, with intervals over runs.
 
-    A sign that warns of over-optimisation correlates with a loss of obedience in runs that did not suggest it.
+    A sign warns of over-optimisation if it correlates with a loss of obedience in runs that did not suggest the sign.
     """
     rows, codes = {}, signs.groupby(["experiment", "arm", "seed"]).ngroup().to_numpy()
     for sign in ("real_error", "implicit_accuracy", "margin"):
@@ -83,7 +87,7 @@ def predictors_table(signs: pd.DataFrame) -> pd.DataFrame:
 
 
 def signs_figure(signs: pd.DataFrame) -> Figure:
-    """Change of obedience in a round against the player's error on real images, relative to the opponent's, at its end."""
+    """Draw the change of obedience in a round against the player's error on real images, relative to the opponent's, at its end."""
     figure, axis = plt.subplots(figsize=(5.5, 3.4), constrained_layout=True)
     for marker, (name, part) in zip("os^", signs.groupby("experiment"), strict=False):
         axis.scatter(100 * part["real_error"], part["all_right"], s=14, marker=marker, alpha=0.7, label=EXPERIMENTS[str(name)])
@@ -99,10 +103,10 @@ LIMIT, LOSS = 0.1, 0.03  # of the error on real images above the opponent's; of 
 
 
 def alarm_table(root: str | Path, runs: Sequence[tuple[str, str, int]], at: float = 0.5) -> pd.DataFrame:
-    """Whether the alarm was right in every round of some runs, given as (experiment, arm, seed); those not played are left out.
+    """Return whether the alarm was right in every round of some runs, given as (experiment, arm, seed); missing runs are left out.
 
-    It rings if, when the share `at` of a round is over, the error on real images stands more than `LIMIT` above the opponent's; it is right
-    if it rings and the round then ends with obedience lower by more than `LOSS`, or is silent and it does not.
+    The alarm rings if, after the share `at` of a round, the error on real images is more than `LIMIT` above the opponent's. The alarm is
+    right if it rings and the round then ends with obedience lower by more than `LOSS`, or if it is silent and the round does not.
     """
     signs = training_signs(root, at).set_index(["experiment", "arm", "seed"])
     rows = []
@@ -116,7 +120,7 @@ def alarm_table(root: str | Path, runs: Sequence[tuple[str, str, int]], at: floa
 
 
 def alarm_counts(signs: pd.DataFrame) -> pd.DataFrame:
-    """How many of all rounds the alarm of `alarm_table` rings in, and how many of these, and of the others, lose so much."""
+    """Count the rounds in which the alarm of `alarm_table` rings or is silent, by whether obedience falls by more than `LOSS`."""
     rings, lost = signs["real_error"] > LIMIT, -signs["all_right"] > LOSS
     columns = {f"obedience falls by more than {LOSS:g}": lost, "it does not": ~lost}
     return pd.DataFrame(

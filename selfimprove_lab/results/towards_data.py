@@ -1,4 +1,4 @@
-"""Rounds from models that stand above and below their data: which way they go, and what fine-tuning does there."""
+"""Follow rounds from models that stand above and below their data: which way they go, and what fine-tuning does there."""
 
 import json
 from pathlib import Path
@@ -19,9 +19,9 @@ SCORES = {QUALITY: "quality", RIGHT: "all right"}
 
 
 def data_table(root: str | Path) -> pd.DataFrame:
-    """Where the data and the base stand, and which way rounds of self-play go from there; a row a score and case.
+    """Return where the data and the base stand, and which way rounds of self-play go from there, one row per score and case.
 
-    The data are read as models are: through the autoencoder, by the oracle. Intervals as in `claims.difference`.
+    The oracle reads the data as it reads models: after the autoencoder. Intervals are those of `claims.table.difference`.
     """
     path, experiments, rows = Path(root) / "data_quality.json", Experiments(Path(root)), []
     if not path.exists():
@@ -46,10 +46,10 @@ def data_table(root: str | Path) -> pd.DataFrame:
 
 
 def objectives_table(root: str | Path) -> pd.DataFrame:
-    """What one round of self-play and fine-tuning for as many passes do to samples, and to the denoiser they come from; a row a case.
+    """Return what a round of self-play, and fine-tuning for as many passes, do to samples and to the denoiser, one row per case.
 
-    Quality of samples with the intervals of `claims.difference`; the error of denoising held-out images of the data as a change in per
-    cent of the base's, with Student's interval over the seeds.
+    The quality of samples has the intervals of `claims.table.difference`. The error of denoising held-out images of the data is a change in
+    per cent of the base's, with Student's interval over the seeds.
     """
     experiments, rows = Experiments(Path(root)), []
     for label, (_, played, tuned) in CASES.items():

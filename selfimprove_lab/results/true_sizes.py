@@ -1,4 +1,4 @@
-"""Stable Diffusion's networks at their true sizes, without weights: what pages and benchmarks count and time."""
+"""Build Stable Diffusion's networks at their true sizes, without weights, for pages and benchmarks that count and time."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ from selfimprove.planning.costs import Shapes
 
 
 class Shapes3(Shapes):
-    """Those of Stable Diffusion 3, whose transformer reads text tokens beside the latent's patches, and a pooled embedding besides."""
+    """The shapes of Stable Diffusion 3, whose transformer reads text tokens beside the latent's patches, and a pooled embedding besides."""
 
     @property
     def text(self) -> tuple[int, int]:
-        """(tokens, width) of a prompt's embedding."""
+        """Return (tokens, width) of a prompt's embedding."""
         return self.tokens, self.unet.config.joint_attention_dim
 
     def inputs(self, batch: int) -> tuple[Tensor, ...]:
-        """(x_t, text, pooled text, t) for the transformer."""
+        """Return (x_t, text, pooled text, t) for the transformer."""
         noisy, t, text = super().inputs(batch)
         return noisy, text, torch.zeros(batch, self.unet.config.pooled_projection_dim), t
 
@@ -33,7 +33,7 @@ SD3_TEXT = 123_650_304 + 694_659_840 + 4_762_310_656  # of the same and of ViT-b
 
 
 def stable_diffusion() -> Shapes:
-    """Stable Diffusion 1.x at 512 pixels, on a GPU; no weights are made or read."""
+    """Return the shapes of Stable Diffusion 1.x at 512 pixels, on a GPU; no weights are made or read."""
     with FakeTensorMode():
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
         vae = AutoencoderKL(**_VAE)
@@ -41,10 +41,10 @@ def stable_diffusion() -> Shapes:
 
 
 def stable_diffusion_3() -> Shapes3:
-    """Stable Diffusion 3 medium at 1,024 pixels, on a GPU; it can be counted here, not run.
+    """Return the shapes of Stable Diffusion 3 medium at 1,024 pixels, on a GPU; it can be counted here, not run.
 
-    Depth 24, and as many heads of 64, as its paper has it; the rest as in diffusers' scripts/convert_sd3_to_diffusers.py, which writes the
-    published folder, and the 77 + 256 tokens of its pipeline.
+    The depth is 24, with 24 heads of 64 channels, as in its paper. The rest is as in diffusers' scripts/convert_sd3_to_diffusers.py, which
+    writes the published folder, and the pipeline's 77 + 256 tokens.
     """
     with FakeTensorMode():
         transformer = SD3Transformer2DModel(num_layers=24, num_attention_heads=24, caption_projection_dim=24 * 64, pos_embed_max_size=192)

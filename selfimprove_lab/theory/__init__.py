@@ -1,1 +1,1 @@
-"""The derivations, executed: each module computes what one numbered notebook claims, and returns the claims to be checked."""
+"""Execute the derivations: each module computes what one numbered notebook claims, and returns the claims to be checked."""

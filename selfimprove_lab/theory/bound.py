@@ -1,4 +1,4 @@
-"""Notebook 03: Lemma 4.1, the exact objective below the approximate one; where it is tight, and why it is loose."""
+"""Notebook 03: test Lemma 4.1, that the exact objective lies below the approximate one; where it is tight, and why it is loose."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from selfimprove_lab.theory import exact
 from selfimprove_lab.theory.checks import Check
 from selfimprove_lab.theory.objective import make_game
 
-# decreasing, not convex: the lemma has no reason to hold, and must be seen to fail
+# decreasing but not convex: the lemma has no reason to hold for this link, and the test must see it fail
 SIGMOID = losses.LinkFunction(
     "sigmoid", lambda x: torch.sigmoid(-x), lambda x: -torch.sigmoid(x) * torch.sigmoid(-x), satisfies_assumption=False
 )
@@ -26,10 +26,11 @@ def gaps(
     distances: Sequence[float] = (0.02, 0.25, 1.0),
     beta_per_step: float = 20.0,
 ) -> pd.DataFrame:
-    """(4.9) less (4.8) example by example, for every T, eta, distance of theta from theta_k and link.
+    """Return (4.9) less (4.8), example by example, for every T, eta, distance of theta from theta_k, and link.
 
-    beta_t is `beta_per_step / |h_t|`, a function of t between the constant and the proof's. One row a case: means of both
-    objectives, smallest and mean gap, the largest absolute argument of the link, and the mean over examples of its variance over t.
+    beta_t is `beta_per_step / |h_t|`, a function of t between the constant and the proof's. There is one row per case: the means of both
+    objectives, the smallest, mean and largest gap, the largest absolute argument of the link, and the mean over examples of its variance
+    over t.
     """
     rows = []
     for total in totals:
@@ -58,7 +59,7 @@ def gaps(
 
 
 def cost_table(path: str) -> pd.DataFrame:
-    """What one gradient of either objective costs on the embedded UNet, as `make benchmarks` measured it."""
+    """Return what one gradient of either objective costs on the embedded UNet, as `make benchmarks` measured it."""
     measured = json.loads(Path(path).read_text())
     table = pd.DataFrame(measured["rows"]).set_index(["form", "T"]).round(1)
     made = measured["provenance"]
@@ -67,7 +68,7 @@ def cost_table(path: str) -> pd.DataFrame:
 
 
 def checks(table: pd.DataFrame) -> list[Check]:
-    """What the notebook asserts."""
+    """Return what the notebook asserts."""
     convex = table[table["link"] != SIGMOID.name]
     correlation, sigmoid = (table[table["link"] == name] for name in ("correlation", SIGMOID.name))
     hinge_near = table[(table["link"] == "hinge") & (table["largest argument"] < 1)]

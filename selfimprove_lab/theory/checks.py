@@ -1,4 +1,4 @@
-"""Checks: statements with the numbers that decide them, shown as a table at the end of a notebook, and asserted there."""
+"""Check statements by the numbers that decide them; a notebook shows its checks as a table at its end, and asserts them there."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ import pandas as pd
 
 
 class BrokenCheckError(AssertionError):
-    """At least one claim does not hold; the message lists them with what was measured."""
+    """Raised if at least one claim does not hold; the message lists the broken claims with what was measured."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """A statement, the number that decides it, and the bound that the number must keep."""
+    """A statement, the quantity that decides it, its measured value, and the bound that this value must keep."""
 
     statement: str
     quantity: str
@@ -23,12 +23,12 @@ class Check:
 
     @property
     def holds(self) -> bool:
-        """Whether the measured number keeps the bound; nan never does."""
+        """Return whether the measured number keeps the bound; nan never does."""
         return bool(self.measured <= self.bound if self.relation == "<=" else self.measured >= self.bound)
 
 
 def checks_table(claims: Sequence[Check]) -> pd.DataFrame:
-    """One row a claim: statement, quantity, tolerance, what was measured, verdict."""
+    """Return one row per claim: statement, quantity, tolerance, what was measured, verdict."""
     rows = [
         {
             "claim": c.statement, "quantity": c.quantity, "tolerance": f"{c.relation} {c.bound:.3g}", "measured": f"{c.measured:.3g}",
@@ -40,10 +40,10 @@ def checks_table(claims: Sequence[Check]) -> pd.DataFrame:
 
 
 def assert_checks(claims: Sequence[Check]) -> None:
-    """Stop if a claim is broken.
+    """Raise if a claim is broken.
 
     Raises:
-        BrokenCheckError: names every broken claim, its number and its bound.
+        BrokenCheckError: a claim is broken; the message names every broken claim, its number and its bound.
     """
     broken = [f"{c.statement} ({c.quantity}: {c.measured:.6g}, should be {c.relation} {c.bound:.6g})" for c in claims if not c.holds]
     if broken:

@@ -1,4 +1,4 @@
-"""Notebook 06: where Diffusion-DPO and SPIN share a formula, where they part, and the four readings of beta."""
+"""Notebook 06: find where Diffusion-DPO and SPIN share a formula, where they part, and the four readings of beta."""
 
 import copy
 from typing import NamedTuple
@@ -15,11 +15,11 @@ from selfimprove_lab.theory.checks import Check
 from selfimprove_lab.theory.mixture import Mixture, PointWorld
 from selfimprove_lab.theory.worlds import Batch, data_mixture, empty_text, ids, point_world, texts, training_step
 
-DIRECTION = torch.tensor([0.8, 0.6], dtype=torch.float64)  # utility rises along it
+DIRECTION = torch.tensor([0.8, 0.6], dtype=torch.float64)  # utility rises along this direction
 
 
 def same_formula(count: int = 64, beta: float = 2000.0) -> float:
-    """Diffusion-DPO's loss (arXiv 2311.12908, eq. 14) in the form of its released code, against `losses.spin`: largest difference."""
+    """Return the largest difference between Diffusion-DPO's loss (arXiv 2311.12908, eq. 14), as its code has it, and `losses.spin`."""
     generator = torch.Generator().manual_seed(0)
     shape = (count, 4, 8, 8)
     noise, *predictions = 0.1 * torch.randn(5, *shape, dtype=torch.float64, generator=generator)
@@ -32,7 +32,7 @@ def same_formula(count: int = 64, beta: float = 2000.0) -> float:
 
 
 def convention_table(beta: float = 2000.0) -> pd.DataFrame:
-    """The same logit in the four conventions, for the latents of Stable Diffusion and of the shapes world."""
+    """Return the betas of one logit in the four conventions, for the latents of Stable Diffusion and of the shapes world."""
     latents = {"Stable Diffusion, 4 x 64 x 64": 4 * 64 * 64, "shapes, 16 x 8 x 8": 16 * 8 * 8}
     rows = []
     for name, (reduction, factor) in losses.CONVENTIONS.items():
@@ -42,7 +42,7 @@ def convention_table(beta: float = 2000.0) -> pd.DataFrame:
 
 
 def convention_spread(beta: float = 2000.0) -> float:
-    """Largest relative difference of the four conventions' logits to ones written out by hand from full-size residuals."""
+    """Return the largest relative difference of the four conventions' logits to logits written out by hand from full-size residuals."""
     generator = torch.Generator().manual_seed(1)
     squares = torch.randn(4, 64, 1024, dtype=torch.float64, generator=generator).square()  # player r, g; opponent r, g
     bracket = (squares[0] - squares[2]) - (squares[1] - squares[3])
@@ -57,7 +57,7 @@ def convention_spread(beta: float = 2000.0) -> float:
 
 
 class Pairs(NamedTuple):
-    """Preference pairs of points, (N, 2, 1, 1), and their texts."""
+    """Preference pairs of points, each (N, 2, 1, 1), and their texts."""
 
     winners: Tensor
     losers: Tensor
@@ -65,12 +65,12 @@ class Pairs(NamedTuple):
 
 
 def utility(points: Tensor) -> Tensor:
-    """What the labeller likes: a linear function of the point."""
+    """Return what the labeller likes: a linear function of the point."""
     return points[:, :, 0, 0] @ DIRECTION
 
 
 def preference_pairs(world: PointWorld, base: Mixture, count: int, seed: int, sharpness: float = 3.0) -> Pairs:
-    """Two draws of the base a text, labelled by a Bradley-Terry coin on their utility."""
+    """Draw two points of the base per text, and label them by a Bradley-Terry coin on their utility."""
     generator = torch.Generator().manual_seed(seed)
     text = texts(world, count)
     first, second = base.sample(text, generator), base.sample(text, generator)
@@ -82,8 +82,8 @@ def preference_pairs(world: PointWorld, base: Mixture, count: int, seed: int, sh
 def preference_run(method: str, seed: int, rounds: int, steps: int, samples: int, beta: float = 1.0, lr: float = 1e-2) -> pd.DataFrame:
     """Train a mixture that starts as the base on pairs ("dpo"), on winners against its past ("spin"), or on winners ("sft").
 
-    Every round has as many steps; DPO's reference is the base throughout. One row a round: the sampler's mean utility, with
-    the winners' and the base's own beside it.
+    Every round has the same number of steps. DPO's reference is the base throughout. There is one row per round: the mean utility of the
+    sampler's points, beside that of the winners and of the base.
     """
     world = point_world(50)
     base = data_mixture(world.schedule, 0.2, 1.2)
@@ -111,7 +111,7 @@ def preference_run(method: str, seed: int, rounds: int, steps: int, samples: int
 
 
 def checks(difference: float, spread: float, runs: pd.DataFrame) -> list[Check]:
-    """What the notebook asserts."""
+    """Return what the notebook asserts."""
     last = runs[runs["round"] == runs["round"].max()]
 
     def beyond(method: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The exact SPIN-Diffusion objective over whole trajectories (eq. 4.8), and its gradient in memory that does not grow with T."""
+"""Compute the exact SPIN-Diffusion objective over whole trajectories (eq. 4.8), and its gradient in memory independent of T."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -18,11 +18,11 @@ StepBeta = float | Callable[[Step], float]
 
 
 class Game(NamedTuple):
-    """Player against opponent on paths of the same B captions, by the same steps.
+    """A player against an opponent on paths of the same B captions, by the same steps.
 
-    real: `noising_trajectory` of data; generated: the opponent's own `trajectory`; text: (B, L, D). The player's and the
-    opponent's means are taken without guidance, as the theory has none. If the rollout was guided, x'_{t-1} is not the
-    opponent's mean and its own error on the generated side does not vanish at sigma = 0: it is kept.
+    `real` is a `noising_trajectory` of data, `generated` the opponent's own `trajectory`, and `text` is (B, L, D). The means of the player
+    and of the opponent are taken without guidance, as the theory has none. If the rollout was guided, x'_{t-1} is not the opponent's mean.
+    The opponent's own error on the generated side then does not vanish at sigma = 0, and it is kept.
     """
 
     world: World
@@ -34,7 +34,7 @@ class Game(NamedTuple):
 
 
 def path_error(world: World, denoiser: Denoiser, path: Trajectory, index: int, text: Float[Tensor, "b l d"]) -> Float[Tensor, " b"]:
-    """`|x_{t-1} - mu(x_t)|^2` of one step, eqs. (4.7) and (4.8), the mean over C*H*W."""
+    """Return `|x_{t-1} - mu(x_t)|^2` of one step, eqs. (4.7) and (4.8), as the mean over C*H*W."""
     step, noisy = path.steps[index], path.states[index]
     mean = world.schedule.reverse(noisy, denoiser(noisy, step.t, text).sample, step).mean
     return losses.squared_error(path.states[index + 1], mean)
@@ -43,9 +43,9 @@ def path_error(world: World, denoiser: Denoiser, path: Trajectory, index: int, t
 def noise_error(
     world: World, denoiser: Denoiser, path: Trajectory, index: int, text: Float[Tensor, "b l d"], target: Float[Tensor, "b c h w"]
 ) -> Float[Tensor, " b"]:
-    """The same error in noise form, eqs. (C.3) and (C.4): `h_t^2 |target - eps_theta + (sigma_t / h_t) e_hat|^2`.
+    """Return the error of `path_error` in noise form, eqs. (C.3) and (C.4): `h_t^2 |target - eps_theta + (sigma_t / h_t) e_hat|^2`.
 
-    `target` is eps_t on the data's path and the opponent's eps_k(x'_t) on its own; e_hat is the path's, shared by all models.
+    `target` is eps_t on the data's path, and the opponent's eps_k(x'_t) on its own path. e_hat is the path's, shared by all models.
     """
     step, noisy = path.steps[index], path.states[index]
     _, eps = world.schedule.clean_and_noise(noisy, denoiser(noisy, step.t, text).sample, step.alpha)
@@ -53,15 +53,15 @@ def noise_error(
 
 
 def data_noise(path: Trajectory, index: int, clean: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """eps_t of the data's path: what stands between x_t and x_0."""
+    """Return eps_t of the data's path, for which `x_t = sqrt(alpha_t) x_0 + sqrt(1 - alpha_t) eps_t`."""
     step = path.steps[index]
     return (path.states[index] - step.alpha**0.5 * clean) / (1 - step.alpha) ** 0.5
 
 
 def path_errors(game: Game) -> losses.Errors:
-    """`|x_{t-1} - mu(x_t)|^2` of both models on both sides, each (T, B), means over C*H*W.
+    """Return `|x_{t-1} - mu(x_t)|^2` of both models on both sides, each (T, B), as means over C*H*W.
 
-    Those of the player carry the graph, so that memory grows with T.
+    The player's errors carry the graph, so memory grows with T.
     """
     _check(game)
     rows = []
@@ -74,7 +74,7 @@ def path_errors(game: Game) -> losses.Errors:
 
 
 def step_betas(steps: tuple[Step, ...], beta: StepBeta) -> Float[Tensor, "steps 1"]:
-    """beta_t of each step: a constant, or a function of the step (its t, alpha, sigma, h)."""
+    """Return beta_t of each step: a constant, or a function of the step (its t, alpha, sigma, h)."""
     values = [beta(step) if callable(beta) else beta for step in steps]
     return torch.tensor(values, dtype=torch.float64)[:, None]
 
@@ -82,7 +82,7 @@ def step_betas(steps: tuple[Step, ...], beta: StepBeta) -> Float[Tensor, "steps 
 def exact(
     game: Game, beta: StepBeta, convention: BetaConvention = "paper", link: str | losses.LinkFunction = "logistic"
 ) -> losses.SpinTerms:
-    """Eq. (4.8) for each example, differentiable; beta and sigma decoupled, so that t = 1, where sigma is 0, is like any step."""
+    """Return eq. (4.8) for each example, differentiable; beta and sigma are decoupled, so t = 1, where sigma is 0, is like any step."""
     errors = path_errors(game)
     betas = step_betas(game.real.steps, beta).to(errors.player_real)
     return losses.spin_exact(*errors, betas, convention, game.real.states[0, 0].numel(), link)
@@ -91,7 +91,7 @@ def exact(
 def approximate(
     game: Game, beta: StepBeta, convention: BetaConvention = "paper", link: str | losses.LinkFunction = "logistic"
 ) -> Iterator[losses.SpinTerms]:
-    """Eq. (4.9): the terms at each t in turn, whose mean over t is the objective that Lemma 4.1 compares with eq. (4.8)."""
+    """Yield the terms of eq. (4.9) at each t in turn; their mean over t is the objective that Lemma 4.1 compares with eq. (4.8)."""
     errors, betas = path_errors(game), step_betas(game.real.steps, beta)
     for index in range(len(game.real.steps)):
         at_step = losses.Errors(*(side[index] for side in errors))
@@ -103,8 +103,8 @@ def exact_backward(
 ) -> losses.SpinTerms:
     """Add the gradient of the mean of eq. (4.8) to the player's `.grad`, and return the terms, detached.
 
-    Two passes: the first sums the bracket without a graph; the second gives each step's errors the weight l' and lets go of
-    its graph before the next. Memory beyond the stored paths is that of one step, at the price of one more forward.
+    The first pass sums the bracket without a graph. The second pass weights each step's errors by the slope l', and frees the step's graph
+    before the next. Memory beyond the stored paths is that of one step, at the price of one more forward.
     """
     with torch.no_grad():
         terms = exact(game, beta, convention, link)
@@ -132,10 +132,10 @@ def _check(game: Game) -> None:
 
 
 def coupled_beta(sigma: float, steps: int, penalty: float) -> float:
-    """beta_t = lambda T / (2 sigma_t^2): what ties eq. (4.8) to eq. (4.6), from sigma_t^2 = lambda T / (2 beta_t).
+    """Return beta_t = lambda T / (2 sigma_t^2), which ties eq. (4.8) to eq. (4.6), from sigma_t^2 = lambda T / (2 beta_t).
 
     Raises:
-        ValueError: sigma = 0, as it must be at t = 1, where eq. (4.7) is singular: decouple beta from sigma there.
+        ValueError: sigma is 0, as it must be at t = 1, where eq. (4.7) is singular; decouple beta from sigma there.
     """
     if not sigma > 0:
         raise ValueError(f"sigma={sigma!r}: the coupled beta is infinite there (always so at t = 1); give beta apart from sigma")
@@ -143,5 +143,5 @@ def coupled_beta(sigma: float, steps: int, penalty: float) -> float:
 
 
 def proof_beta(scale: float, gamma: float, h: float) -> float:
-    """beta_t = s gamma_t / h_t^2, the one in the proof of Theorem 5.2."""
+    """Return beta_t = s gamma_t / h_t^2, as in the proof of Theorem 5.2."""
     return scale * gamma / h**2

@@ -1,4 +1,7 @@
-"""Notebook 05: where self-play stops. Theorems 5.2 and 5.3 are about two objectives, and the practical one stops with the sampler."""
+"""Notebook 05: find where self-play stops. Theorems 5.2 and 5.3 are about two objectives.
+
+The practical objective stops where the sampler's output, not the denoiser, agrees with the data.
+"""
 
 import copy
 import math
@@ -15,16 +18,16 @@ from selfimprove_lab.theory.checks import Check
 from selfimprove_lab.theory.gradient import pretrained_opponent
 from selfimprove_lab.theory.worlds import Batch, data_mixture, empty_text, ids, point_world, texts
 
-ALPHA = 0.5  # of the one-dimensional counterexample's only step
+ALPHA = 0.5  # alpha of the one-dimensional counterexample's only step
 OPPONENT = (1 - math.sqrt(ALPHA)) / math.sqrt(1 - ALPHA)  # eps_k(x) = OPPONENT * x: one DDIM step maps N(0, 1) to itself
 BEST = math.sqrt(1 - ALPHA)  # eps*(x) = BEST * x for data N(0, 1)
 
 
 def counterexample(samples: int, slopes: Sequence[float], scales: Sequence[float], seed: int = 0) -> pd.DataFrame:
-    """The objective less l(0), T = 1, data N(0, 1), player eps(x) = slope * x against eps_k, on the own path and in practical form.
+    """Return the objective less l(0) for players eps(x) = slope * x against eps_k, on the own path and in practical form.
 
-    p_k = p_data although eps_k is not eps*. `scale` is beta_t h_t^2. Means over `samples` with standard errors, all players on
-    the same draws.
+    T = 1 and the data are N(0, 1); p_k = p_data although eps_k is not eps*. `scale` is beta_t h_t^2. Rows are means over `samples` with
+    standard errors. All players have the same draws.
     """
     generator = torch.Generator().manual_seed(seed)
     clean, eps, start, fake_eps = torch.randn(4, samples, dtype=torch.float64, generator=generator)
@@ -47,10 +50,11 @@ def counterexample(samples: int, slopes: Sequence[float], scales: Sequence[float
 def directions(
     count: int, sources: Sequence[str] = ("p_data", "elsewhere"), number: int = 20, beta: float = 5.0, seed: int = 0
 ) -> pd.DataFrame:
-    """Theorem 5.3: opponents of any kind; does a player near them do better? x'_0 from p_data exactly, or, as a control, elsewhere.
+    """Test Theorem 5.3 with opponents of any kind: does a player near them do better?
 
-    For each opponent: `number` random directions, and the objective's own descent direction, found on another batch, in steps
-    of several sizes. One row a source, opponent, kind of direction and size: the practical objective less l(0), with standard error.
+    x'_0 comes from p_data exactly, or, as a control, from elsewhere. For each opponent there are `number` random directions, and the
+    objective's own descent direction, found on another batch, in steps of several sizes. There is one row per source, opponent, kind of
+    direction and size: the practical objective less l(0), with its standard error.
     """
     world = point_world(50)
     data, text = data_mixture(world.schedule), texts(world, count)
@@ -87,7 +91,7 @@ def _random_like(model: nn.Module, generator: torch.Generator) -> list[Tensor]:
 
 
 def _descent(opponent: nn.Module, batch: Batch, beta: float) -> list[Tensor]:
-    """The unit vector along which the practical objective falls fastest from theta_k."""
+    """Return the unit vector along which the practical objective falls fastest from theta_k."""
     player = copy.deepcopy(opponent)
     loss = batch.spin(player, opponent, beta).loss.mean()
     gradient = torch.autograd.grad(loss, list(player.parameters()))
@@ -96,12 +100,11 @@ def _descent(opponent: nn.Module, batch: Batch, beta: float) -> list[Tensor]:
 
 
 def gradient_left(counts: Sequence[int], samples: int, parts: int = 20, seed: int = 0) -> pd.DataFrame:
-    """The practical objective's gradient at theta_k = the exact p_data mixture, against the sampler's number of steps n.
+    """Return the practical objective's gradient at theta_k = the exact p_data mixture, against the sampler's number of steps n.
 
-    Nothing but the sampler's discretisation, its start at N(0, I) included, can be the cause. Squared norm over the mixture's
-    parameters, estimated without bias from `parts`
-    independent batches of `samples` (the mean of products of different batches), with a jackknife standard error. `exact`
-    sampling stands in the last row as n = inf: there it should vanish.
+    Only the sampler's discretisation, its start at N(0, I) included, can cause this gradient. Its squared norm over the mixture's
+    parameters is estimated without bias from `parts` independent batches of `samples` (the mean of products of different batches), with a
+    jackknife standard error. The last row, n = inf, has exact samples; there the norm should vanish.
     """
     world = point_world(100)
     data, text = data_mixture(world.schedule), texts(world, samples)
@@ -134,7 +137,7 @@ def _between(products: Tensor, chosen: list[int]) -> float:
 
 
 def checks(line: pd.DataFrame, directions: pd.DataFrame, left: pd.DataFrame, played: pd.DataFrame) -> list[Check]:
-    """What the notebook asserts."""
+    """Return what the notebook asserts."""
     moving = line[(line["scale"] > 0) & ~np.isclose(line["slope"], OPPONENT)]
     own, practical = moving[moving["form"] == "own path"], moving[moving["form"] == "practical"]
     best = own[np.isclose(own["slope"], BEST)].sort_values("scale")

@@ -1,4 +1,4 @@
-"""Notebook 01: forward marginals for every sigma, the reverse transition, and sampling from DDIM to DDPM."""
+"""Notebook 01: test the forward marginals for every sigma, the reverse transition, and sampling from DDIM to DDPM."""
 
 import math
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ ETAS = (0.0, 0.5, 1.0)
 
 
 def marginal_moments(samples: int, steps: int = 20, seed: int = 0) -> pd.DataFrame:
-    """Noise one fixed x_0 along eq. (3.1) and compare x_t's first two moments with sqrt(alpha_t) x_0 and 1 - alpha_t.
+    """Noise one fixed x_0 along eq. (3.1), and compare x_t's first two moments with sqrt(alpha_t) x_0 and 1 - alpha_t.
 
-    One row an eta and t, deviations in standard errors of `samples` paths (largest over the two dimensions and, for the
-    second moment, their product).
+    There is one row per eta and t. Deviations are in standard errors of `samples` paths: the largest over the two dimensions and, for the
+    second moment, their product.
     """
     world = point_world(steps)
     clean = torch.tensor([1.3, -0.7], dtype=torch.float64).view(1, 2, 1, 1).expand(samples, 2, 1, 1)
@@ -40,7 +40,7 @@ def marginal_moments(samples: int, steps: int = 20, seed: int = 0) -> pd.DataFra
 
 
 def agreement_with_diffusers() -> pd.DataFrame:
-    """Largest difference of one transition to diffusers' own schedulers over all t of a full schedule, in double precision."""
+    """Return the largest difference of one transition from diffusers' own schedulers, over all t of a full schedule, in float64."""
     generator = torch.Generator().manual_seed(0)
     noisy, output, noise = torch.randn(3, 2, 3, 4, 4, dtype=torch.float64, generator=generator)
     rows = []
@@ -73,7 +73,7 @@ def agreement_with_diffusers() -> pd.DataFrame:
 
 
 def sampling_error(samples: int, counts: Sequence[int] = (2, 3, 5, 10, 20, 50, 100, 200), seed: int = 0) -> pd.DataFrame:
-    """KL of rollouts of the exact denoiser to p_data, in nats, by number of steps and eta, with standard errors.
+    """Return the KL of rollouts of the exact denoiser to p_data, in nats, by number of steps and eta, with standard errors.
 
     `excess` is the estimate less that of as many exact samples, so that the estimator's own bias cancels where the two laws agree.
     """
@@ -92,7 +92,7 @@ def sampling_error(samples: int, counts: Sequence[int] = (2, 3, 5, 10, 20, 50, 1
 
 
 def denoising_path(world: PointWorld, samples: int, eta: float, seed: int = 0) -> list[pd.DataFrame]:
-    """x_T .. x_0 of the exact denoiser, one frame of points a state, for pictures."""
+    """Return x_T .. x_0 of the exact denoiser, one frame of points per state, for pictures."""
     mixture, text = data_mixture(world.schedule), texts(world, samples)
     path = trajectory(world, mixture, text, empty_text(world), ids(samples), seed, "pictures", 0, None, 1.0, eta)
     condition = torch.arange(samples) % world.conditions
@@ -100,7 +100,7 @@ def denoising_path(world: PointWorld, samples: int, eta: float, seed: int = 0) -
 
 
 def checks(moments: pd.DataFrame, agreement: pd.DataFrame, sampling: pd.DataFrame) -> list[Check]:
-    """What the notebook asserts."""
+    """Return what the notebook asserts."""
     last = sampling[sampling["steps"] == sampling["steps"].max()]
     few = sampling[(sampling["steps"] == 3) & (sampling["eta"] == 0)].iloc[0]
     return [

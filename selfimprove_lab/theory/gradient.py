@@ -1,4 +1,4 @@
-"""Notebook 04: equation (5.1), matching, pushing and reweighting, against automatic differentiation and over training."""
+"""Notebook 04: test equation (5.1), matching, pushing and reweighting, against automatic differentiation and over training."""
 
 import copy
 import math
@@ -22,8 +22,8 @@ from selfimprove_lab.theory.worlds import data_mixture, empty_text, ids, point_w
 class GradientTerms(NamedTuple):
     """The three factors of eq. (5.1): the gradient is the mean of reweighting * (matching - pushing) over the batch.
 
-    `matching` and `pushing` hold, for each parameter, the batch's mean of reweighting times the gradient of the player's squared
-    error on the real and on the generated side; `reweighting`, one an example, is -beta_t l'_t.
+    `matching` and `pushing` hold, for each parameter, the batch's mean of reweighting times the gradient of the player's squared error on
+    the real and on the generated side. `reweighting`, one value per example, is -beta_t l'_t.
     """
 
     reweighting: Float[Tensor, " b"]
@@ -32,7 +32,7 @@ class GradientTerms(NamedTuple):
 
     @property
     def gradient(self) -> tuple[Tensor, ...]:
-        """Of the mean loss, parameter by parameter."""
+        """Return the gradient of the mean loss, parameter by parameter."""
         return tuple(m - p for m, p in zip(self.matching, self.pushing, strict=True))
 
 
@@ -44,7 +44,7 @@ def gradient_terms(
     convention: BetaConvention,
     dimensions: int,
 ) -> GradientTerms:
-    """Eq. (5.1) of SPIN-Diffusion, from errors that still carry the graph and the `reweighting` that `spin` returned."""
+    """Return eq. (5.1) of SPIN-Diffusion, from errors that still carry the graph and the `reweighting` that `spin` returned."""
     scale = losses.convert_beta(1.0, convention, "diffusers", dimensions)
     matching, pushing = (
         torch.autograd.grad((reweighting * scale * errors).mean(), list(parameters), retain_graph=True, materialize_grads=True)
@@ -54,7 +54,7 @@ def gradient_terms(
 
 
 def pretrained_opponent(world: PointWorld, steps: int, seed: int = 0, shift: float = 0.5, spread: float = 1.4) -> MLPDenoiser:
-    """A small network fitted by eq. (3.3) to a mixture beside the data: round 0."""
+    """Fit a small network by eq. (3.3) to a mixture near the data, and return it: round 0."""
     model = MLPDenoiser(world.schedule, world.dimensions, world.conditions, seed=seed)
     base = data_mixture(world.schedule, shift, spread)
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
@@ -72,7 +72,7 @@ def pretrained_opponent(world: PointWorld, steps: int, seed: int = 0, shift: flo
 
 
 class Bout:
-    """A player against its opponent in the practical objective on a mixture; both sides share t and noise, as released code does."""
+    """A player against its opponent in the practical objective on a mixture; both sides share t and noise, as in the released code."""
 
     def __init__(self, count: int, pretraining: int = 600, steps: int = 50, seed: int = 0) -> None:
         self.world, self.seed, self.count = point_world(steps), seed, count
@@ -83,7 +83,7 @@ class Bout:
         self.generated = rollout(self.world, self.opponent, self.text, empty_text(self.world), ids(count), seed, "bout", 1, None, 1.0)
 
     def errors(self, step: int, t: int | None = None) -> losses.Errors:
-        """Errors at each example's own t of that step, or all at the t given; the player's carry their graph."""
+        """Return errors at each example's own t of that step, or all at the t given; the player's errors carry their graph."""
         names, schedule = ids(self.count), self.world.schedule
         noise = draws.normal(self.seed, "noise", (1, step), names, self.world.latent_shape).double()
         times = draws.integers(self.seed, "timestep", (1, step), names, len(schedule)) if t is None else torch.full((self.count,), t)
@@ -98,9 +98,9 @@ class Bout:
         return losses.Errors(*player, *opponent)
 
     def train(self, steps: int, beta: float, link: str = "logistic", lr: float = 3e-4) -> pd.DataFrame:
-        """Adam on the practical objective, convention "paper": one row a step with the three factors of eq. (5.1).
+        """Train with Adam on the practical objective, convention "paper"; return one row per step with the three factors of eq. (5.1).
 
-        `told_apart` is the mean weight of the half of the examples with the larger margin over that of the other half.
+        `told_apart` is the mean weight of the half of the examples with the larger margin, over that of the other half.
         """
         optimiser, rows = torch.optim.Adam(self.player.parameters(), lr), []
         parameters = list(self.player.parameters())
@@ -128,7 +128,7 @@ def _norm(tensors: Sequence[Tensor]) -> float:
 
 
 def against_autograd(count: int = 64, betas: Sequence[float] = (1.0, 20.0)) -> pd.DataFrame:
-    """(5.1) built from its three factors, and the gradient of the loss itself: largest difference over parameters, in float64."""
+    """Return the largest difference over parameters of (5.1), built from its three factors, to the gradient of the loss, in float64."""
     bout, rows = Bout(count, pretraining=50), []
     for parameter in bout.player.parameters():
         parameter.data += 0.05 * torch.randn(parameter.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -145,7 +145,7 @@ def against_autograd(count: int = 64, betas: Sequence[float] = (1.0, 20.0)) -> p
 
 
 def factors_over_t(bout: Bout, beta: float, times: Sequence[int]) -> pd.DataFrame:
-    """The three factors at single time steps, all examples at the same t; norms of the batch's mean gradients."""
+    """Return the three factors at single time steps, all examples at the same t, as norms of the batch's mean gradients."""
     rows: list[dict[str, Any]] = []
     for t in times:
         errors = bout.errors(1_000_000, t)  # draws that no training step has used
@@ -159,7 +159,7 @@ def factors_over_t(bout: Bout, beta: float, times: Sequence[int]) -> pd.DataFram
 
 
 def checks(agreement: pd.DataFrame, training: dict[str, pd.DataFrame], by_beta: dict[float, pd.DataFrame]) -> list[Check]:
-    """What the notebook asserts."""
+    """Return what the notebook asserts."""
     logistic, correlation = training["logistic"], training["correlation"]
     first, last = logistic.iloc[0], logistic.tail(10).mean()
     small, large = by_beta[min(by_beta)], by_beta[max(by_beta)]

@@ -1,7 +1,7 @@
-"""A world in closed form: conditional Gaussian mixtures, whose noised density, score and best denoiser are exact.
+"""Define a world in closed form: conditional Gaussian mixtures, whose noised density, score and best denoiser are exact.
 
-A point of d numbers is a latent of shape (d, 1, 1) and a condition a one-hot "text" of shape (1, conditions); the zero text is
-the empty caption, the mixture over all conditions. So rollouts, losses and training take these denoisers as they take a UNet.
+A point of d numbers is a latent of shape (d, 1, 1), and a condition is a one-hot "text" of shape (1, conditions). The zero text is the
+empty caption, the mixture over all conditions. Rollouts, losses and training therefore take these denoisers as they take a UNet.
 """
 
 import math
@@ -22,10 +22,10 @@ from selfimprove.schedule import Schedule
 
 
 def cosine_schedule(steps: int, last_alpha: float = 0.01, dtype: torch.dtype = torch.float64) -> Schedule:
-    """A schedule of `steps` steps, cosine-shaped in sqrt(alpha), from alpha near 1 to `last_alpha`, ending in the image itself.
+    """Return a schedule of `steps` steps, cosine-shaped in sqrt(alpha), from alpha near 1 to `last_alpha`, ending in the image itself.
 
     Raises:
-        ValueError: no steps, or last_alpha outside (0, 1).
+        ValueError: there are no steps, or last_alpha lies outside (0, 1).
     """
     if steps < 1:
         raise ValueError(f"steps={steps} (T) must be at least 1; give a schedule of at least one step")
@@ -41,7 +41,7 @@ def cosine_schedule(steps: int, last_alpha: float = 0.01, dtype: torch.dtype = t
 
 @dataclass(frozen=True)
 class PointWorld:
-    """Where points of d numbers live: what `rollout` asks for beside a denoiser."""
+    """The space of points of d numbers: what `rollout` needs beside a denoiser."""
 
     schedule: Schedule
     dimensions: int
@@ -49,31 +49,31 @@ class PointWorld:
 
     @property
     def device(self) -> torch.device:
-        """Of the schedule."""
+        """Return the device of the schedule."""
         return self.schedule.device
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """(d, 1, 1)."""
+        """Return (d, 1, 1)."""
         return self.dimensions, 1, 1
 
     def embed(self, conditions: Int[Tensor, " b"]) -> Float[Tensor, "b 1 conditions"]:
-        """One-hot texts of condition numbers; -1 is the empty caption."""
-        table = torch.eye(self.conditions + 1, self.conditions, dtype=self.schedule.dtype)  # its last row is zero
+        """Return the one-hot texts of condition numbers; -1 is the empty caption."""
+        table = torch.eye(self.conditions + 1, self.conditions, dtype=self.schedule.dtype)  # the last row is zero: the empty caption
         return table[conditions][:, None, :]
 
 
 class Mixture(nn.Module):
-    """p(x | c) = sum_k w_ck N(x; m_ck, S_ck), trainable, with the exact eps*(x_t, t, c) as its denoiser.
+    """The mixture p(x | c) = sum_k w_ck N(x; m_ck, S_ck), trainable, with the exact eps*(x_t, t, c) as its denoiser.
 
     Args:
         schedule: gives alpha_t to the denoiser.
         weights: (C, K), positive; each row is normalised.
         means: (C, K, d).
-        factors: (C, K, d, d), matrices F with S = F F^T; positive definite S is the caller's promise, checked.
+        factors: (C, K, d, d), matrices F with S = F F^T; each S must be positive definite.
 
     Raises:
-        ValueError: shapes that do not fit, weights that are not positive, a singular covariance, non-finite values.
+        ValueError: weights are not positive, a covariance is singular, or values are not finite.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Mixture(nn.Module):
         self.factors = nn.Parameter(factors.clone())
 
     def _components(self, text: Float[Tensor, "b 1 c"]) -> Float[Tensor, "b ck"]:
-        """Log weight of every component for each text: those of the other conditions are out, the zero text has all."""
+        """Return the log weight of every component for each text: other conditions have weight 0, the zero text has all components."""
         log_prior = self.log_weights.log_softmax(1) - math.log(len(self.means))
         chosen = text[:, 0, :, None] > 0.5  # (B, C, 1)
         open_to_all = ~chosen.any(1, keepdim=True)
@@ -101,9 +101,9 @@ class Mixture(nn.Module):
         return masked.log_softmax(1)
 
     def _noised(self, points: Float[Tensor, "b d"], text: Float[Tensor, "b 1 c"], alpha: Float[Tensor, " b"]) -> tuple[Tensor, Tensor]:
-        """Log joint density (B, CK) of point and component under the noised mixture, and the components' scores (B, CK, d)."""
+        """Return the log joint density (B, CK) of point and component under the noised mixture, and the components' scores (B, CK, d)."""
         means, factors = self.means.flatten(0, 1), self.factors.flatten(0, 1)
-        levels, level = alpha.unique(return_inverse=True)  # few noise levels, many points: matrices are worked on once a level
+        levels, level = alpha.unique(return_inverse=True)  # few noise levels, many points: matrices are computed once per level
         a = levels.view(-1, 1, 1, 1)
         covariance = a * (factors @ factors.mT) + (1 - a) * torch.eye(points.shape[1], dtype=points.dtype)  # (levels, CK, d, d)
         precision, log_det = torch.linalg.inv(covariance)[level], torch.logdet(covariance)[level]
@@ -113,17 +113,17 @@ class Mixture(nn.Module):
         return self._components(text) + log_normal, scores
 
     def log_density(self, points: Float[Tensor, "b d"], text: Float[Tensor, "b 1 c"], alpha: float = 1.0) -> Float[Tensor, " b"]:
-        """Log density log p(x_t | c) where x_t = sqrt(alpha) x_0 + sqrt(1 - alpha) eps; alpha 1 is the data's own density."""
+        """Return log p(x_t | c) where x_t = sqrt(alpha) x_0 + sqrt(1 - alpha) eps; alpha = 1 is the data's own density."""
         joint, _ = self._noised(points, text, torch.full((len(points),), alpha, dtype=points.dtype))
         return joint.logsumexp(1)
 
     def score(self, points: Float[Tensor, "b d"], text: Float[Tensor, "b 1 c"], alpha: Float[Tensor, " b"]) -> Float[Tensor, "b d"]:
-        """The gradient of log p(x_t | c) in x_t."""
+        """Return the gradient of log p(x_t | c) in x_t."""
         joint, scores = self._noised(points, text, alpha)
         return (joint.softmax(1)[..., None] * scores).sum(1)
 
     def forward(self, sample: Float[Tensor, "b d 1 1"], timestep: Any, encoder_hidden_states: Float[Tensor, "b 1 c"]) -> Any:
-        """eps*(x_t, t, c) = -sqrt(1 - alpha_t) * score: the denoiser that no other beats in eq. (3.3)."""
+        """Return eps*(x_t, t, c) = -sqrt(1 - alpha_t) * score, the denoiser that no other beats in eq. (3.3)."""
         t = torch.as_tensor(timestep).expand(len(sample))
         alpha = self.schedule.alphas_cumprod.to(sample.dtype)[t]
         eps = -(1 - alpha).sqrt()[:, None] * self.score(sample[:, :, 0, 0], encoder_hidden_states, alpha)
@@ -131,7 +131,7 @@ class Mixture(nn.Module):
 
     @torch.no_grad()
     def sample(self, text: Float[Tensor, "b 1 c"], generator: torch.Generator) -> Float[Tensor, "b d 1 1"]:
-        """One exact draw of p(. | c) for each text, as latents."""
+        """Draw one exact sample of p(. | c) for each text, as latents."""
         component = torch.multinomial(self._components(text).exp(), 1, generator=generator)[:, 0]
         means, factors = self.means.flatten(0, 1), self.factors.flatten(0, 1)
         noise = torch.randn(len(text), means.shape[1], 1, dtype=means.dtype, generator=generator)
@@ -139,7 +139,7 @@ class Mixture(nn.Module):
 
 
 class AffineDenoiser(nn.Module):
-    """eps_theta(x_t, t, c) = A_t x_t + b_(t, c): exact for a Gaussian, and out of reach of any mixture of several."""
+    """The denoiser eps_theta(x_t, t, c) = A_t x_t + b_(t, c): exact for a Gaussian, but not able to match a mixture of several."""
 
     def __init__(self, steps: int, dimensions: int, conditions: int, generator: torch.Generator | None = None, scale: float = 0.0) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ class AffineDenoiser(nn.Module):
         self.shift = nn.Parameter(torch.randn(steps, conditions, dimensions, dtype=torch.float64, generator=generator) * scale)
 
     def forward(self, sample: Float[Tensor, "b d 1 1"], timestep: Any, encoder_hidden_states: Float[Tensor, "b 1 c"]) -> Any:
-        """As a UNet's."""
+        """Return the predicted noise, with the signature of a UNet."""
         t = torch.as_tensor(timestep).expand(len(sample))
         moved = torch.einsum("bij,bj->bi", self.matrix[t], sample[:, :, 0, 0])
         shift = torch.einsum("bc,bcd->bd", encoder_hidden_states[:, 0], self.shift[t])
@@ -157,7 +157,7 @@ class AffineDenoiser(nn.Module):
 
 
 class MLPDenoiser(nn.Module):
-    """A small multilayer perceptron on (x_t, sqrt(alpha_t), sqrt(1 - alpha_t), c), SiLU, double precision."""
+    """A small multilayer perceptron on (x_t, four functions of alpha_t, c), with SiLU, in double precision."""
 
     def __init__(self, schedule: Schedule, dimensions: int, conditions: int, width: int = 64, seed: int = 0) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class MLPDenoiser(nn.Module):
         self.layers = nn.Sequential(*layers).double()
 
     def forward(self, sample: Float[Tensor, "b d 1 1"], timestep: Any, encoder_hidden_states: Float[Tensor, "b 1 c"]) -> Any:
-        """As a UNet's."""
+        """Return the predicted noise, with the signature of a UNet."""
         t = torch.as_tensor(timestep).expand(len(sample))
         alpha = self.schedule.alphas_cumprod.to(sample.dtype)[t][:, None]
         angle = torch.arccos(alpha.sqrt())  # 0 at the image, near pi / 2 at pure noise
@@ -180,7 +180,7 @@ class MLPDenoiser(nn.Module):
 
 
 def kl_divergence(p: Mixture, q: Mixture, text: Float[Tensor, "b 1 c"], generator: torch.Generator) -> tuple[float, float]:
-    """KL(p || q) given the texts, by sampling p: the estimate and its standard error, in nats."""
+    """Estimate KL(p || q) given the texts, by sampling p; return the estimate and its standard error, in nats."""
     points = p.sample(text, generator)[:, :, 0, 0]
     with torch.no_grad():
         ratios = p.log_density(points, text) - q.log_density(points, text)
@@ -188,10 +188,10 @@ def kl_divergence(p: Mixture, q: Mixture, text: Float[Tensor, "b 1 c"], generato
 
 
 def kl_terms(points: Float[Tensor, "n d"], target: Mixture, text: Float[Tensor, "n 1 c"], neighbour: int = 5) -> Float64[np.ndarray, " n"]:
-    """Each point's share of KL(law of the samples || target), all of one condition, in nats; their mean is the estimate.
+    """Return each point's share of KL(law of the samples || target), all of one condition, in nats; their mean is the estimate.
 
-    The samples' entropy is Kozachenko and Leonenko's estimate from distances to the `neighbour`-th nearest sample; the target's
-    density is exact. Biased where samples are few for their dimension.
+    The samples' entropy is Kozachenko and Leonenko's estimate from distances to the `neighbour`-th nearest sample. The target's density is
+    exact. The estimate is biased if there are few samples for their dimension.
     """
     n, d = points.shape
     distance = cKDTree(points.numpy()).query(points.numpy(), neighbour + 1)[0][:, -1]
@@ -202,6 +202,6 @@ def kl_terms(points: Float[Tensor, "n d"], target: Mixture, text: Float[Tensor, 
 
 
 def kl_of_samples(points: Float[Tensor, "n d"], target: Mixture, text: Float[Tensor, "n 1 c"]) -> tuple[float, float]:
-    """The mean of `kl_terms` and its standard error."""
+    """Return the mean of `kl_terms` and its standard error."""
     terms = kl_terms(points, target, text)
     return float(terms.mean()), float(terms.std() / math.sqrt(len(terms)))

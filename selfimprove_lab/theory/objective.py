@@ -1,4 +1,4 @@
-"""Notebook 02: from the test function to the practical objective; what each step of the derivation keeps, and what it changes."""
+"""Notebook 02: go from the test function to the practical objective; test what each step keeps, and what it changes."""
 
 import math
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ ETAS = (0.0, 0.5, 1.0)
 
 
 def joint_log_density(denoiser: AffineDenoiser, path: Trajectory, text: Float[Tensor, "b 1 c"]) -> Float[np.ndarray, " b"]:
-    """`log p(x_{1:T})` of each path under an affine denoiser's chain, from its joint covariance and scipy's Gaussian.
+    """Return `log p(x_{1:T})` of each path under an affine denoiser's chain, from its joint covariance and scipy's Gaussian.
 
-    The last step is left out: its sigma is 0, and given x_1 the image has no density.
+    The last step is left out: its sigma is 0, so that given x_1 the image has no density.
     """
     steps, count = path.steps[:-1], path.states.shape[1]
     eye = torch.eye(2, dtype=torch.float64)
@@ -49,7 +49,7 @@ def joint_log_density(denoiser: AffineDenoiser, path: Trajectory, text: Float[Te
 
 
 def chain_rule(steps: Sequence[int] = (2, 5, 10), count: int = 8) -> pd.DataFrame:
-    """(4.7): the sum of transition log densities against the joint Gaussian's; one row a T."""
+    """Compare the sum of transition log densities, (4.7), with the joint Gaussian's log density; return one row per T."""
     rows = []
     for total in steps:
         world = point_world(total)
@@ -64,7 +64,7 @@ def chain_rule(steps: Sequence[int] = (2, 5, 10), count: int = 8) -> pd.DataFram
 
 
 def make_game(eta: float, count: int, steps: int = 20, guidance: float = 1.0, distance: float = 0.25) -> exact.Game:
-    """A player near its opponent, both mixtures, on `count` paths of each side."""
+    """Return a player near its opponent, both mixtures, on `count` paths of each side."""
     world = point_world(steps)
     data, opponent = data_mixture(world.schedule), data_mixture(world.schedule, 0.4, 1.3)
     player = data_mixture(world.schedule, 0.4 - distance, 1.3 - distance / 2)
@@ -76,9 +76,10 @@ def make_game(eta: float, count: int, steps: int = 20, guidance: float = 1.0, di
 
 
 def noise_form(count: int = 16) -> pd.DataFrame:
-    """(C.3), (C.4): largest relative difference between an error of means and its noise form.
+    """Return the largest relative difference between an error of means and its noise form, (C.3) and (C.4).
 
-    Once with h_t as derived from (C.2), once with the last factor read as `sqrt(1 - alpha_{t-1})`, as the extracted text has it.
+    The noise form is computed with h_t as derived from (C.2), and with the last factor of h_t read as `sqrt(1 - alpha_{t-1})`, as in the
+    extracted text.
     """
     rows = []
     for eta in ETAS:
@@ -101,7 +102,7 @@ def noise_form(count: int = 16) -> pd.DataFrame:
 
 
 def own_path_terms(game: exact.Game, index: int, beta: float) -> losses.SpinTerms:
-    """(C.5) at step `index`: noise errors times h_t^2, without the e_hat that (4.9) keeps inside the link."""
+    """Return (C.5) at step `index`: noise errors times h_t^2, without the e_hat that (4.9) keeps inside the link."""
     step, text = game.real.steps[index], game.text
     noisy, fake = game.real.states[index], game.generated.states[index]
     eps = exact.data_noise(game.real, index, game.real.clean)
@@ -116,7 +117,7 @@ def own_path_terms(game: exact.Game, index: int, beta: float) -> losses.SpinTerm
 
 
 def decoupled_against_approximate(count: int = 2000, beta: float = 40.0) -> pd.DataFrame:
-    """(C.5) against (4.9) by eta: mean loss of each, and the largest difference example by example."""
+    """Compare (C.5) with (4.9) by eta: the mean loss of each, and the largest difference of an example."""
     rows = []
     for eta in ETAS:
         game = make_game(eta, count)
@@ -132,7 +133,7 @@ def decoupled_against_approximate(count: int = 2000, beta: float = 40.0) -> pd.D
 
 
 def per_example_losses(count: int, etas: Sequence[float], beta: float = 40.0) -> dict[float, pd.DataFrame]:
-    """(4.9) and (C.5) for every example and step, by eta: columns "(4.9)", "(C.5)", "t"."""
+    """Return (4.9) and (C.5) for every example and step, by eta: columns "(4.9)", "(C.5)", "t"."""
     tables = {}
     for eta in etas:
         game = make_game(eta, count)
@@ -146,7 +147,7 @@ def per_example_losses(count: int, etas: Sequence[float], beta: float = 40.0) ->
 
 
 def opponents_own_error(count: int = 64, guidances: Sequence[float] = (1.0, 1.5, 3.0, 7.5)) -> pd.DataFrame:
-    """The fourth error of (4.8), `|x'_{t-1} - mu_k(x'_t)|^2` at sigma = 0, against the guidance of the rollout."""
+    """Return the fourth error of (4.8), `|x'_{t-1} - mu_k(x'_t)|^2` at sigma = 0, against the guidance of the rollout."""
     rows = []
     for guidance in guidances:
         with torch.no_grad():
@@ -157,10 +158,10 @@ def opponents_own_error(count: int = 64, guidances: Sequence[float] = (1.0, 1.5,
 
 
 def best_reply(penalty: float = 0.5, points: int = 4001) -> float:
-    """(4.3): among 500 densities on a line, how far the best lambda-penalised reply is from p_k exp(f / lambda), in nats.
+    """Return by how much p_k exp(f / lambda), (4.3), beats the best of 500 other densities on a line, in nats.
 
-    The reply maximises E_p f - lambda KL(p || p_k); the return is the smallest advantage of the closed form over any rival,
-    which is lambda KL(rival || closed form) and so never negative.
+    The reply maximises E_p f - lambda KL(p || p_k). The return is the smallest advantage of the closed form over any rival. The advantage
+    is lambda KL(rival || closed form), and so never negative.
     """
     x = np.linspace(-5, 5, points)
     generator = np.random.default_rng(0)
@@ -184,7 +185,7 @@ def best_reply(penalty: float = 0.5, points: int = 4001) -> float:
 def checks(
     chain: pd.DataFrame, forms: pd.DataFrame, decoupled: pd.DataFrame, own: pd.DataFrame, bias: pd.DataFrame, advantage: float
 ) -> list[Check]:
-    """What the notebook asserts."""
+    """Return what the notebook asserts."""
     consistent, scaled = bias.iloc[0], bias[bias["case"] == CASES[4].name].iloc[0]
     at_zero, at_one = decoupled.iloc[0], decoupled.iloc[-1]
     return [

@@ -1,4 +1,4 @@
-"""Whole paths of samples and of data, with the noise and the densities of their steps: what the exact objective is about."""
+"""Draw whole paths of samples and of data, with the noise and the densities of their steps, for the exact objective."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from selfimprove.schedule import Step, Transition
 
 @dataclass(frozen=True)
 class Trajectory:
-    """States x_T .. x_0 of B examples, from noise to image, T steps.
+    """The states x_T .. x_0 of B examples, from noise to image, in T steps.
 
-    states[i] is where steps[i] starts and states[i + 1] where it ends; noise[i] is the unit noise e_hat of that step (drawn
-    also where sigma is 0, as C.3 and C.4 of SPIN-Diffusion share it between player and opponent); log_prob[i] is
-    `log p(x_{t-1} | x_t)` under the distribution sampled from, nan where sigma is 0 and there is no density.
+    `states[i]` is where `steps[i]` starts, and `states[i + 1]` where it ends. `noise[i]` is the unit noise e_hat of that step, which is
+    drawn even if sigma is 0, as C.3 and C.4 of SPIN-Diffusion share it between player and opponent. `log_prob[i]` is `log p(x_{t-1} | x_t)`
+    under the distribution sampled from; it is nan if sigma is 0, where there is no density.
     """
 
     steps: tuple[Step, ...]
@@ -29,12 +29,12 @@ class Trajectory:
 
     @property
     def clean(self) -> Float[Tensor, "b c h w"]:
-        """The images' latents, x_0."""
+        """Return the images' latents, x_0."""
         return self.states[-1]
 
 
 def transition_log_prob(value: Float[Tensor, "b c h w"], transition: Transition) -> Float[Tensor, " b"]:
-    """Log density log N(value; mean, std^2 I) of each example; nan if std is 0."""
+    """Return the log density log N(value; mean, std^2 I) of each example; nan if std is 0."""
     if transition.std == 0:
         return torch.full(value.shape[:1], float("nan"), dtype=value.dtype, device=value.device)
     normal = torch.distributions.Normal(transition.mean, transition.std)
@@ -55,7 +55,7 @@ def trajectory(
     guidance: float,
     eta: float = 0.0,
 ) -> Trajectory:
-    """The whole path of `rollout`, which ends in the same x'_0, on the world's device: (T + 2) latents an example."""
+    """Return the whole path of `rollout`, which ends in the same x'_0, on the world's device: T + 1 states per example."""
     plan = world.schedule.steps(steps, eta)
     first, *rest = states(world, denoiser, text, empty, ids, seed, stream, round_index, plan, guidance, keep=True)
     return Trajectory(
@@ -70,9 +70,9 @@ def trajectory(
 def noising_trajectory(
     world: World, clean: Float[Tensor, "b c h w"], ids: Sequence[str], seed: int, stream: str, round_index: int, steps: Sequence[Step]
 ) -> Trajectory:
-    """The data's path of SPIN-Diffusion eq. (3.1): `x_T ~ q(x_T | x_0)`, then `x_{t-1} ~ q(x_{t-1} | x_t, x_0)`, down to `x_0`.
+    """Draw the data's path, SPIN-Diffusion eq. (3.1): `x_T ~ q(x_T | x_0)`, then `x_{t-1} ~ q(x_{t-1} | x_t, x_0)`, down to `x_0`.
 
-    Where the schedule's last alpha is 1 the path ends in `clean` itself.
+    If the schedule's last alpha is 1, the path ends in `clean` itself.
     """
     schedule, shape, dtype = world.schedule, tuple(clean.shape[1:]), world.schedule.dtype
     clean = clean.to(world.device, dtype)

@@ -1,4 +1,4 @@
-"""Notebook 02, its last section: what forward-noised samples do to the objective in place of the opponent's own path."""
+"""Notebook 02, last section: measure what forward-noised samples do to the objective in place of the opponent's own path."""
 
 import math
 from collections.abc import Sequence
@@ -18,25 +18,25 @@ from selfimprove_lab.theory.worlds import data_mixture, empty_text, ids, point_w
 
 
 class Scaled(nn.Module):
-    """A denoiser times a factor: no longer the best denoiser of its own samples, as a model with a guidance of its own is not."""
+    """A denoiser times a factor. It is no longer the best denoiser of its own samples, and neither is a model with guidance."""
 
     def __init__(self, denoiser: Denoiser, factor: float) -> None:
         super().__init__()
         self.denoiser, self.factor = denoiser, factor
 
     def forward(self, sample: Tensor, timestep: Any, encoder_hidden_states: Tensor) -> Any:
-        """As a UNet's."""
+        """Return the predicted noise, with the signature of a UNet."""
         return SimpleNamespace(sample=self.factor * self.denoiser(sample, timestep, encoder_hidden_states).sample)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One way in which the practical objective may differ from the one on the opponent's own path."""
+    """One way in which the practical objective may differ from the objective on the opponent's own path."""
 
     name: str
-    steps: int = 100  # of the opponent's sampler
+    steps: int = 100  # steps of the opponent's sampler
     last_alpha: float = 1e-4  # alpha_T: how far q(x_T) is from the N(0, I) that sampling starts from
-    factor: float = 1.0  # the opponent's denoiser times this: not the best on its own samples
+    factor: float = 1.0  # multiplies the opponent's denoiser; if not 1, it is not the best on its own samples
     guidance: float = 1.0
     beta: float = 3.0
 
@@ -52,12 +52,12 @@ CASES = (
 
 
 def practical_bias(count: int, cases: Sequence[Case] = CASES, seed: int = 0) -> pd.DataFrame:
-    """What forward-noised samples do to the objective in place of the opponent's own path, split in two.
+    """Return what forward-noised samples do to the objective in place of the opponent's own path, split in two.
 
-    One t an example, uniform over the sampler's; player and opponent fixed; real side, t and x'_0 shared, so that all
-    differences are paired. `target`: forward-noised x'_t with e' in place of eps_k(x'_t), so practical less middle; `law`:
-    forward-noised x'_t in place of the path's own, so middle less (C.5). Under guidance eps_k(x'_t) is the guided one that moved the
-    path, and the opponent's own error is kept. Both sides draw noise of their own, as conditional Jensen needs. Means with
+    Each example has one t, uniform over the sampler's. Player and opponent are fixed. The real side, t and x'_0 are shared, so that all
+    differences are paired. `target` is practical less middle: at forward-noised x'_t, e' stands in place of eps_k(x'_t). `law` is middle
+    less (C.5): forward-noised x'_t stand in place of the path's own. Under guidance eps_k(x'_t) is the guided prediction that moved the
+    path, and the opponent's own error is kept. Both sides draw noise of their own, as conditional Jensen needs. Rows are means with
     standard errors over `count` examples.
     """
     rows = []

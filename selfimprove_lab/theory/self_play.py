@@ -1,4 +1,4 @@
-"""Notebook 05, its last section: self-play and fine-tuning on the mixture, round after round."""
+"""Notebook 05, last section: play self-play and fine-tuning on the mixture, round after round."""
 
 import copy
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from selfimprove_lab.theory.worlds import Batch, data_mixture, empty_text, ids, 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of training on the mixture world."""
+    """One way of training on the mixture world; `guidance` is that of the rollout and of the evaluation."""
 
     name: str
     objective: str  # "spin" or "sft"
-    components: int = 2  # a condition; p_data has 2, so 2 reaches it and 1 does not
+    components: int = 2  # per condition; p_data has 2, so 2 can reach it and 1 cannot
     guidance: float = 1.0
 
 
@@ -35,7 +35,7 @@ SAMPLER_STEPS = 8
 
 
 def family(world: PointWorld, components: int, seed: int) -> Mixture:
-    """A mixture beside p_data with `components` a condition, to train: round 0."""
+    """Return a mixture near p_data with `components` per condition, to be trained: round 0."""
     generator = torch.Generator().manual_seed(seed)
     if components == 2:
         base = data_mixture(world.schedule, 0.4, 1.3)
@@ -48,9 +48,10 @@ def family(world: PointWorld, components: int, seed: int) -> Mixture:
 
 
 def play_arm(arm: Arm, seed: int, rounds: int, steps: int, samples: int, beta: float = 1.5, lr: float = 1.5e-2) -> pd.DataFrame:
-    """Rounds of one arm; the rollout and the evaluation use SAMPLER_STEPS DDIM steps. One row a round, 0 the start.
+    """Play the rounds of one arm; return one row per round, row 0 for the start.
 
-    Columns: see `distances`. The learning rate falls within each round and over the rounds.
+    The rollout and the evaluation use SAMPLER_STEPS DDIM steps. For the columns see `distances`. The learning rate falls within each round
+    and over the rounds.
     """
     world = point_world(100)
     data, player = data_mixture(world.schedule), family(world, arm.components, seed)
@@ -77,9 +78,9 @@ def play_arm(arm: Arm, seed: int, rounds: int, steps: int, samples: int, beta: f
 
 @torch.no_grad()
 def distances(world: PointWorld, model: Denoiser, guidance: float, samples: int) -> dict[str, Any]:
-    """How far the sampler's output is from p_data (KL beyond as many exact samples', nats), and the model's eps from eps*.
+    """Return how far the sampler's output is from p_data (KL beyond as many exact samples', nats), and the model's eps from eps*.
 
-    `terms` holds each point's share of the KL; all models start from the same noise, so that differences can be paired.
+    `terms` holds each point's share of the KL. All models start from the same noise, so that differences can be paired.
     """
     data, text = data_mixture(world.schedule), texts(world, samples, condition=0)
     points = rollout(world, model, text, empty_text(world), ids(samples), 7, "evaluation", 0, SAMPLER_STEPS, guidance)
@@ -93,6 +94,6 @@ def distances(world: PointWorld, model: Denoiser, guidance: float, samples: int)
 
 
 def exact_level(samples: int) -> float:
-    """The same KL for the exact denoiser: what SAMPLER_STEPS steps cost even a perfect model."""
+    """Return the KL of `distances` for the exact denoiser: what SAMPLER_STEPS steps cost even a perfect model."""
     world = point_world(100)
     return float(distances(world, data_mixture(world.schedule), 1.0, samples)["samples"])

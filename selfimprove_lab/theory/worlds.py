@@ -1,4 +1,4 @@
-"""The mixtures, texts and batches that the derivation notebooks share."""
+"""Make the mixtures, texts and batches that the derivation notebooks share."""
 
 from dataclasses import dataclass
 
@@ -16,38 +16,38 @@ _FACTORS = [[[0.35, 0.0], [0.15, 0.25]], [[0.25, 0.0], [-0.1, 0.4]]]
 
 
 def point_world(steps: int, last_alpha: float = 1e-3) -> PointWorld:
-    """Two dimensions, two conditions, a schedule of `steps` steps down to alpha_T = `last_alpha`."""
+    """Return a world of two dimensions and two conditions, with a schedule of `steps` steps down to alpha_T = `last_alpha`."""
     return PointWorld(cosine_schedule(steps, last_alpha), DIMENSIONS, CONDITIONS)
 
 
 def data_mixture(schedule: Schedule, shift: float = 0.0, spread: float = 1.0) -> Mixture:
-    """p_data(x | c): two correlated components a condition; `shift` and `spread` give neighbours of it."""
+    """Return p_data(x | c), two correlated components per condition; `shift` and `spread` give mixtures near it."""
     means = torch.tensor(_MEANS, dtype=torch.float64) + shift * torch.tensor([1.0, -0.5], dtype=torch.float64)
     factors = torch.tensor(_FACTORS, dtype=torch.float64).expand(CONDITIONS, 2, 2, 2) * spread
     return Mixture(schedule, torch.tensor([[0.4, 0.6], [0.5, 0.5]], dtype=torch.float64), means, factors)
 
 
 def texts(world: PointWorld, count: int, condition: int | None = None) -> Tensor:
-    """`count` texts: all of one condition, or the conditions in turn."""
+    """Return `count` texts: all of one condition, or the conditions in turn."""
     numbers = torch.arange(count) % world.conditions if condition is None else torch.full((count,), condition)
     return world.embed(numbers)
 
 
 def empty_text(world: PointWorld) -> Tensor:
-    """The empty caption."""
+    """Return the empty caption."""
     return world.embed(torch.tensor([-1]))
 
 
 def ids(count: int) -> list[str]:
-    """Identities of `count` examples."""
+    """Return the identities of `count` examples."""
     return [draws.example_id("point", i) for i in range(count)]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch of the practical objective: both sides' noisy points and noise (B, d, 1, 1) at shared times (B,).
+    """One batch of the practical objective: noisy points and noise of both sides, each (B, d, 1, 1), at shared times (B,).
 
-    Each side has noise of its own, as the formula has it (released code shares it).
+    Each side has noise of its own, as the formula has it; the released code shares the noise.
     """
 
     t: Tensor
@@ -59,26 +59,26 @@ class Batch:
 
     @staticmethod
     def make(world: PointWorld, real: Tensor, generated: Tensor, text: Tensor, generator: torch.Generator) -> "Batch":
-        """Noise both sides with draws of the generator."""
+        """Noise both sides with draws of the generator, and return the batch."""
         t = torch.randint(len(world.schedule), (len(text),), generator=generator)
         eps, forward_eps = torch.randn(2, *real.shape, dtype=torch.float64, generator=generator)
         return Batch(t, text, world.schedule.add_noise(real, eps, t), eps, world.schedule.add_noise(generated, forward_eps, t), forward_eps)
 
     def errors(self, model: Denoiser) -> tuple[Tensor, Tensor]:
-        """A model's errors on the real and the generated side, each (B,)."""
+        """Return a model's errors on the real and the generated side, each (B,)."""
         both = model(torch.cat([self.noisy, self.forward]), self.t.repeat(2), self.text.repeat(2, 1, 1)).sample
         real, generated = both.chunk(2)
         return losses.squared_error(real, self.eps), losses.squared_error(generated, self.forward_eps)
 
     def spin(self, player: Denoiser, opponent: Denoiser, beta: float) -> losses.SpinTerms:
-        """The practical objective, convention "paper", logistic link; the player's graph is kept."""
+        """Return the practical objective's terms, convention "paper", logistic link; the player's graph is kept."""
         with torch.no_grad():
             reference = self.errors(opponent)
         return losses.spin(*self.errors(player), *reference, beta, "paper", DIMENSIONS)
 
 
 def training_step(optimiser: torch.optim.Optimizer, batch: Batch, player: Denoiser, opponent: Denoiser | None, beta: float) -> None:
-    """One step on the practical objective, or, without an opponent, of fine-tuning on the batch's real side."""
+    """Take one optimiser step on the practical objective, or, without an opponent, of fine-tuning on the batch's real side."""
     if opponent is None:
         error = losses.squared_error(player(batch.noisy, batch.t, batch.text).sample, batch.eps)
         loss = losses.denoising(error).loss.mean()
