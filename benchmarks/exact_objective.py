@@ -17,8 +17,9 @@ import pandas as pd
 import torch
 
 from selfimprove import draws
+from selfimprove.files import write_json
 from selfimprove.models.pipeline import load_diffuser
-from selfimprove.run_folder import provenance, write_json
+from selfimprove.run_folder import provenance
 from selfimprove.shapes import PIPELINE
 from selfimprove_lab.theory import exact
 from selfimprove_lab.theory.paths import noising_trajectory, trajectory

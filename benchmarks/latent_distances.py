@@ -14,11 +14,12 @@ from accelerate import PartialState
 
 from selfimprove.config import Distance
 from selfimprove.draws import example_id
+from selfimprove.files import write_json
 from selfimprove.models.pipeline import load_diffuser, resolve_model
 from selfimprove.recursion.prompts import collect, load_prompts
 from selfimprove.recursion.weighting import distances
 from selfimprove.rollout import sample_batches
-from selfimprove.run_folder import provenance, write_json
+from selfimprove.run_folder import provenance
 from selfimprove.shapes.captions import collected_prompts
 
 BETA = 35.0  # RSIDiff, appendix

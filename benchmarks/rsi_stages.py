@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 
+from selfimprove.files import write_json
 from selfimprove.models.pipeline import load_diffuser
 from selfimprove.recursion.prompts import embed_all, spread
 from selfimprove.recursion.weighting import distances
-from selfimprove.run_folder import provenance, write_json
+from selfimprove.run_folder import provenance
 from selfimprove.shapes import PIPELINE
 from selfimprove.shapes.captions import collected_prompts
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from selfimprove.run_folder import provenance, write_json
+from selfimprove.files import write_json
+from selfimprove.run_folder import provenance
 from selfimprove_lab.results.scale import SCALED, simulate
 
 if __name__ == "__main__":

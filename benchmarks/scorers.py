@@ -19,7 +19,8 @@ from PIL import Image
 from transformers import BlipTextConfig, BlipVisionConfig, CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from selfimprove.run_folder import provenance, write_json
+from selfimprove.files import write_json
+from selfimprove.run_folder import provenance
 from selfimprove.scorers import SHAPES_SCORERS, AestheticScorer, BatchScorer, ClipScorer, load_scorers
 from selfimprove.scorers.blip import TEXT, VISION, ImageRewardModel, ImageRewardScorer
 from selfimprove.scorers.clip import ClipTowers, processor_pixels, published_head

@@ -21,12 +21,13 @@ from accelerate import PartialState
 
 from selfimprove.batches import TrainingSet
 from selfimprove.data.latents import build_store
+from selfimprove.files import write_json
 from selfimprove.models.lora import WithoutAdapter, add_adapter
 from selfimprove.models.pipeline import load_diffuser, resolve_model
 from selfimprove.opponent import LiveOpponent, precompute
 from selfimprove.planning.costs import Held, Shapes, training_memory
 from selfimprove.presets import PRESETS
-from selfimprove.run_folder import provenance, write_json
+from selfimprove.run_folder import provenance
 from selfimprove.train import train
 
 CASES: dict[str, dict[str, Any]] = {

@@ -30,7 +30,8 @@ import nbformat
 import papermill
 from colophon import colophon
 
-from selfimprove.run_folder import provenance, write_json
+from selfimprove.files import write_json
+from selfimprove.run_folder import provenance
 
 ROOT = Path(__file__).parent.parent
 EXECUTED, CACHE = ROOT / "book" / "executed", ROOT / "book" / "_cache"

@@ -21,11 +21,12 @@ from experiments.exports import logged, narrow_log, narrow_metrics, narrow_promp
 from selfimprove.config import Preset, Settings
 from selfimprove.evaluation.aggregate import by_prompt, summarise
 from selfimprove.evaluation.round_figures import image_grid
+from selfimprove.files import write_json, write_table
 from selfimprove.planning.plan import count, plan
 from selfimprove.recursion.collapse import CollapseError
 from selfimprove.rounds import play
 from selfimprove.run import Run, set_up
-from selfimprove.run_folder import identity_hash, write_json, write_table
+from selfimprove.run_folder import identity_hash
 
 
 @dataclass(frozen=True)

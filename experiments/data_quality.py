@@ -12,9 +12,10 @@ from tqdm.auto import tqdm
 
 from selfimprove.config import Preset
 from selfimprove.data.images import load_data
+from selfimprove.files import write_json
 from selfimprove.models.pipeline import Diffuser, load_diffuser, resolve_model
 from selfimprove.presets import PRESETS
-from selfimprove.run_folder import provenance, write_json
+from selfimprove.run_folder import provenance
 from selfimprove.scorers import Scorer, load_scorers
 
 DATA = {"shapes": "winners", "shapes-base": "what the base was made of"}

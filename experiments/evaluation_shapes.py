@@ -18,7 +18,8 @@ from experiments.exports import narrow
 from selfimprove.comparison import Sampling, file_name, set_up_comparison
 from selfimprove.data.prompt_sets import judged_prompts
 from selfimprove.evaluation.protocol import write_scores
-from selfimprove.run_folder import provenance, write_json
+from selfimprove.files import write_json
+from selfimprove.run_folder import provenance
 from selfimprove.scorers import SHAPES_SCORERS, load_scorers
 from selfimprove_lab.results.evaluation import BASE, TRUTH_COLUMNS
 

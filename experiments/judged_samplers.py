@@ -17,9 +17,10 @@ from experiments.spin_depth import controls
 from selfimprove.config import Settings
 from selfimprove.data.images import indexed, shapes_prompts
 from selfimprove.draws import EVALUATION_SEED, example_id
+from selfimprove.files import write_json, write_table
 from selfimprove.models.pipeline import Diffuser, load_diffuser
 from selfimprove.rollout import sample_batches
-from selfimprove.run_folder import provenance, write_json, write_table
+from selfimprove.run_folder import provenance
 from selfimprove.shapes import PIPELINE
 from selfimprove.shapes.oracle import load_oracle
 

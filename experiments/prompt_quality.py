@@ -14,12 +14,13 @@ from scipy import stats
 
 from selfimprove.config import PromptSource
 from selfimprove.draws import example_id
+from selfimprove.files import write_json
 from selfimprove.presets import PRESETS
 from selfimprove.rollout import sample_batches
+from selfimprove.rsi_stages import prepared_prompts
 from selfimprove.run import set_up
-from selfimprove.run_folder import provenance, write_json
+from selfimprove.run_folder import provenance
 from selfimprove.shapes.oracle import load_oracle
-from selfimprove.stages import prepared_prompts
 
 OUT = Path("book/results/rsi_prompts")
 SOURCES: tuple[PromptSource, ...] = ("plain", "filtered", "template")

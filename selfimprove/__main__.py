@@ -7,9 +7,9 @@ from typing import Any
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from selfimprove.errors import SelfImproveError
 from selfimprove.planning.plan import plan
 from selfimprove.presets import PRESETS
-from selfimprove.recursion.collapse import CollapseError
 from selfimprove.report import ceiling_sentence, read_training, score_table, write_summary
 from selfimprove.request import Request, RsiRequest, changed_settings
 from selfimprove.rounds import play
@@ -63,7 +63,7 @@ def main() -> None:
         if PartialState().is_main_process:
             print("\n".join(plan(run, request.iter).lines), flush=True)
         infos = play(run, request.iter)
-    except (ValueError, FloatingPointError, CollapseError) as error:
+    except SelfImproveError as error:
         sys.exit(f"error: {error}")
     if PartialState().is_main_process:
         log = infos[-1].log

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from selfimprove.config import Settings
 from selfimprove.data.images import no_images
 from selfimprove.data.prompt_sets import JudgedPrompts, judged_prompts
+from selfimprove.errors import ArgumentError
 from selfimprove.evaluation.aggregate import comparison
 from selfimprove.evaluation.evaluate import evaluate, evaluation_latents
 from selfimprove.evaluation.protocol import Scored, read_scores
@@ -55,9 +56,9 @@ class Sampling:
     def __post_init__(self) -> None:
         for name in ("images", "steps", "batch"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be at least 1")
+                raise ArgumentError(f"{name}={getattr(self, name)!r} must be at least 1")
         if not self.guidances or min(self.guidances) < 1:
-            raise ValueError(f"guidances={self.guidances} must hold at least one number, and none below 1 (1 is no guidance)")
+            raise ArgumentError(f"guidances={self.guidances} must hold at least one number, and none below 1 (1 is no guidance)")
 
     def settings(self, guidance: float) -> Settings:
         """Return the settings that `evaluate` takes, at one guidance."""
@@ -75,7 +76,7 @@ def read_guidances(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in str(text).split(",") if part.strip())
     except ValueError as error:
-        raise ValueError(f"guidance={text!r} is not understood; give a number, or several with commas: '3' or '1.5,3,6'") from error
+        raise ArgumentError(f"guidance={text!r} is not understood; give a number, or several with commas: '3' or '1.5,3,6'") from error
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ class Comparison:
         """
         extract = getattr(self.scorers.get(scorer), "features", None)
         if extract is None:
-            raise ValueError(f"scorer={scorer!r} has no image features; use one of the CLIP family")
+            raise ArgumentError(f"scorer={scorer!r} has no image features; use one of the CLIP family")
         name, guidance = without_guidance(scored.protocol.model), scored.protocol.guidance
         diffuser = load_diffuser(self.models[name], self.device)
         latents = evaluation_latents(self.folder(name, guidance))
@@ -182,14 +183,14 @@ def set_up_comparison(
         ValueError: there is no model, two models have the same weights, or two names would share their files or give no file name.
     """
     if not models:
-        raise ValueError("models is empty; give at least one, such as {'base': 'shapes'}")
+        raise ArgumentError("models is empty; give at least one, such as {'base': 'shapes'}")
     files: dict[str, str] = {}
     for name in models:
         file = file_name(name)
         if not file.strip("."):
-            raise ValueError(f"models: the name {name!r} cannot be a file's; give letters or digits")
+            raise ArgumentError(f"models: the name {name!r} cannot be a file's; give letters or digits")
         if file in files:
-            raise ValueError(
+            raise ArgumentError(
                 f"models: {files[file]!r} and {name!r} would share the files {file!r}; give names that differ in letters or digits"
             )
         files[file] = name
@@ -200,7 +201,7 @@ def set_up_comparison(
         check_folder(folder)
         weights = model_hash(folder)
         if weights in hashes:
-            raise ValueError(f"models {hashes[weights]!r} and {name!r} have the same weights; give two different pipelines")
+            raise ArgumentError(f"models {hashes[weights]!r} and {name!r} have the same weights; give two different pipelines")
         hashes[weights] = name
     asked = {**models, "prompts": prompts.hash, "images": sampling.images, "steps": sampling.steps}
     return Comparison(folders, prompts, scorers, sampling, Path(run or f"runs/compare-{identity_hash(asked)}"), chosen)
@@ -237,7 +238,7 @@ def newest_player(runs: Path = Path("runs")) -> Path:
     """
     found = sorted(runs.glob("*/round_*/pipeline"), key=lambda p: p.stat().st_mtime)
     if not found:
-        raise ValueError(f"no finished round under {str(runs)!r}; give a pipeline folder, or play a round first: make round")
+        raise ArgumentError(f"no finished round under {str(runs)!r}; give a pipeline folder, or play a round first: make round")
     return found[-1]
 
 

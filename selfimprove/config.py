@@ -8,6 +8,8 @@ from numbers import Integral, Real
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
+from selfimprove.errors import ArgumentError
+
 Objective = Literal["spin", "sft", "weighted"]
 BetaConvention = Literal["diffusion-dpo", "diffusers", "summed-half", "paper"]
 GeneratedLatents = Literal["reencoded", "raw"]
@@ -129,34 +131,34 @@ class Settings:
             value = getattr(self, field_.name)
             if not _fits(value, field_.type):
                 wanted = getattr(field_.type, "__name__", str(field_.type))
-                raise ValueError(f"{field_.name}={value!r} is of the wrong kind; give {_KINDS.get(wanted, wanted)}")
+                raise ArgumentError(f"{field_.name}={value!r} is of the wrong kind; give {_KINDS.get(wanted, wanted)}")
         positive = ("samples", "rollout_steps", "rollout_batch", "beta", "steps", "batch_size", "accumulation", "lr", "clip")
         for name in (*positive, "evaluation_prompts", "evaluation_images", "neighbours", "evaluation_steps", "checkpoint_every"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be greater than 0; give a positive number")
+                raise ArgumentError(f"{name}={getattr(self, name)!r} must be greater than 0; give a positive number")
         for name in ("collected", "clusters", "kept", "selected", "epochs", "real_samples", "validation", "warmup", "weight_decay"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)!r} must not be negative; 0 leaves it out")
+                raise ArgumentError(f"{name}={getattr(self, name)!r} must not be negative; 0 leaves it out")
         for name in ("lora_rank", "lora_alpha") if self.lora_rank is not None else ():
             if getattr(self, name) < 1:  # at alpha 0 nothing is trained
-                raise ValueError(f"{name}={getattr(self, name)!r} must be at least 1; lora_rank=None trains all weights")
+                raise ArgumentError(f"{name}={getattr(self, name)!r} must be at least 1; lora_rank=None trains all weights")
         for name in ("caption_dropout", "ema", "eta", "weight_quantile", "pushing"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)!r} must lie between 0 and 1")
+                raise ArgumentError(f"{name}={getattr(self, name)!r} must lie between 0 and 1")
         if self.selected > self.samples:
-            raise ValueError(f"selected={self.selected} is more than the pool, samples={self.samples}; select fewer or sample more")
+            raise ArgumentError(f"selected={self.selected} is more than the pool, samples={self.samples}; select fewer or sample more")
         if self.strategy not in ("all", "threshold", "manual") and not self.selected:
-            raise ValueError(f"selected=0 with strategy={self.strategy!r} keeps nothing; say how many to keep")
+            raise ArgumentError(f"selected=0 with strategy={self.strategy!r} keeps nothing; say how many to keep")
         if self.sampler != "ddim" and self.eta:
-            raise ValueError(f"eta={self.eta!r} belongs to sampler='ddim'; {self.sampler!r} draws no noise: leave eta at 0")
+            raise ArgumentError(f"eta={self.eta!r} belongs to sampler='ddim'; {self.sampler!r} draws no noise: leave eta at 0")
         if self.objective == "weighted" and self.error_in != "epsilon":
-            raise ValueError(f"error_in={self.error_in!r} does not apply to objective='weighted'; choose its time_weight instead")
+            raise ArgumentError(f"error_in={self.error_in!r} does not apply to objective='weighted'; choose its time_weight instead")
         if self.weight_sigma2 is not None and not self.weight_sigma2 > 0:
-            raise ValueError(f"weight_sigma2={self.weight_sigma2!r} must be greater than 0; leave it out to calibrate it")
+            raise ArgumentError(f"weight_sigma2={self.weight_sigma2!r} must be greater than 0; leave it out to calibrate it")
         for field_ in fields(self):
             value = getattr(self, field_.name)
             if value != field_.default and value not in (known := choices(field_.name) or (value,)):
-                raise ValueError(f"{field_.name}={value!r} is not known; choose one of {list(known)}")
+                raise ArgumentError(f"{field_.name}={value!r} is not known; choose one of {list(known)}")
 
     def steps_for(self, examples: int, processes: int = 1) -> int:
         """Return the number of optimiser steps of a round that trains on `examples` examples."""
@@ -191,8 +193,8 @@ def _fits(value: Any, kind: Any) -> bool:
 
 # Settings that change results by rounding at most.
 FREE = ("rollout_batch", "gradient_checkpointing", "checkpoint_every")
-# Settings that were added later. At these neutral values they stay out of the identity, so that earlier runs keep theirs.
-_LATER = {"lora_rank": None, "sampler": "ddim", "prediction_type": "any", "error_in": "epsilon", "pushing": 1.0, "evaluation_part": "test"}
+# Settings of how players are judged and of what a sitting does: no player depends on them. Evaluations record them on their own.
+JUDGING = ("evaluation_prompts", "evaluation_images", "evaluation_steps", "evaluation_guidance", "evaluation_part", "on_collapse")
 _FIELDS = {f.name: f for f in fields(Settings)}
 
 
@@ -235,15 +237,13 @@ class Preset:
         return replace(self, settings=replace(self.settings, **changes), rounds=rounds)
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that change results as a flat dictionary: {"lr": ..., "round 3 lr": ...}.
+        """Return the settings that change the players as a flat dictionary: {"lr": ..., "round 3 lr": ...}.
 
-        A setting newer than the first runs is left out while it has its neutral value (`_LATER`), and so is `lora_alpha` without adapters.
-        The settings in `FREE` are left out too: after an out-of-memory error a run may continue with smaller batches.
+        The settings in `FREE` are left out: after an out-of-memory error a run may continue with smaller batches. So are those in
+        `JUDGING`: a finished run may be judged on more prompts.
         """
-        flat = asdict(self.settings)
-        off = {name for name, value in _LATER.items() if flat[name] == value}
-        for name in off | set(FREE) | ({"lora_alpha"} if "lora_rank" in off else set()):
-            del flat[name]
+        free = {*FREE, *JUDGING}
+        flat = {name: value for name, value in asdict(self.settings).items() if name not in free}
         for index, differences in enumerate(self.rounds, start=1):
-            flat |= {f"round {index} {name}": value for name, value in differences.items()}
+            flat |= {f"round {index} {name}": value for name, value in differences.items() if name not in free}
         return flat

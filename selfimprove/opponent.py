@@ -20,12 +20,14 @@ from torch import Tensor
 from selfimprove.batches import Batch, TrainingSet, batch_rows, make_batch
 from selfimprove.config import Settings
 from selfimprove.data.latents import SHARD, Store, build_store
+from selfimprove.errors import SelfImproveError
+from selfimprove.files import write_json
 from selfimprove.models.pipeline import AUTOCAST
-from selfimprove.run_folder import differences, write_json
+from selfimprove.run_folder import differences
 from selfimprove.schedule import Schedule
 
 
-class CacheError(ValueError):
+class CacheError(SelfImproveError):
     """The folder holds the images or errors of another opponent; the message says what differs."""
 
 

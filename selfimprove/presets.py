@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from selfimprove.config import LANGUAGE_MODEL, Preset, Settings
+from selfimprove.errors import ArgumentError
 
 _SHAPES = Settings(
     samples=768, rollout_steps=10, guidance=3.0, rollout_batch=128, beta=2000.0, steps=60, lr=1.5e-6, warmup=5,
@@ -88,5 +89,5 @@ def get_preset(name: str) -> Preset:
         ValueError: no preset has that name.
     """
     if name not in PRESETS:
-        raise ValueError(f"preset={name!r} is not known; choose one of {list(PRESETS)}")
+        raise ArgumentError(f"preset={name!r} is not known; choose one of {list(PRESETS)}")
     return PRESETS[name]

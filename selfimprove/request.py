@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
 
 from selfimprove.config import Preset, Settings
+from selfimprove.errors import ArgumentError
 from selfimprove.presets import PRESETS, get_preset
 
 _IPYTHON = {"In", "Out", "get_ipython", "exit", "quit", "open", "request", "from_namespace", "Request", "RsiRequest", "CompareRequest"}
@@ -13,12 +14,12 @@ _IPYTHON = {"In", "Out", "get_ipython", "exit", "quit", "open", "request", "from
 
 def _check_whole(name: str, value: Any, least: int, meaning: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value!r} cannot be {meaning}; give a whole number from {least} on")
+        raise ArgumentError(f"{name}={value!r} cannot be {meaning}; give a whole number from {least} on")
 
 
 def _check_text(name: str, value: Any) -> None:
     if not isinstance(value, str):
-        raise ValueError(f"{name}={value!r} must be text; give a name or a path")
+        raise ArgumentError(f"{name}={value!r} must be text; give a name or a path")
 
 
 def changed_settings(given: Sequence[str]) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def changed_settings(given: Sequence[str]) -> dict[str, Any]:
     for text in given:
         name, found, value = text.partition("=")
         if not found or name not in known:
-            raise ValueError(f"set={text!r} changes nothing; give name=value with one of {', '.join(known)}")
+            raise ArgumentError(f"set={text!r} changes nothing; give name=value with one of {', '.join(known)}")
         try:
             changes[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
@@ -39,7 +40,7 @@ def changed_settings(given: Sequence[str]) -> dict[str, Any]:
         if isinstance(changes[name], float) and changes[name].is_integer() and isinstance(known[name], int):
             changes[name] = int(changes[name])  # 1e3
         if isinstance(known[name], (int, float)) and not isinstance(changes[name], (int, float)):
-            raise ValueError(f"{name}={value!r} must be a number, or True or False")
+            raise ArgumentError(f"{name}={value!r} must be a number, or True or False")
     return changes
 
 
@@ -71,9 +72,9 @@ class Request:
             _check_text(name, getattr(self, name))
         if get_preset(self.preset).settings.objective not in self.objectives:
             fitting = [name for name, preset in PRESETS.items() if preset.settings.objective in self.objectives]
-            raise ValueError(f"preset={self.preset!r} is of the other system; choose one of {fitting}")
+            raise ArgumentError(f"preset={self.preset!r} is of the other system; choose one of {fitting}")
         if self.device and self.device.split(":")[0] not in ("cpu", "cuda", "mps"):
-            raise ValueError(f"device={self.device!r} is not known; give cpu, cuda, cuda:1 or mps, or leave it empty")
+            raise ArgumentError(f"device={self.device!r} is not known; give cpu, cuda, cuda:1 or mps, or leave it empty")
 
     def chosen_preset(self) -> Preset:
         """Return the preset with the published scorers that are asked for: names or name=path separated by commas, or "none"."""
@@ -133,5 +134,5 @@ def from_namespace(namespace: Mapping[str, Any], kind: type[Asked]) -> Asked:
     given = {n: v for n, v in namespace.items() if not n.startswith("_") and n not in _IPYTHON}
     unknown = {n: v for n, v in given.items() if n not in known and isinstance(v, (str, int, float, bool, list, dict, type(None)))}
     if unknown:
-        raise ValueError(f"unknown parameter {', '.join(sorted(unknown))}; this notebook takes {', '.join(sorted(known))}")
+        raise ArgumentError(f"unknown parameter {', '.join(sorted(unknown))}; this notebook takes {', '.join(sorted(known))}")
     return kind(**{n: v for n, v in given.items() if n in known})

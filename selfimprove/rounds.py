@@ -5,7 +5,6 @@ of the base model.
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +17,15 @@ from selfimprove.batches import TrainingSet
 from selfimprove.config import Settings
 from selfimprove.evaluation.aggregate import summarise
 from selfimprove.evaluation.evaluate import HeldOut, evaluate, evaluation_latents, held_out_error
+from selfimprove.files import read_json, replacing, write_json, write_table
 from selfimprove.models.lora import WithoutAdapter, add_adapter, merge
 from selfimprove.models.pipeline import model_hash, write_pipeline
 from selfimprove.opponent import LiveOpponent, Opponent, precompute
 from selfimprove.recursion.collapse import drift, warn_of_collapse
+from selfimprove.rsi_stages import prepared_prompts, rsi_training_set
 from selfimprove.run import Run
-from selfimprove.run_folder import RunFolder, write_json, write_table
-from selfimprove.stages import prepared_prompts, rsi_training_set, spin_training_set
+from selfimprove.run_folder import RunFolder, identity_hash
+from selfimprove.stages import spin_training_set
 from selfimprove.train import train
 
 
@@ -88,12 +89,16 @@ def _finish(state: RoundState, run: Run) -> tuple[RoundState, RoundInfo]:
     index = state.number + 1
     folder = run.folder.round(index)
     if index > 0:
-        run.folder.check_same(index, "training", opponent=model_hash(_opponent(state, run, run.preset.for_round(index))))
+        opponent = model_hash(_opponent(state, run, run.preset.for_round(index)))
+        run.folder.check_same(index, "training", opponent=opponent, start=model_hash(state.player))
+        run.folder.check_same(index, "training", player=model_hash(folder / "pipeline"))
     player = folder / "pipeline" if index > 0 else state.player
-    played = not run.folder.is_done(index, "evaluation")
+    run.folder.check_same(index, "evaluation", player=model_hash(player))
+    judged_by = _judged_by(run)
+    played = not run.folder.is_done(index, "evaluation") or run.folder.record(index, "evaluation").get("judged_by") != judged_by
     if played:
-        _evaluate(run, player, index)
-    metrics = json.loads((folder / "metrics.json").read_text())
+        _evaluate(run, player, index, judged_by)
+    metrics = read_json(folder / "metrics.json")
     log = pd.read_parquet(folder / "train.parquet") if index > 0 else None
     if index > 0:
         warn_of_collapse(index, metrics["drift"], run.preset.for_round(index).on_collapse)
@@ -103,7 +108,9 @@ def _finish(state: RoundState, run: Run) -> tuple[RoundState, RoundInfo]:
 def _train(run: Run, settings: Settings, data: TrainingSet, start: Path, opponent_folder: Path, index: int) -> None:
     folder, work = run.folder.round(index), run.folder.round(index) / "training"
     opponent_hash, errors_from = model_hash(opponent_folder), "precomputed" if run.opponent_cache and data.generated else "network"
-    with run.folder.stage(index, "training", files=("train.parquet",), opponent=opponent_hash, opponent_errors=errors_from):
+    made_from: dict[str, Any] = {"opponent": opponent_hash, "start": model_hash(start), "data": data.fingerprint()}
+    with run.folder.stage(index, "training", files=("train.parquet",), **made_from) as record:
+        record["opponent_errors"] = errors_from  # the same up to rounding
         player = run.diffuser.load_unet(start).requires_grad_(True)
         rank = settings.lora_rank
         opponent: Opponent | None = None
@@ -120,20 +127,29 @@ def _train(run: Run, settings: Settings, data: TrainingSet, start: Path, opponen
         if PartialState().is_main_process:
             if rank:
                 merge(player, rank, settings.lora_alpha, run.folder.round(index - 1) / "lora", folder / "lora")
-            unfinished = folder / "pipeline.unfinished"
-            shutil.rmtree(unfinished, ignore_errors=True)
-            write_pipeline(unfinished, player, run.diffuser.folder)
-            shutil.rmtree(folder / "pipeline", ignore_errors=True)
-            unfinished.rename(folder / "pipeline")
+            with replacing(folder / "pipeline") as unfinished:
+                write_pipeline(unfinished, player, run.diffuser.folder)
+            record["player"] = model_hash(folder / "pipeline")
             write_table(folder / "train.parquet", log)
-            (work / "training.pt").unlink(missing_ok=True)
+    if PartialState().is_main_process:  # only now: killed before the stage is written down, the training goes on at its end
+        (work / "training.pt").unlink(missing_ok=True)
 
 
-def _evaluate(run: Run, player: Path, index: int) -> None:
+def _judged_by(run: Run) -> dict[str, Any]:
+    """Return what an evaluation depends on beside the player. One that differs is done again; images that are the same are kept."""
+    settings = run.preset.settings
+    names = ("evaluation_images", "evaluation_steps", "evaluation_guidance", "evaluation_part", "precision")
+    scorers = {name: getattr(scorer, "version", name) for name, scorer in run.scorers.items()}
+    prompts = identity_hash({"prompts": run.data.evaluation})
+    return {name: getattr(settings, name) for name in names} | {"prompts": prompts, "scorers": scorers}
+
+
+def _evaluate(run: Run, player: Path, index: int, judged_by: dict[str, Any]) -> None:
     """Write the scores of a round's player, and their differences from earlier rounds."""
     folder, data, diffuser = run.folder.round(index), run.data, run.diffuser
     weights, name = model_hash(player), f"round {index}" if index else "base"
-    with run.folder.stage(index, "evaluation", files=("scores.parquet", "metrics.json"), player=weights):
+    files = ("scores.parquet", "metrics.json")
+    with run.folder.stage(index, "evaluation", files, rebind=True, player=weights, judged_by=judged_by):
         unet = diffuser.load_unet(player).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         held_out = None
         if data.validation:

@@ -9,6 +9,7 @@ from accelerate import PartialState
 
 from selfimprove.config import Preset, Settings
 from selfimprove.data.images import STREAMS, DataError, ImageText, load_data, no_images, shapes_prompts
+from selfimprove.errors import ArgumentError
 from selfimprove.models.lora import check_rank
 from selfimprove.models.pipeline import Diffuser, ModelError, load_diffuser, model_hash, resolve_model
 from selfimprove.opponent import check_identity
@@ -90,6 +91,7 @@ def set_up(
     for each in preset.all_rounds():
         _check(each, diffuser, images, available)
     identity = {**preset.identity(), "model": model_hash(folder), "data": images.fingerprint, "seed": seed}
+    identity["examples"] = fingerprint([f"{images.ids[i]} {images.captions[i]}" for i in images.train])[:16]  # which part is trained on
     about = {"preset": name, "data_name": images.name}
     if collection:
         identity["prompts"] = fingerprint([*collection.prompts, *collection.held_out])
@@ -111,7 +113,7 @@ def _device(name: str) -> torch.device:
         device = torch.device(name) if name else PartialState().device
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
-        raise ValueError(f"device={name!r} cannot be used here ({error}); leave it empty for the best there is") from error
+        raise ArgumentError(f"device={name!r} cannot be used here ({error}); leave it empty for the best there is") from error
     return device
 
 

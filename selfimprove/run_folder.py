@@ -1,4 +1,4 @@
-"""Keep run folders: identity, finished stages, provenance. Every file is written under a temporary name, then renamed."""
+"""Keep run folders: who may write, what a run is, which stages are finished, and from what each was made."""
 
 import hashlib
 import json
@@ -8,53 +8,31 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
 
 from selfimprove.config import FREE
+from selfimprove.errors import SelfImproveError
+from selfimprove.files import read_json, remove_unfinished, sha256, write_json
 
+try:
+    import fcntl
+except ImportError:  # Windows has no flock: there two processes in one folder are not kept apart
+    fcntl = None  # type: ignore[assignment]
+
+FORMAT = 2  # of run folders: 1 hashed models and kept identities otherwise
 LIBRARIES = ("selfimprove", "torch", "diffusers", "transformers", "accelerate")
+COMPUTING = ("torch", "diffusers", "transformers")  # versions that an unfinished stage must not change in between
 
 
-class RunError(ValueError):
-    """The run folder, or a file in it, belongs to another run; the message says what differs."""
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file under a temporary name, then rename it, so that no reader sees half a file. Only the main process writes."""
-    if PartialState().is_main_process:
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(value, indent=1, default=str) + "\n")
-        unfinished.rename(path)
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a parquet file under a temporary name, then rename it. Only the main process writes.
-
-    Columns of floats are stored by byte position (BYTE_STREAM_SPLIT), which compresses them by half more. Nothing is rounded. The metadata
-    of pandas is stored once, not a second time as an Arrow schema, which would be most of a small file.
-    """
-    if PartialState().is_main_process:
-        unfinished = path.with_suffix(".unfinished")
-        floats = [str(c) for c in table if table[c].dtype.kind == "f"]
-        others = [str(c) for c in (*table.index.names, *table) if c is not None and str(c) not in floats]
-        split = dict.fromkeys(floats, "BYTE_STREAM_SPLIT")
-        arrow = pa.Table.from_pandas(table)
-        with pq.ParquetWriter(
-            unfinished, arrow.schema.remove_metadata(), compression="zstd", compression_level=19, use_dictionary=others or False,
-            column_encoding=split or None, write_statistics=False, store_schema=False,
-        ) as file:  # fmt: skip
-            file.write_table(arrow.replace_schema_metadata())
-            file.add_key_value_metadata({"pandas": arrow.schema.metadata[b"pandas"]})
-        unfinished.rename(path)
+class RunError(SelfImproveError):
+    """The run folder, or a file in it, belongs to another run or is not what was written; the message says what differs."""
 
 
 def provenance() -> dict[str, Any]:
@@ -77,34 +55,96 @@ def provenance() -> dict[str, Any]:
     }
 
 
+class Lock:
+    """The right to write into a folder, held as long as this object lives. The system takes it back when the process ends, however."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = (folder / "lock").open("a+")
+        try:
+            if fcntl:
+                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.file.seek(0)
+            holder = self.file.read().strip() or "another process"
+            self.file.close()
+            raise RunError(
+                f"run={str(folder)!r} is being written by {holder}; wait for its end, stop it, or give another run folder"
+            ) from error
+        self.file.truncate(0)
+        self.file.write(f"process {os.getpid()} on {platform.node()}")
+        self.file.flush()
+
+    def __del__(self) -> None:
+        if hasattr(self, "file"):
+            self.file.close()
+
+
+_locks: WeakValueDictionary[Path, Lock] = WeakValueDictionary()  # a process may open a folder twice
+
+
+def hold(folder: Path) -> Lock | None:
+    """Lock a folder for this process and remove what killed processes left half written; of many processes the main one holds it.
+
+    Raises:
+        RunError: another process holds it.
+    """
+    if not PartialState().is_main_process:
+        return None
+    key = folder.resolve()
+    lock = _locks.get(key)
+    if lock is None:
+        lock = _locks[key] = Lock(folder)
+        remove_unfinished(folder)
+    return lock
+
+
 @dataclass(frozen=True)
 class RunFolder:
-    """A run's folder, opened for one identity."""
+    """A run's folder, opened for one identity, and held against other processes."""
 
     path: Path
     identity: dict[str, Any]
+    lock: Lock | None = field(default=None, repr=False, compare=False)
 
     def round(self, index: int) -> Path:
         """Return the folder of a round."""
         return self.path / f"round_{index}"
 
     def manifest(self, index: int) -> dict[str, Any]:
-        """Return {"round": index, "stages": {name: {"seconds", ...}}}; "stages" is empty before the first stage is done."""
+        """Return {"round": index, "stages": {name: {"seconds", "files", ...}}}; "stages" is empty before the first stage is done."""
         path = self.round(index) / "manifest.json"
-        return json.loads(path.read_text()) if path.exists() else {"round": index, "stages": {}}
+        return read_json(path) if path.exists() else {"round": index, "stages": {}}
 
     def is_done(self, index: int, stage: str) -> bool:
         """Return whether a stage of a round is finished."""
         return stage in self.manifest(index)["stages"]
 
-    def check_same(self, index: int, stage: str, **facts: Any) -> None:
-        """Check that a finished stage was made from the `facts` that hold now; do nothing if the stage is not finished.
+    def record(self, index: int, stage: str) -> dict[str, Any]:
+        """Return what a finished stage recorded, after its files have been checked against their hashes, each once per process.
 
         Raises:
-            RunError: the stage was made from something else, such as an opponent that has been trained again since.
+            RunError: a file is not what the stage wrote.
+            DamagedFileError: a file is missing.
         """
-        recorded = self.manifest(index)["stages"].get(stage, {})
-        differing = [name for name, value in facts.items() if recorded and recorded.get(name, value) != value]  # older runs record less
+        recorded = self.manifest(index)["stages"][stage]
+        for name, wanted in recorded["files"].items():
+            if sha256(self.round(index) / name) != wanted:
+                raise RunError(
+                    f"{self.round(index) / name} is not what round {index}'s {stage} wrote (its SHA-256 differs); restore it, or delete "
+                    f"{self.round(index)} and the folders of later rounds to have them played again"
+                )
+        return recorded
+
+    def check_same(self, index: int, stage: str, **facts: Any) -> None:
+        """Check that a finished stage was made from the `facts` that hold now, and its files; do nothing if the stage is not finished.
+
+        Raises:
+            RunError: the stage was made from something else, such as an opponent that has been trained again since; or see `record`.
+        """
+        if not self.is_done(index, stage):
+            return
+        recorded = self.record(index, stage)
+        differing = [name for name, value in _plain(facts).items() if recorded.get(name, value) != value]
         if differing:
             raise RunError(
                 f"{self.round(index)}: its {stage} was made with another {', '.join(differing)} than there is now (a round before it was "
@@ -112,20 +152,43 @@ class RunFolder:
             )
 
     @contextmanager
-    def stage(self, index: int, name: str, files: tuple[str, ...] = (), **facts: Any) -> Iterator[None]:
-        """Mark a stage done when its block ends without an error; record seconds, SHA-256 of `files`, the `facts`, and provenance."""
-        self.round(index).mkdir(parents=True, exist_ok=True)
-        start = time.perf_counter()
-        yield
+    def stage(self, index: int, name: str, files: tuple[str, ...] = (), rebind: bool = False, **facts: Any) -> Iterator[dict[str, Any]]:
+        """Mark a stage done when its block ends without an error; record seconds, SHA-256 of `files`, the `facts`, and provenance.
+
+        The block may add facts to the dictionary that it is given. What makes the stage (the facts, and the versions of the libraries that
+        compute) is written down before it begins. A stage that was cut off goes on only with the same, unless `rebind` says that what the
+        stage leaves behind knows for itself what it was made from.
+
+        Raises:
+            RunError: the stage was begun with something else.
+        """
+        folder = self.round(index)
+        folder.mkdir(parents=True, exist_ok=True)
+        begun, made_from = folder / f"{name}.begun.json", _plain({**facts, **{f"{n} version": version(n) for n in COMPUTING}})
+        if begun.exists() and not rebind and (differing := differences(read_json(begun), made_from)):
+            raise RunError(
+                f"{folder}: its {name} was begun with something else ({'; '.join(differing)}); go on with that, or delete {folder} to "
+                "begin that round again"
+            )
+        PartialState().wait_for_everyone()
+        write_json(begun, made_from)
+        start, added = time.perf_counter(), dict[str, Any]()
+        yield added
         state = PartialState()
         state.wait_for_everyone()
         if state.is_main_process:
             manifest = self.manifest(index)
-            hashes = {f: hashlib.sha256((self.round(index) / f).read_bytes()).hexdigest() for f in files}
-            record = {"seconds": round(time.perf_counter() - start, 1), "files": hashes, **facts, "provenance": provenance()}
+            hashes = {f: sha256(folder / f) for f in files}
+            record = {"seconds": round(time.perf_counter() - start, 1), "files": hashes, **facts, **added, "provenance": provenance()}
             manifest["stages"][name] = record
-            write_json(self.round(index) / "manifest.json", manifest)
+            write_json(folder / "manifest.json", manifest)
+            begun.unlink()
         state.wait_for_everyone()
+
+
+def _plain(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return facts in the form in which reading a JSON file returns them."""
+    return json.loads(json.dumps(facts, default=str))
 
 
 def identity_hash(identity: dict[str, Any]) -> str:
@@ -140,20 +203,31 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
 
 
 def open_run(path: Path, identity: dict[str, Any], about: dict[str, Any]) -> RunFolder:
-    """Create a run folder, or open one with the same identity; `about` is written to run.json for human readers.
+    """Create a run folder, or open one with the same identity, and hold it; `about` is written to run.json for human readers.
 
     Raises:
-        RunError: the folder holds another run, or files but no run.
+        RunError: the folder holds another run, a run of an earlier version, or files but no run; or another process writes into it.
     """
-    identity = json.loads(json.dumps(identity, default=str))  # in the form that reading the file returns
+    identity = _plain(identity)
     file, state = path / "run.json", PartialState()
-    if state.is_main_process and not file.exists() and not (path.exists() and any(path.iterdir())):
+    others = [p.name for p in path.iterdir() if p.name != "lock" and p.suffix != ".ipynb"] if path.is_dir() else []
+    if path.exists() and not path.is_dir():
+        raise RunError(f"run={str(path)!r} is a file; give a folder")
+    if others and not file.exists():
+        raise RunError(f"run={str(path)!r} holds {others[0]!r} and no run.json; give another run folder, or an empty one")
+    state.wait_for_everyone()  # all have looked before the main process writes
+    if state.is_main_process:
         path.mkdir(parents=True, exist_ok=True)
-        write_json(file, {"identity": identity, **about})
-    state.wait_for_everyone()  # every process, whichever comes first, so that all pass later barriers together
-    if not file.exists():
-        raise RunError(f"run={str(path)!r} exists and holds no run.json; give another run folder, or an empty one")
-    differing = differences(json.loads(file.read_text())["identity"], identity)
-    if differing:
+    lock = hold(path)
+    if state.is_main_process and not file.exists():
+        write_json(file, {"format": FORMAT, "identity": identity, **about})
+    state.wait_for_everyone()  # so that all processes pass every later barrier together
+    there = read_json(file)
+    if there.get("format") != FORMAT:
+        raise RunError(
+            f"run={str(path)!r} was made by an earlier version (format {there.get('format', 1)}, now {FORMAT}), which hashed models and "
+            "kept settings otherwise; finish it with that version, or give another run folder"
+        )
+    if differing := differences(there["identity"], identity):
         raise RunError(f"run={str(path)!r} holds another run ({'; '.join(differing)}); give another run folder, or the same settings")
-    return RunFolder(path, identity)
+    return RunFolder(path, identity, lock)

@@ -15,7 +15,7 @@ from experiments import rsi_shapes
 from experiments.exports import LEVELS, LOG, coarse, logged, narrow, narrow_log, narrow_metrics, narrow_prompts, narrow_summary, save_strip
 from selfimprove.config import Settings
 from selfimprove.evaluation.aggregate import RAW
-from selfimprove.run_folder import write_table
+from selfimprove.files import write_table
 from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove_lab.claims.table import QUALITY, RIGHT
 

@@ -137,6 +137,36 @@ assert not any(m.startswith("selfimprove") for m in sys.modules)
     subprocess.run([sys.executable, "-I", "-c", program], check=True, capture_output=True, text=True)
 
 
+def test_a_player_shares_nothing_that_programs_write_in_place(
+    tiny: Path, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = model_hash(copy)
+    (copy / ".git").mkdir()
+    (copy / ".git" / "pack").write_bytes(b"history")
+    (copy / "v1-5-pruned.ckpt").write_bytes(b"pickle")
+    write_pipeline(tmp_path / "player", load_diffuser(copy, CPU).unet, copy)
+    written = [path for path in (tmp_path / "player").rglob("*") if path.is_file()]
+    assert {path.stat().st_nlink for path in written} == {1}
+    assert not [path.name for path in written if path.suffix == ".ckpt" or path.name == "pack"]
+    edit(tmp_path / "player" / "scheduler" / "scheduler_config.json", beta_end=0.5)
+    assert model_hash(copy) == before
+    monkeypatch.setattr(models, "LINKED", 1)  # only large weights may be links
+    write_pipeline(tmp_path / "linked", load_diffuser(copy, CPU).unet, copy)
+    links = {path.name for path in (tmp_path / "linked").rglob("*") if path.is_file() and path.stat().st_nlink > 1}
+    assert links == {"diffusion_pytorch_model.safetensors", "model.safetensors"}
+    assert "_name_or_path" not in (tmp_path / "linked" / "unet" / "config.json").read_text()  # the same player wherever its base lay
+
+
+def test_a_model_is_the_files_that_are_loaded(copy: Path) -> None:
+    before = model_hash(copy)
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    for name in ("diffusion_pytorch_model.non_ema.safetensors", "diffusion_pytorch_model.fp16.safetensors"):
+        shutil.copy(weights, weights.with_name(name))
+    assert model_hash(copy) == before
+    edit(copy / "scheduler" / "scheduler_config.json", beta_end=0.5)
+    assert model_hash(copy) != before
+
+
 def test_a_part_without_weights_is_left_out_of_what_is_written(tiny: Path, copy: Path, tmp_path: Path) -> None:
     (copy / "safety_checker").mkdir()  # as from the hub, whose safety checker's weights are not fetched
     (copy / "safety_checker" / "config.json").write_text("{}")

@@ -11,12 +11,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from selfimprove import rounds, train
 from selfimprove import stages as samples
 from selfimprove.config import Preset, Settings
 from selfimprove.data.images import DataError
 from selfimprove.data.latents import Store
+from selfimprove.errors import SelfImproveError
 from selfimprove.evaluation import evaluate
 from selfimprove.evaluation.round_figures import training_figure
 from selfimprove.models.pipeline import load_diffuser, model_hash
@@ -103,7 +105,7 @@ def test_a_folder_of_another_run_is_refused_and_the_fields_are_named(tiny: Path,
         prepared_run(tiny, images, tmp_path / "run", PRESET.changed(beta=7.0), seed=1)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("do not touch")
-    with pytest.raises(RunError, match=r"exists and holds no run.json"):
+    with pytest.raises(RunError, match=r"holds 'thesis.txt' and no run.json"):
         prepared_run(tiny, images, tmp_path / "other")
 
 
@@ -183,6 +185,46 @@ def test_a_round_against_an_opponent_that_is_no_more_is_not_read_back(tiny: Path
     (run / "round_2" / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(RunError, match="round_2: its training was made with another opponent than there is now"):
         play(prepared_run(tiny, images, run), 2)
+
+
+@pytest.mark.parametrize("tampered", ["unet", "scheduler", "gone", "rollout", "scores"])
+def test_a_finished_round_that_is_not_what_was_written_is_refused(tiny: Path, images: Path, tmp_path: Path, tampered: str) -> None:
+    """Nothing is trained on a player, a rollout or scores that somebody or something has changed; the message names the round."""
+    run = tmp_path / "run"
+    play(prepared_run(tiny, images, run), 1)
+    player = run / "round_1" / "pipeline"
+    if tampered == "unet":
+        weights = player / "unet" / "diffusion_pytorch_model.safetensors"
+        state = load_file(weights)
+        save_file({name: 3 * tensor if name == "conv_in.bias" else tensor for name, tensor in state.items()}, weights)
+    elif tampered == "scheduler":
+        file = player / "scheduler" / "scheduler_config.json"
+        file.write_text(file.read_text().replace("0.02", "0.5"))
+    elif tampered == "gone":
+        shutil.rmtree(player)
+    elif tampered == "rollout":  # of a round whose training was cut off
+        manifest = json.loads((run / "round_1" / "manifest.json").read_text())
+        manifest["stages"] = {"rollout": manifest["stages"]["rollout"]}
+        (run / "round_1" / "manifest.json").write_text(json.dumps(manifest))
+        shard = run / "round_1" / "rollout" / "00000.safetensors"
+        shard.write_bytes(shard.read_bytes()[:-64] + bytes(64))
+    else:
+        (run / "round_1" / "scores.parquet").write_bytes(b"PAR1")
+    with pytest.raises(SelfImproveError, match="round_1"):
+        play(prepared_run(tiny, images, run), 2)
+    assert not (run / "round_2" / "train.parquet").exists()
+
+
+def test_a_larger_evaluation_goes_on_from_the_smaller_one(tiny: Path, images: Path, tmp_path: Path) -> None:
+    """How players are judged is no part of the run: it is judged anew on more prompts, and no training is repeated."""
+    run, preset = tmp_path / "run", PRESET.changed(evaluation_prompts=2, on_collapse="ignore")
+    play(prepared_run(tiny, images, run, preset), 1)
+    trained = (run / "round_1" / "train.parquet").stat().st_mtime_ns
+    more = play(prepared_run(tiny, images, run, preset.changed(evaluation_images=3)), 1)
+    assert [i.played for i in more] == [True, True]
+    assert len(pd.read_parquet(run / "round_1" / "scores.parquet")) == 6
+    assert (run / "round_1" / "train.parquet").stat().st_mtime_ns == trained
+    assert not any(i.played for i in play(prepared_run(tiny, images, run, preset.changed(evaluation_images=3)), 1))
 
 
 def test_an_adapter_beside_the_base_is_none_of_the_runs(tiny: Path, images: Path, tmp_path: Path) -> None:

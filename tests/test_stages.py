@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from selfimprove import rounds
+from selfimprove import rounds, rsi_stages
 from selfimprove import stages as samples
 from selfimprove.config import Preset, Settings
 from selfimprove.data.images import DataError
@@ -101,7 +101,7 @@ def test_two_rounds(tiny: Path, prompts: Path, tmp_path: Path) -> None:
 
 
 STAGES = [
-    (samples, "prepare"), (samples, "sample_batches"), (samples, "sampled_images"), (samples, "select"), (samples, "weigh"),
+    (rsi_stages, "prepare"), (samples, "sample_batches"), (rsi_stages, "sampled_images"), (rsi_stages, "select"), (samples, "weigh"),
     (rounds, "train"), (rounds, "evaluate"),
 ]  # fmt: skip
 
@@ -225,7 +225,7 @@ def test_bad_input_is_refused_before_anything_is_sampled(tiny: Path, prompts: Pa
     ):
         with pytest.raises(ValueError, match=match):
             PRESET.changed(**changes)
-    assert not list(run.glob("*/round_0"))
+    assert not list(run.glob("*/round_0/evaluation"))
 
 
 def test_bad_scores_and_weights_lose_nothing(tiny: Path, prompts: Path, tmp_path: Path) -> None:

@@ -1,101 +1,179 @@
-"""Cache latents and text embeddings in safetensors, so that the training loop needs neither the VAE nor the text encoder.
+"""Store latents and text embeddings in safetensors, so that the VAE and the text encoder stay out of the training loop.
 
-A store is a folder of shards. Each shard is written under a temporary name and then renamed, so a killed run continues at the first
-missing shard. Rows are read on demand from memory-mapped files, so a store may be larger than memory.
+A store is a folder of shards. Each shard carries in its header what it was made from and the hash of its tensors, so a shard that is
+missing, cut off, changed or of another store is never read. A killed run continues at the first missing shard. Rows are read on demand from
+the memory-mapped files: a store may be larger than memory.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from selfimprove.files import DamagedFileError, missing, read_json, remove, replacing, write_json
+
 SHARD = 256  # rows per shard
+_intact: dict[tuple[str, int, int, int], dict[str, str]] = {}  # shards that this process has checked -> their headers
+
+
+def _content(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _header(path: Path) -> dict[str, str]:
+    """Return the header of a shard after its tensors have been checked against it, once per process.
+
+    Raises:
+        DamagedFileError: the shard is missing, cut off, or its tensors are not what was written.
+    """
+    try:
+        state = path.stat()
+        key = (str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ino)
+        if key not in _intact:
+            with safe_open(path, "pt") as file:
+                header = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+            if header.get("content") != _content(tensors):
+                raise DamagedFileError(f"{path} holds other tensors than were written into it; delete it to have it made again")
+            _intact[key] = header
+    except FileNotFoundError as error:
+        raise missing(path) from error
+    except (SafetensorError, OSError) as error:
+        raise DamagedFileError(f"{path} is cut off or unreadable ({error}); delete it to have it made again") from error
+    return _intact[key]
 
 
 class Store:
-    """Named tensors of shape (rows, ...) on disk, with the rows in the order in which they were built."""
+    """Rows of named tensors, (rows, ...) each, in the order in which they were built.
 
-    def __init__(self, folder: Path) -> None:
-        self.rows: int = json.loads((folder / "store.json").read_text())["rows"]
-        self._paths = sorted(folder.glob("*.safetensors"))
-        self._shards = [safe_open(path, "pt") for path in self._paths]
+    Raises:
+        DamagedFileError: a shard is missing, cut off, changed, or not the one that the store was finished with; names the file.
+    """
+
+    def __init__(self, folder: Path, about: Mapping[str, Any] | None = None) -> None:
+        about = about or read_json(folder / "store.json")  # `about`: of who has built the store, while others may add to it
+        self.rows: int = about["rows"]
+        self._contents: list[str] = about["shards"]
+        if about["shard"] != SHARD or len(self._contents) != -(-self.rows // SHARD):
+            raise DamagedFileError(f"{folder / 'store.json'} does not fit its rows; delete {folder} to have it made again")
+        paths = [folder / f"{index:05d}.safetensors" for index in range(len(self._contents))]
+        for path, content in zip(paths, self._contents, strict=True):
+            if _header(path)["content"] != content:
+                raise DamagedFileError(f"{path} is not the shard that the store was finished with; delete {folder} to have it made again")
+        self._shards = [safe_open(path, "pt") for path in paths]
 
     def has(self, name: str) -> bool:
-        """Return whether the store has a tensor of that name."""
+        """Return whether there is a tensor of that name."""
         return name in self._shards[0].keys()  # noqa: SIM118 - safe_open is no mapping
 
     def digest(self) -> str:
-        """Return the SHA-256 of all shards."""
-        digest = hashlib.sha256()
-        for path in self._paths:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
+        """Return the SHA-256 of everything in the store."""
+        return hashlib.sha256("".join(self._contents).encode()).hexdigest()
 
     def take(self, name: str, rows: Sequence[int]) -> Tensor:
-        """Return the given rows of one tensor, in float32 on the CPU."""
+        """Return some rows of one tensor, in float32 on the CPU."""
         return torch.stack([self._shards[r // SHARD].get_slice(name)[r % SHARD] for r in rows]).float()
 
 
 class Part(Store):
-    """Some rows of another store, renumbered in the given order."""
+    """Some rows of another store, renumbered in the order given."""
 
     def __init__(self, whole: Store, chosen: Sequence[int]) -> None:
         self.rows, self._whole, self._chosen = len(chosen), whole, list(chosen)
 
     def has(self, name: str) -> bool:
-        """Return whether the store has a tensor of that name."""
+        """Return whether there is a tensor of that name."""
         return self._whole.has(name)
 
     def digest(self) -> str:
-        """Return the SHA-256 of the whole store's digest and the chosen row numbers."""
+        """Return the SHA-256 of the whole store and of the numbers of the chosen rows."""
         return hashlib.sha256(f"{self._whole.digest()} {self._chosen}".encode()).hexdigest()
 
     def take(self, name: str, rows: Sequence[int]) -> Tensor:
-        """Return the given rows of one tensor, in float32 on the CPU."""
+        """Return some rows of one tensor, in float32 on the CPU."""
         return self._whole.take(name, [self._chosen[r] for r in rows])
 
 
 def link_store(source: Path, target: Path) -> Store:
-    """Recreate a store in another folder by hard links, or by copies on another disk. Earlier contents of `target` are deleted."""
+    """Put a store into another folder as well, without a second copy if both are on one disk; replace what is there."""
     if PartialState().is_main_process:
-        shutil.rmtree(target, ignore_errors=True)
+        remove(target)
         target.mkdir(parents=True)
         for file in (*source.glob("*.safetensors"), source / "store.json"):
             try:
                 os.link(file, target / file.name)
-            except OSError:  # another disk, or a file system without hard links
+            except OSError:  # another disk, or a file system without links
                 shutil.copyfile(file, target / file.name)
     PartialState().wait_for_everyone()
     return Store(target)
 
 
 def build_store(
-    folder: Path, rows: int, make: Callable[[range], dict[str, Tensor]], description: str, dtype: torch.dtype = torch.float32
+    folder: Path,
+    rows: int,
+    make: Callable[[range], dict[str, Tensor]],
+    description: str,
+    dtype: torch.dtype = torch.float32,
+    made_from: Mapping[str, Any] | None = None,
+    keys: Sequence[str] = (),
+    remake: bool = False,
 ) -> Store:
-    """Return the store in `folder`. Missing shards are made by `make(range of rows)`; the processes share the work."""
-    state = PartialState()
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, start in enumerate(tqdm(range(0, rows, SHARD), desc=description, leave=False)):
+    """Return the store in a folder; `make(range of rows)` makes the missing shards, which the processes share out.
+
+    `made_from`: everything that all rows depend on. `keys`: one per row, what it depends on beside. A shard that was made from something
+    else is refused, or made anew if `remake`; one of other rows (`keys`, or a shorter one of a smaller store) is made anew, and so is a
+    damaged one, with a warning.
+
+    Raises:
+        DamagedFileError: a shard was made from something else.
+    """
+    state, origin = PartialState(), _hash({**(made_from or {}), "dtype": str(dtype)})
+    shards = [range(start, min(start + SHARD, rows)) for start in range(0, rows, SHARD)]
+    headers = [{"made_from": origin, "rows": _hash([len(part), *(keys[part.start : part.stop])])} for part in shards]
+    for index, part in enumerate(tqdm(shards, desc=description, leave=False)):
         path = folder / f"{index:05d}.safetensors"
-        if index % state.num_processes == state.process_index and not path.exists():
-            tensors = make(range(start, min(start + SHARD, rows)))
-            unfinished = path.with_suffix(f".{os.getpid()}.unfinished")  # with the process id: concurrent runs may share a cache
-            save_file({k: v.to("cpu", dtype).contiguous() for k, v in tensors.items()}, unfinished)
-            unfinished.rename(path)
+        if index % state.num_processes == state.process_index and not _made(path, headers[index], remake):
+            tensors = {k: v.to("cpu", dtype).contiguous() for k, v in make(part).items()}
+            with replacing(path) as unfinished:
+                save_file(tensors, unfinished, {**headers[index], "content": _content(tensors)})
     state.wait_for_everyone()
-    if state.is_main_process:
-        unfinished = folder / f"store.{os.getpid()}.unfinished"
-        unfinished.write_text(json.dumps({"rows": rows, "shard": SHARD}) + "\n")
-        unfinished.rename(folder / "store.json")
+    contents = [_header(folder / f"{index:05d}.safetensors")["content"] for index in range(len(shards))]
+    about = {"rows": rows, "shard": SHARD, "made_from": origin, "shards": contents}
+    write_json(folder / "store.json", about)
     state.wait_for_everyone()
-    return Store(folder)
+    return Store(folder, about)
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _made(path: Path, wanted: dict[str, str], remake: bool) -> bool:
+    """Return whether a shard is there, whole, and the wanted one."""
+    if not path.exists():
+        return False
+    try:
+        header = _header(path)
+    except DamagedFileError as error:
+        warnings.warn(f"{error}: it is made again", stacklevel=3)
+        return False
+    if header["made_from"] != wanted["made_from"] and not remake:
+        raise DamagedFileError(
+            f"{path} was made from something else (other models, data, settings or versions); delete {path.parent} to have it made again"
+        )
+    return all(header[name] == value for name, value in wanted.items())

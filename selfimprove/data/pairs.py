@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from selfimprove.draws import EVALUATION_SEED, key_hash
+from selfimprove.errors import SelfImproveError
 from selfimprove.scorers.images import eight_bit
 from selfimprove.shapes import image_sets
 from selfimprove.shapes.render import render
@@ -28,7 +29,7 @@ LEAST = 3  # different captions needed for a split into training, validation and
 SAMPLED = 1 << 16  # leading bytes per row group and image column that enter a fingerprint
 
 
-class DataError(ValueError):
+class DataError(SelfImproveError):
     """The data cannot be used; the message says why and what to do."""
 
 

@@ -71,7 +71,8 @@ def evaluate(
         )  # fmt: skip
         return {"latent": latents}
 
-    store = build_store(folder / "evaluation", len(prompts), make, "evaluation images")
+    drawn_from = {"player": weights, **{n: getattr(settings, n) for n in ("evaluation_steps", "evaluation_guidance", "precision")}}
+    store = build_store(folder / "evaluation", len(prompts), make, "evaluation images", made_from=drawn_from, keys=ids, remake=True)
     oracle = load_oracle() if data.scenes else None
     (folder / "images").mkdir(exist_ok=True)
     parts, black = [], 0

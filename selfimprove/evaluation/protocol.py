@@ -11,14 +11,15 @@ from typing import Any
 
 import pandas as pd
 
-from selfimprove.run_folder import write_table
+from selfimprove.errors import SelfImproveError
+from selfimprove.files import write_table
 
 KEYS = ("id", "prompt", "image")  # columns of a score table that are not scores
 OF_THE_MODEL = ("model", "model_hash")  # fields that may differ between compared models
 _ATTRIBUTE = "protocol"  # pandas writes a frame's attributes into the parquet file
 
 
-class ProtocolError(ValueError):
+class ProtocolError(SelfImproveError):
     """Scores were made in ways that cannot be compared. The message names the fields that differ."""
 
 

@@ -17,16 +17,20 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from selfimprove.errors import SelfImproveError
+from selfimprove.files import sha256
 from selfimprove.schedule import Schedule
 from selfimprove.shapes import PIPELINE
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 VAE_PIXELS = 4 * 512 * 512  # pixels that go through the VAE at once: four images of 512 x 512, about 3 GB of activations
 AUTOCAST: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}  # precisions other than float32
+LINKED = 64 * 2**20  # bytes from which weights of other parts are linked into a player's folder, not copied
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 
 
-class ModelError(ValueError):
+class ModelError(SelfImproveError):
     """The model folder cannot be used; the message says why and what to do."""
 
 
@@ -108,14 +112,25 @@ def _check_weights(folder: Path, name: str) -> None:
                 raise ModelError(f"model part {str(folder)!r}: the weight {key!r} holds NaN or infinity; give an intact model")
 
 
+def used_files(folder: Path) -> list[Path]:
+    """Return the files of a pipeline folder that are loaded, in a fixed order: weights, configurations, tokenizer; nothing beside them."""
+    wanted = [folder / part / f"{name}.safetensors" for part, name in WEIGHTS.items()]
+    wanted += [folder / part / "config.json" for part in WEIGHTS]
+    wanted += [folder / "scheduler" / "scheduler_config.json", *(folder / "tokenizer" / name for name in TOKENIZER_FILES)]
+    return [path for path in wanted if path.exists()]
+
+
 def model_hash(folder: Path) -> str:
-    """Return the SHA-256 of the pipeline's weights and configurations: the model's identity, whatever its path."""
-    digest = hashlib.sha256()
-    for part in PARTS:
-        for path in sorted(p for p in (folder / part).rglob("*") if p.suffix in (".safetensors", ".json", ".txt")):
-            digest.update(str(path.relative_to(folder)).encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
+    """Return the identity of a model wherever it lies: the SHA-256 of the names and hashes of `used_files`.
+
+    Raises:
+        ModelError: there is no such folder, or no UNet in it.
+    """
+    files = used_files(folder)
+    if folder / "unet" / f"{WEIGHTS['unet']}.safetensors" not in files:
+        raise ModelError(f"model={str(folder)!r} has no UNet weights; restore the folder, or have its round played again")
+    lines = [f"{path.relative_to(folder).as_posix()} {sha256(path)}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -233,23 +248,29 @@ def _load_schedule(folder: Path, device: torch.device) -> Schedule:
 
 
 def write_pipeline(folder: Path, unet: UNet2DConditionModel, base: Path) -> None:
-    """Write a complete pipeline folder: the player's UNet, and hard links (or copies, if links fail) to the other parts of the base.
+    """Write a complete pipeline folder: the player's UNet, and the parts that the base's `model_index.json` names beside it.
 
-    A part that the base index names but that has no weights (such as the hub's safety checker, which is not downloaded) is left out, and
-    the index marks it as absent, as diffusers expects.
+    Everything is copied but weights of `LINKED` bytes or more, which are hard links where that is possible: nothing that programs write in
+    place is shared with the base. A part whose weights are absent (the hub's safety checker is not downloaded) becomes null in the index,
+    as diffusers expects of an omitted part.
     """
     unet.save_pretrained(folder / "unet", safe_serialization=True)
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    config.pop("_name_or_path", None)  # where the base lay: no part of what the player is
+    (folder / "unet" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     index = json.loads((base / "model_index.json").read_text())
-    absent = [part for part in index if (base / part / "config.json").exists() and not _has_weights(base / part)]
+    parts = [part for part in index if (base / part).is_dir() and part != "unet"]
+    absent = [part for part in parts if (base / part / "config.json").exists() and not _has_weights(base / part)]
     (folder / "model_index.json").write_text(json.dumps(index | {part: [None, None] for part in absent}, indent=2) + "\n")
-    left_out = {"unet", "model_index.json", *absent}
-    for path in sorted(p for p in base.rglob("*") if p.is_file() and p.relative_to(base).parts[0] not in left_out):
-        target = folder / path.relative_to(base)
+    for path in sorted(path for part in parts if part not in absent for path in (base / part).rglob("*") if path.is_file()):
+        target, source = folder / path.relative_to(base), path.resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.link(path.resolve(), target)
+            if source.suffix != ".safetensors" or source.stat().st_size < LINKED:
+                raise OSError("copied")
+            os.link(source, target)
         except OSError:
-            shutil.copyfile(path, target)
+            shutil.copyfile(source, target)
 
 
 def _has_weights(part: Path) -> bool:

@@ -14,12 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selfimprove.config import OnCollapse
+from selfimprove.errors import SelfImproveError
 from selfimprove.recursion.weighting import pairwise, reduce_distances
 
 NEIGHBOURS = 5
 
 
-class CollapseError(RuntimeError):
+class CollapseError(SelfImproveError):
     """Raised if a round shows signs of collapse and `on_collapse` is "stop". Everything computed so far is kept."""
 
 

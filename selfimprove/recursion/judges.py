@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from tqdm.auto import tqdm
 
 from selfimprove.config import LANGUAGE_MODEL
+from selfimprove.errors import SelfImproveError
 from selfimprove.shapes.captions import SYNONYMS
 from selfimprove.shapes.render import ATTRIBUTES
 
@@ -28,7 +29,7 @@ INSTRUCTIONS: dict[Question, str] = {
 }
 
 
-class JudgeError(ValueError):
+class JudgeError(SelfImproveError):
     """The judge cannot be used; the message says why and what to do."""
 
 

@@ -19,6 +19,7 @@ from sklearn.cluster import KMeans, MiniBatchKMeans
 from tqdm.auto import tqdm
 
 from selfimprove.draws import EVALUATION_SEED, key_hash
+from selfimprove.errors import SelfImproveError
 from selfimprove.recursion.judges import QUESTIONS, Judge, judged
 
 FILLERS = frozenset({"a", "an", "the", "please"})  # words ignored in the search for near-duplicates
@@ -27,7 +28,7 @@ TEMPLATE = "a photo of a {concept}"
 SHOWN = 3  # dropped prompts quoted per report
 
 
-class PromptError(ValueError):
+class PromptError(SelfImproveError):
     """The prompts cannot be used; the message says why and what to do."""
 
 

@@ -14,11 +14,12 @@ from scipy import stats
 
 from selfimprove.config import Combination, Strategy
 from selfimprove.draws import key_hash
+from selfimprove.errors import SelfImproveError
 
 KEPT_BY_HAND = "kept.txt"  # file in a round's folder with the ids chosen by hand, one per line
 
 
-class SelectionError(ValueError):
+class SelectionError(SelfImproveError):
     """No sensible selection is possible; the message says why and what to do."""
 
 

@@ -16,12 +16,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from selfimprove.config import Distance, Reference
+from selfimprove.errors import SelfImproveError
 
 BLOCK = 1024  # rows per block: two blocks in float64 and one block of distances are in memory at a time
 NEGLIGIBLE = 0.01  # if every weight is below it, training would hardly move
 
 
-class WeightingError(ValueError):
+class WeightingError(SelfImproveError):
     """The weights cannot be computed, or would stop training; the message says why and what to do."""
 
 

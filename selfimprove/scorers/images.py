@@ -10,11 +10,13 @@ from PIL import Image
 from torch import Tensor
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from selfimprove.errors import SelfImproveError
+
 Images = Float[Tensor, "b 3 h w"] | Sequence[Image.Image]  # tensors in [0, 1]; PIL images of any size and mode
 DEEPEST = 65535  # the largest value of a 16-bit image
 
 
-class ScorerError(ValueError):
+class ScorerError(SelfImproveError):
     """A scorer cannot be loaded, or returned something that is no score; the message says why and what to do."""
 
 

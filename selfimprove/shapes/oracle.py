@@ -11,13 +11,14 @@ from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from selfimprove.errors import SelfImproveError
 from selfimprove.shapes import ASSETS
 from selfimprove.shapes.render import ATTRIBUTES, FACTORS
 
 _HIDDEN = ContextVar("hidden", default=False)
 
 
-class TruthError(ValueError):
+class TruthError(SelfImproveError):
     """Raised if code that selects or tunes asks for the truth."""
 
 

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from selfimprove.errors import SelfImproveError
+
 UNDONE = "undone"  # the answer that undoes an earlier one
 PATIENCE = 30.0  # seconds to wait for another rater's write
 SCHEMA = (
@@ -23,7 +25,7 @@ SCHEMA = (
 )
 
 
-class StudyError(ValueError):
+class StudyError(SelfImproveError):
     """The study cannot be run or read; the message says why and what to do."""
 
 
