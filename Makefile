@@ -67,7 +67,7 @@ book-serve: book/_build/html/index.html
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory book/_build/html $(PORT) >/dev/null
 
 pretrain: .venv/.run
-	$(BIN)/python -m selfimprove.shapes.pretrain
+	$(BIN)/python -m selfimprove_lab.pretrain
 
 # Two processes of one thread each, which get half as much again done as one of two threads. What is exported already is not played
 # again; what was cut off goes on. SEEDS="0" plays one seed; DEVICE=cuda plays on a GPU, where a process should have the card to itself.

@@ -26,7 +26,7 @@ RINGS = (
     ("data", "scorers", "recursion"),  # what a round takes in
     ("evaluation",),  # judging what came out
     ("batches", "opponent", "train", "run", "stages", "rsi_stages", "rounds"),  # a run and its rounds
-    ("planning", "report", "comparison", "study", "request", "__main__", "shapes.pretrain"),  # what people ask for, and are told
+    ("planning", "report", "comparison", "study", "request", "__main__"),  # what people ask for, and are told
 )
 OUTSIDE = ("selfimprove_lab", "experiments", "benchmarks", "course", "book", "tests")  # nothing in the package knows of these
 
@@ -70,7 +70,10 @@ def test_the_package_knows_nothing_of_what_is_built_on_it() -> None:
 def test_the_truth_is_kept_from_what_selects_trains_and_tunes() -> None:
     """Only what measures, and what makes the world, asks the oracle; selection runs where it is hidden (`shapes.oracle.truth_hidden`)."""
     asking = {n for n, p in modules("selfimprove").items() for i in imports(p) if i == "selfimprove.shapes.oracle.load_oracle"}
-    assert asking == {"selfimprove.evaluation.evaluate", "selfimprove.scorers.embedded", "selfimprove.shapes.pretrain.__main__"}
+    assert asking == {
+        "selfimprove.evaluation.evaluate",
+        "selfimprove.scorers.embedded",
+    }
     hiding = {n for n, p in modules("selfimprove").items() for i in imports(p) if i == "selfimprove.shapes.oracle.truth_hidden"}
     assert hiding == {"selfimprove.rsi_stages"}
 

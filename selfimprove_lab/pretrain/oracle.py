@@ -7,8 +7,8 @@ from torch import Tensor
 
 from selfimprove.draws import generator
 from selfimprove.shapes.oracle import Oracle
-from selfimprove.shapes.pretrain.fit import Workshop, collage, fit, random_drawing
 from selfimprove.shapes.render import render
+from selfimprove_lab.pretrain.fit import Workshop, collage, fit, random_drawing
 
 STEPS, BATCH, LR = 3000, 64, 3e-3
 POOL = 14_000  # round trips, made once; they are half of each batch, and the other half is drawn afresh

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from selfimprove.shapes.image_sets import base_set
-from selfimprove.shapes.pretrain.fit import Workshop, fit
-from selfimprove.shapes.pretrain.vae import LATENT_CHANNELS
 from selfimprove.shapes.render import IMAGE_SIZE, render
+from selfimprove_lab.pretrain.fit import Workshop, fit
+from selfimprove_lab.pretrain.vae import LATENT_CHANNELS
 
 BATCH = 64
 # Name, optimiser steps, peak learning rate (each cycle ends at 0), share of time steps drawn near the middle. The first cycle learns

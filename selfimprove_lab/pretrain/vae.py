@@ -8,8 +8,8 @@ import torch
 from diffusers import AutoencoderKL
 
 from selfimprove.draws import generator
-from selfimprove.shapes.pretrain.fit import Workshop, collage, fit, random_drawing
 from selfimprove.shapes.render import IMAGE_SIZE, render
+from selfimprove_lab.pretrain.fit import Workshop, collage, fit, random_drawing
 
 STEPS, BATCH, LR = 5200, 16, 2e-3
 LATENT_CHANNELS = 16

@@ -16,13 +16,13 @@ from selfimprove.scorers import load_scorers
 from selfimprove.shapes.captions import HELD_OUT, SCENES
 from selfimprove.shapes.image_sets import BASE_QUALITY, HELD_IN_SCENES, winners
 from selfimprove.shapes.oracle import Oracle
-from selfimprove.shapes.pretrain import generator as base_model
-from selfimprove.shapes.pretrain import oracle as oracle_training
-from selfimprove.shapes.pretrain import scorers as scorer_training
-from selfimprove.shapes.pretrain import vae as autoencoder
-from selfimprove.shapes.pretrain.fit import Workshop, random_drawing
-from selfimprove.shapes.pretrain.oracle import round_trip
 from selfimprove.shapes.render import Drawing, render
+from selfimprove_lab.pretrain import generator as base_model
+from selfimprove_lab.pretrain import oracle as oracle_training
+from selfimprove_lab.pretrain import scorers as scorer_training
+from selfimprove_lab.pretrain import vae as autoencoder
+from selfimprove_lab.pretrain.fit import Workshop, random_drawing
+from selfimprove_lab.pretrain.oracle import round_trip
 
 COUNT = 1024
 SAMPLER: dict[str, Any] = {"steps": 10, "guidance": 3.0}
@@ -122,7 +122,7 @@ def _text(card: dict[str, Any]) -> str:
     )
     return f"""# The shapes models
 
-Made by `python -m selfimprove.shapes.pretrain --seed {card["seed"]}`; every figure below was measured by the same command,
+Made by `python -m selfimprove_lab.pretrain --seed {card["seed"]}`; every figure below was measured by the same command,
 on {card["images"]} images.
 
 **Data.** Drawn by `selfimprove/shapes/render.py`; no photograph, no text of others. {int(HELD_OUT.sum())} of {len(SCENES)} scenes

@@ -1,4 +1,4 @@
-"""Rebuild every shipped weight from scratch, deterministically on one machine: python -m selfimprove.shapes.pretrain.
+"""Rebuild every shipped weight from scratch, deterministically on one machine: python -m selfimprove_lab.pretrain.
 
 It takes about 85 minutes on two idle cores, and the same code runs on a GPU. A killed run continues from its last checkpoint.
 """
@@ -16,14 +16,14 @@ from transformers import CLIPImageProcessor
 
 from selfimprove.shapes import ASSETS
 from selfimprove.shapes.oracle import Oracle, load_oracle
-from selfimprove.shapes.pretrain.card import write_card
-from selfimprove.shapes.pretrain.fit import Workshop
-from selfimprove.shapes.pretrain.generator import train_generator
-from selfimprove.shapes.pretrain.oracle import train_oracle
-from selfimprove.shapes.pretrain.scorers import train_scorers
-from selfimprove.shapes.pretrain.tokenizer import train_tokenizer
-from selfimprove.shapes.pretrain.vae import train_vae
 from selfimprove.shapes.render import IMAGE_SIZE
+from selfimprove_lab.pretrain.card import write_card
+from selfimprove_lab.pretrain.fit import Workshop
+from selfimprove_lab.pretrain.generator import train_generator
+from selfimprove_lab.pretrain.oracle import train_oracle
+from selfimprove_lab.pretrain.scorers import train_scorers
+from selfimprove_lab.pretrain.tokenizer import train_tokenizer
+from selfimprove_lab.pretrain.vae import train_vae
 
 SHIPPED = torch.float16
 
@@ -71,7 +71,7 @@ def _scorers(workshop: Workshop, pipeline: StableDiffusionPipeline) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m selfimprove.shapes.pretrain", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m selfimprove_lab.pretrain", description=__doc__)
     parser.add_argument("--out", type=Path, default=ASSETS, help="folder to write (default: the package's own assets)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

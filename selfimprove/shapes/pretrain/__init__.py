@@ -1,1 +1,0 @@
-"""Rebuild every shipped weight of the shapes world from scratch: `python -m selfimprove.shapes.pretrain`."""

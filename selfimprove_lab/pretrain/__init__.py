@@ -1,0 +1,1 @@
+"""Rebuild every shipped weight of the shapes world from scratch: `python -m selfimprove_lab.pretrain`."""
