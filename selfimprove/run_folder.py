@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 import torch
 from accelerate import PartialState
 
+from selfimprove import __version__
 from selfimprove.config import FREE
 from selfimprove.errors import SelfImproveError
 from selfimprove.files import read_json, remove_unfinished, sha256, write_json
@@ -27,7 +28,7 @@ except ImportError:  # Windows has no flock: there two processes in one folder a
     fcntl = None  # type: ignore[assignment]
 
 FORMAT = 2  # of run folders: 1 hashed models and kept identities otherwise
-LIBRARIES = ("selfimprove", "torch", "diffusers", "transformers", "accelerate")
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate")
 COMPUTING = ("torch", "diffusers", "transformers")  # versions that an unfinished stage must not change in between
 
 
@@ -50,7 +51,7 @@ def provenance() -> dict[str, Any]:
         "processes": PartialState().num_processes,
         "threads": torch.get_num_threads(),  # changes the order of sums, so the last bits, and from there on the training
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in LIBRARIES},
+        "versions": {"selfimprove": __version__} | {name: version(name) for name in LIBRARIES},  # a clone need not be installed
         "git": git,
     }
 

@@ -110,6 +110,7 @@ def train(
         first, log = state["step"], state["log"]
         if average:
             average.load_state_dict(state["average"])
+            average.to(trained[0].device)  # unlike the others it stays where the file was read
         if accelerator.scaler:
             accelerator.scaler.load_state_dict(state["scaler"])
         del state  # this frees as much memory as the player and its moments take
