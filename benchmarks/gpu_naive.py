@@ -45,8 +45,9 @@ class DiffusionDPO:
         self.optimiser = torch.optim.AdamW(self.trained, settings.lr, weight_decay=settings.weight_decay)
         self.schedule = DDPMScheduler(**{k: v for k, v in SCHEDULE.items() if k.startswith("beta")})
         height, width = networks.image_size
-        self.pixels = 2 * torch.rand(settings.batch_size, 6, height, width) - 1  # a pair's images, one after the other in channels
-        self.tokens = networks.tokenizer(prompts(settings.batch_size), padding="max_length", truncation=True, return_tensors="pt").input_ids
+        pairs = settings.per_forward()
+        self.pixels = 2 * torch.rand(pairs, 6, height, width) - 1  # a pair's images, one after the other in channels
+        self.tokens = networks.tokenizer(prompts(pairs), padding="max_length", truncation=True, return_tensors="pt").input_ids
 
     def losses(self) -> Tensor:
         """Return the loss and the three numbers that the scripts log at every micro-batch."""
@@ -79,10 +80,11 @@ class DiffusionDPO:
             clock.tick()
             for group in self.optimiser.param_groups:
                 group["lr"] = learning_rate(self.settings, step, self.settings.steps)
-            for _ in range(self.settings.accumulation):
+            parts = self.settings.batch // self.settings.per_forward()
+            for _ in range(parts):
                 losses = self.losses()
                 losses.tolist()  # logged at every micro-batch
-                (losses[0] / self.settings.accumulation).backward()
+                (losses[0] / parts).backward()
             torch.nn.utils.clip_grad_norm_(self.trained, self.settings.clip)
             self.optimiser.step()
             self.optimiser.zero_grad()

@@ -39,7 +39,7 @@ class Case(NamedTuple):
 
 
 ADAPTER = {"lora_rank": 16, "lora_alpha": 16}
-SMALL_CARD = ADAPTER | {"batch_size": 4, "gradient_checkpointing": True}  # as in the preset sd15-spin-lora
+SMALL_CARD = ADAPTER | {"batch": 16, "micro_batch": 4, "gradient_checkpointing": True}  # as in the preset sd15-spin-lora
 CASES = (  # in order of worth: whatever the time allows is measured from the top
     Case("all weights", "ours", {}),
     Case("all weights", "naive", {}),
@@ -67,8 +67,8 @@ class Size:
 
     def settings(self, case: Case) -> Settings:
         """Return the preset's, with steps of four micro-batches, as many as are timed, and no checkpoint among them."""
-        steps = {"steps": WARM_UP + self.repeats + 1, "accumulation": 4, "checkpoint_every": 10**9, "lora_rank": None}
-        toy = {"batch_size": 2, "accumulation": 2, "rollout_batch": 4, "rollout_steps": 3} if self.toy else {}
+        steps = {"steps": WARM_UP + self.repeats + 1, "batch": 32, "checkpoint_every": 10**9, "lora_rank": None}
+        toy = {"batch": 4, "micro_batch": 2, "rollout_batch": 4, "rollout_steps": 3} if self.toy else {}
         return replace(PRESETS["sd15-spin"].for_round(1), **(steps | case.changes | toy))
 
     def shapes(self) -> Shapes:

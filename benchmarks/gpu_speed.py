@@ -33,7 +33,7 @@ from selfimprove.train import train
 LEAST = 25  # seconds that must be left for a case to begin
 EXAMPLES = 64  # different pairs
 SAID = (  # settings that a reader of a speed asks for
-    "precision", "batch_size", "accumulation", "lora_rank", "gradient_checkpointing", "rollout_batch", "rollout_steps", "guidance",
+    "precision", "batch", "micro_batch", "lora_rank", "gradient_checkpointing", "rollout_batch", "rollout_steps", "guidance",
 )  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def our_training(case: Case, size: Size, device: torch.device, seed: int) -> dic
             made["seconds_to_make_the_opponent"] = time.perf_counter() - start
         del network
         reset_peak(device)
-        ticking = clock.opponent(opponent, settings.batch_size * settings.accumulation)
+        ticking = clock.opponent(opponent, settings.batch)
         log = train(player, ticking, data, diffuser.schedule, settings, seed, 1, Path(name) / "work")
         return {"seconds": clock.seconds, "loss_first": float(log["loss"].iloc[0])} | peak(device) | made
 
@@ -142,7 +142,7 @@ def peak(device: torch.device) -> dict[str, int | None]:
 def measure(case: Case, size: Size, device: torch.device, seed: int, until: float) -> dict[str, Any]:
     """Time one case; what went wrong (too little memory, most often) is a result too. `until`: end of the time, on the monotonic clock."""
     settings, start = size.settings(case), time.monotonic()
-    of_a_step = settings.batch_size * settings.accumulation if case.kind == "training" else settings.rollout_batch
+    of_a_step = settings.batch if case.kind == "training" else settings.rollout_batch
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
     result = {"case": case.name, "form": case.form, "kind": case.kind, "units": of_a_step, "card_peak": peak_of(card, PEAKS)}
     result["settings"] = {name: getattr(settings, name) for name in SAID}

@@ -32,8 +32,8 @@ from selfimprove.train import train
 
 CASES: dict[str, dict[str, Any]] = {
     "as it is": {},
-    "four times the batch": {"batch_size": 192},
-    "four times the batch, checkpointed": {"batch_size": 192, "gradient_checkpointing": True},
+    "four times the batch": {"batch": 192},
+    "four times the batch, checkpointed": {"batch": 192, "gradient_checkpointing": True},
     "adapter of rank 8": {"lora_rank": 8},
     "opponent kept as numbers": {"kept": True},
 }
@@ -50,7 +50,7 @@ def measure(case: str, model: str) -> dict[str, Any]:
     live = not kept and not settings.lora_rank
     shapes = Shapes.of(diffuser)
     estimate = training_memory(shapes, settings, live).peak - shapes.resident  # the pipeline is loaded before the count begins
-    n, shape = settings.batch_size, diffuser.latent_shape
+    n, shape = settings.batch, diffuser.latent_shape
 
     def latents(rows: range) -> dict[str, torch.Tensor]:
         return {"mean": torch.randn(len(rows), *shape), "std": torch.ones(len(rows), *shape)}

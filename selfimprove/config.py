@@ -105,8 +105,8 @@ class Settings:
     # Training.
     steps: int = 60  #: optimiser steps per round
     epochs: int = 0  #: passes over the round's examples; replaces `steps` unless 0
-    batch_size: int = 48  #: pairs per process and micro-batch
-    accumulation: int = 1  #: micro-batches per optimiser step
+    batch: int = 48  #: examples per optimiser step, over all processes, which must divide it
+    micro_batch: int = 0  #: examples per process and forward pass; changes the result by rounding at most; 0 for a process's whole share
     lr: float = 2e-5
     warmup: int = 0  #: optimiser steps of linear warm-up, counted from the start of the round
     decay: bool = True  #: linear decay to zero after the warm-up
@@ -132,11 +132,12 @@ class Settings:
             if not _fits(value, field_.type):
                 wanted = getattr(field_.type, "__name__", str(field_.type))
                 raise ArgumentError(f"{field_.name}={value!r} is of the wrong kind; give {_KINDS.get(wanted, wanted)}")
-        positive = ("samples", "rollout_steps", "rollout_batch", "beta", "steps", "batch_size", "accumulation", "lr", "clip")
-        for name in (*positive, "evaluation_prompts", "evaluation_images", "neighbours", "evaluation_steps", "checkpoint_every"):
+        positive = ("samples", "rollout_steps", "rollout_batch", "beta", "steps", "batch", "lr", "clip", "evaluation_prompts")
+        for name in (*positive, "evaluation_images", "neighbours", "evaluation_steps", "checkpoint_every"):
             if not getattr(self, name) > 0:
                 raise ArgumentError(f"{name}={getattr(self, name)!r} must be greater than 0; give a positive number")
-        for name in ("collected", "clusters", "kept", "selected", "epochs", "real_samples", "validation", "warmup", "weight_decay"):
+        counts = ("collected", "clusters", "kept", "selected", "epochs", "real_samples", "validation", "warmup", "micro_batch")
+        for name in (*counts, "weight_decay"):
             if getattr(self, name) < 0:
                 raise ArgumentError(f"{name}={getattr(self, name)!r} must not be negative; 0 leaves it out")
         for name in ("lora_rank", "lora_alpha") if self.lora_rank is not None else ():
@@ -160,21 +161,39 @@ class Settings:
             if value != field_.default and value not in (known := choices(field_.name) or (value,)):
                 raise ArgumentError(f"{field_.name}={value!r} is not known; choose one of {list(known)}")
 
-    def steps_for(self, examples: int, processes: int = 1) -> int:
+    def share(self, processes: int) -> int:
+        """Return how many examples of a step each of `processes` processes takes.
+
+        Raises:
+            ArgumentError: the number of processes does not divide the batch.
+        """
+        if self.batch % processes:
+            dividing = [n for n in range(1, processes) if self.batch % n == 0]
+            raise ArgumentError(
+                f"batch={self.batch} cannot be shared equally by {processes} processes; start a number of processes that divides it, such "
+                f"as {dividing[-1]}, or give a batch that is a multiple of {processes}"
+            )
+        return self.batch // processes
+
+    def per_forward(self, processes: int = 1) -> int:
+        """Return how many examples a process sends through the networks at once: its share of a step, or a `micro_batch` of it."""
+        return min(self.micro_batch or self.batch, self.share(processes))
+
+    def steps_for(self, examples: int) -> int:
         """Return the number of optimiser steps of a round that trains on `examples` examples."""
-        return math.ceil(self.epochs * examples / (self.batch_size * self.accumulation * processes)) if self.epochs else self.steps
+        return math.ceil(self.epochs * examples / self.batch) if self.epochs else self.steps
 
-    def reached(self, examples: int, processes: int = 1) -> int:
+    def reached(self, examples: int) -> int:
         """Return how many of the `examples` examples a round trains on: all, unless its steps end within the first epoch."""
-        return min(examples, self.steps_for(examples, processes) * self.batch_size * self.accumulation * processes)
+        return min(examples, self.steps_for(examples) * self.batch)
 
-    def drawn(self, examples: int, processes: int = 1, cache: bool = False) -> int:
+    def drawn(self, examples: int, cache: bool = False) -> int:
         """Return for how many of the `examples` examples the opponent draws an image in a round of self-play.
 
         The opponent draws only for the examples that the round trains on (`reached`). It draws for every example if weights compare images
         with one another, or if a `cache` of its errors is kept for longer rounds.
         """
-        return examples if cache or self.weighting != "none" else self.reached(examples, processes)
+        return examples if cache or self.weighting != "none" else self.reached(examples)
 
 
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "text"}
@@ -192,7 +211,7 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 # Settings that change results by rounding at most.
-FREE = ("rollout_batch", "gradient_checkpointing", "checkpoint_every")
+FREE = ("rollout_batch", "micro_batch", "gradient_checkpointing", "checkpoint_every")
 # Settings of how players are judged and of what a sitting does: no player depends on them. Evaluations record them on their own.
 JUDGING = ("evaluation_prompts", "evaluation_images", "evaluation_steps", "evaluation_guidance", "evaluation_part", "on_collapse")
 _FIELDS = {f.name: f for f in fields(Settings)}

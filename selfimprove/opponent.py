@@ -80,7 +80,7 @@ def precompute(
         CacheError: the folder holds errors of another opponent, or of other draws.
     """
     assert data.generated is not None
-    per_step = settings.batch_size * settings.accumulation * PartialState().num_processes
+    per_step = settings.batch
     check_identity(
         folder / "opponent.json",
         {
@@ -107,7 +107,7 @@ def precompute(
         return {"errors": torch.cat(errors)}
 
     live = LiveOpponent(network)
-    wanted = settings.steps_for(len(data.ids), PartialState().num_processes) * per_step
+    wanted = settings.steps_for(len(data.ids)) * per_step
     whole_shards = math.ceil(wanted / SHARD) * SHARD  # so that a longer run only adds shards to the store
     return PrecomputedOpponent(build_store(folder, whole_shards, make, f"round {round_index}: the opponent's errors"))
 

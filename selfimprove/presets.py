@@ -13,7 +13,7 @@ _SHAPES = Settings(
 _RSI = Settings(
     objective="weighted", samples=5000, validation=0, clusters=1000, kept=40_000, judge=LANGUAGE_MODEL,
     strategy="pool", selected=300, metrics=(("clip", 1.0), ("aesthetic", 1.0), ("hpsv2", 1.0)), weighting="distance",
-    distance="l2-scaled-twice", weight_beta=35.0, weight_sigma2=2.0, batch_size=12, lr=1e-6, epochs=30, warmup=0, decay=False,
+    distance="l2-scaled-twice", weight_beta=35.0, weight_sigma2=2.0, batch=12, lr=1e-6, epochs=30, warmup=0, decay=False,
     evaluation_images=10,
 )  # fmt: skip
 
@@ -25,9 +25,9 @@ _SHAPES_RSI = replace(
 )  # fmt: skip
 
 _SD15_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-_SD15 = Settings(samples=500_000, batch_size=8, accumulation=32, lr=2e-5, warmup=200, precision="bf16", evaluation_prompts=500)
+_SD15 = Settings(samples=500_000, batch=2048, micro_batch=8, lr=2e-5, warmup=200, precision="bf16", evaluation_prompts=500)
 _SD15_ROUNDS = ({"beta": 2000.0, "steps": 50}, {"beta": 5000.0, "steps": 500}, {"beta": 5000.0, "steps": 200, "lr": 5e-8})
-_SD15_SFT = replace(_SD15, objective="sft", accumulation=8, lr=1e-5, steps=2000, warmup=500, decay=False)
+_SD15_SFT = replace(_SD15, objective="sft", batch=512, lr=1e-5, steps=2000, warmup=500, decay=False)
 _SD15_SCORERS = ("pickscore", "hpsv2", "imagereward")  # "aesthetic=path" can be added; its head is not on the hub
 
 PRESETS: dict[str, Preset] = {
@@ -38,12 +38,12 @@ PRESETS: dict[str, Preset] = {
     # runs the same code within seconds, as a check that it works; its numbers mean nothing
     "smoke": Preset(
         "shapes", "shapes",
-        replace(_SHAPES, samples=24, validation=8, rollout_steps=2, steps=3, batch_size=8, warmup=1, evaluation_prompts=12,
+        replace(_SHAPES, samples=24, validation=8, rollout_steps=2, steps=3, batch=8, warmup=1, evaluation_prompts=12,
                 evaluation_steps=2),
     ),
     "smoke-rsi": Preset(
         "shapes", "shapes-base",
-        replace(_SHAPES_RSI, samples=24, validation=8, collected=600, clusters=8, kept=48, selected=8, epochs=2, batch_size=4,
+        replace(_SHAPES_RSI, samples=24, validation=8, collected=600, clusters=8, kept=48, selected=8, epochs=2, batch=4,
                 rollout_steps=2, evaluation_prompts=6, evaluation_images=2, evaluation_steps=2),
         prompts="shapes",
     ),
@@ -69,14 +69,14 @@ PRESETS: dict[str, Preset] = {
     # adapters; the batch has 256 pairs.
     "sd15-spin-lora": Preset(
         _SD15_MODEL, "",
-        replace(_SD15, batch_size=4, accumulation=64, lr=1e-4, warmup=20, lora_rank=16, lora_alpha=16, gradient_checkpointing=True),
+        replace(_SD15, batch=256, micro_batch=4, lr=1e-4, warmup=20, lora_rank=16, lora_alpha=16, gradient_checkpointing=True),
         tuple(r | {"lr": 1e-4} for r in _SD15_ROUNDS), scorers=_SD15_SCORERS,
     ),
     # Table 11 of the SPIN-Diffusion paper has such a row but does not give its settings: adapters and learning rate are those of
     # sd15-spin-lora; batch and steps are those of the paper's SFT.
     "sd15-sft-lora": Preset(
         _SD15_MODEL, "",
-        replace(_SD15_SFT, batch_size=4, accumulation=128, lr=1e-4, lora_rank=16, lora_alpha=16, gradient_checkpointing=True),
+        replace(_SD15_SFT, batch=512, micro_batch=4, lr=1e-4, lora_rank=16, lora_alpha=16, gradient_checkpointing=True),
         scorers=_SD15_SCORERS,
     ),
 }  # fmt: skip

@@ -31,6 +31,11 @@ def changed_settings(given: Sequence[str]) -> dict[str, Any]:
     known, changes = {f.name: f.default for f in fields(Settings)}, {}
     for text in given:
         name, found, value = text.partition("=")
+        if name in ("batch_size", "accumulation"):
+            raise ArgumentError(
+                f"set={text!r} names a setting of earlier versions; give batch=N for the examples per optimiser step over all processes, "
+                "and micro_batch=N for those that a process sends through its networks at once"
+            )
         if not found or name not in known:
             raise ArgumentError(f"set={text!r} changes nothing; give name=value with one of {', '.join(known)}")
         try:

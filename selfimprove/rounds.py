@@ -26,7 +26,7 @@ from selfimprove.rsi_stages import prepared_prompts, rsi_training_set
 from selfimprove.run import Run
 from selfimprove.run_folder import RunFolder, identity_hash
 from selfimprove.stages import spin_training_set
-from selfimprove.train import train
+from selfimprove.train import CHECKPOINT, train
 
 
 class RoundState(NamedTuple):
@@ -92,6 +92,8 @@ def _finish(state: RoundState, run: Run) -> tuple[RoundState, RoundInfo]:
         opponent = model_hash(_opponent(state, run, run.preset.for_round(index)))
         run.folder.check_same(index, "training", opponent=opponent, start=model_hash(state.player))
         run.folder.check_same(index, "training", player=model_hash(folder / "pipeline"))
+        if PartialState().is_main_process:
+            (folder / "training" / CHECKPOINT).unlink(missing_ok=True)  # only now, when the manifest says that the round is trained
     player = folder / "pipeline" if index > 0 else state.player
     run.folder.check_same(index, "evaluation", player=model_hash(player))
     judged_by = _judged_by(run)
@@ -131,8 +133,6 @@ def _train(run: Run, settings: Settings, data: TrainingSet, start: Path, opponen
                 write_pipeline(unfinished, player, run.diffuser.folder)
             record["player"] = model_hash(folder / "pipeline")
             write_table(folder / "train.parquet", log)
-    if PartialState().is_main_process:  # only now: killed before the stage is written down, the training goes on at its end
-        (work / "training.pt").unlink(missing_ok=True)
 
 
 def _judged_by(run: Run) -> dict[str, Any]:

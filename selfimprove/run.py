@@ -9,11 +9,11 @@ from accelerate import PartialState
 
 from selfimprove.config import Preset, Settings
 from selfimprove.data.images import STREAMS, DataError, ImageText, load_data, no_images, shapes_prompts
-from selfimprove.errors import ArgumentError
 from selfimprove.models.lora import check_rank
 from selfimprove.models.pipeline import Diffuser, ModelError, load_diffuser, model_hash, resolve_model
 from selfimprove.opponent import check_identity
 from selfimprove.presets import get_preset
+from selfimprove.processes import choose_device
 from selfimprove.recursion.prompts import Collection, PromptError, collect, fingerprint, load_prompts, templates
 from selfimprove.recursion.selection import SelectionError, check_selecting
 from selfimprove.run_folder import RunFolder, identity_hash, open_run
@@ -72,7 +72,9 @@ def set_up(
         name = name or preset
         preset = get_preset(preset)
     name = name or "run"
-    chosen = _device(device)
+    chosen = choose_device(device)
+    for each in preset.all_rounds():
+        each.share(PartialState().num_processes)  # raises if the processes cannot share the batch
     settings, data, prompts = preset.settings, data or preset.data, prompts or preset.prompts
     collection = _collect(prompts, settings, seed) if settings.objective == "weighted" else None
     if not data and not collection:
@@ -101,20 +103,6 @@ def set_up(
         check_identity(cache / "cache.json", {name: identity[name] for name in ("model", "data", "seed")})
     path = Path(run) if run else Path("runs") / f"{name}-{identity_hash(identity)}"
     return Run(preset, diffuser, images, available, seed, open_run(path, identity, about), collection, cache)
-
-
-def _device(name: str) -> torch.device:
-    """Return the device of that name, after a test allocation; "" means the best device there is.
-
-    Raises:
-        ValueError: the device cannot be used.
-    """
-    try:
-        device = torch.device(name) if name else PartialState().device
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
-        raise ArgumentError(f"device={name!r} cannot be used here ({error}); leave it empty for the best there is") from error
-    return device
 
 
 def _collect(prompts: str, settings: Settings, seed: int) -> Collection:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from accelerate import PartialState
 from torch import Tensor
 
 from selfimprove.batches import TrainingSet, batch_rows
@@ -52,7 +51,7 @@ def _reached(run: Run, settings: Settings, ids: tuple[str, ...], index: int) -> 
 
     Within the first epoch, these examples come in the same order as among all examples, so the batches are the same.
     """
-    count = settings.drawn(len(ids), PartialState().num_processes, bool(run.opponent_cache))
+    count = settings.drawn(len(ids), bool(run.opponent_cache))
     if count == len(ids):
         return list(range(len(ids)))
     return sorted(row for row, _ in batch_rows(ids, run.seed, index, 0, count))

@@ -1,26 +1,34 @@
 """Train with one loop on accelerate for every objective, on cached latents and text embeddings."""
 
-from collections.abc import Callable
+import pickle
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import pandas as pd
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import is_tensorboard_available
+from accelerate.utils import GradientAccumulationPlugin, gather_object, is_tensorboard_available
 from diffusers import UNet2DConditionModel
 from diffusers.training_utils import EMAModel
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, distributed, nn
 from tqdm.auto import tqdm
 
 from selfimprove import losses
 from selfimprove.batches import Batch, TrainingSet, batch_rows, make_batch
 from selfimprove.config import Settings
+from selfimprove.files import replacing
 from selfimprove.opponent import Opponent
+from selfimprove.processes import together
 from selfimprove.run_folder import RunError
 from selfimprove.schedule import Schedule
+
+CHECKPOINT, DAMAGED = "training.pt", "training.damaged.pt"
 
 
 def learning_rate(settings: Settings, step: int, steps: int) -> float:
@@ -50,14 +58,81 @@ def objective(
     )
 
 
-def _stop_if_not_finite(loss: Tensor, batch: Batch, step: int, keys: list[str]) -> None:
+def _stop_if_not_finite(loss: Float[Tensor, " b"], t: Int[Tensor, " n"], keys: list[str], step: int) -> None:
     finite = torch.isfinite(loss)
     if not bool(finite.all()):
         row = int((~finite).nonzero()[0])
         raise FloatingPointError(
-            f"the loss is not finite at step {step}, t={int(batch.t[row])}, example {keys[row]}; "
+            f"the loss is not finite at step {step}, t={int(t[row])}, example {keys[row]}; "
             "lower lr or beta, or check that example; a run started again continues from the last checkpoint"
         )
+
+
+@contextmanager
+def _advice(size: int) -> Iterator[None]:
+    """Say what to change if the device runs out of memory inside the block."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        error.add_note(f"go on with a smaller micro_batch than {size}, or with gradient_checkpointing=True; results do not change")
+        raise
+
+
+def _add_up(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace the gradients by their sums over all processes.
+
+    This is done in place and once per step, after all micro-batches, so that nothing waits for a process that fails within a step.
+    """
+    waiting = [distributed.all_reduce(p.grad, async_op=True) for p in parameters if p.grad is not None]
+    for sum_ in waiting:
+        sum_.wait()
+
+
+def save_checkpoint(path: Path, step: int, batch: int, log: list[Any], trained: Mapping[str, Tensor], parts: Mapping[str, Any]) -> None:
+    """Write what a killed run needs to go on after `step` steps: the trained weights, the state of each of `parts`, and the log."""
+    state = {"step": step, "examples": batch, "log": log, "player": {name: weight.detach() for name, weight in trained.items()}}
+    with replacing(path) as unfinished:
+        torch.save(state | {name: part.state_dict() for name, part in parts.items()}, unfinished)
+
+
+def load_checkpoint(path: Path, batch: int, trained: Mapping[str, Tensor], parts: Mapping[str, Any]) -> tuple[int, list[Any]]:
+    """Load a checkpoint into `trained` and `parts`, and return (steps done, log): (0, []) if there is none.
+
+    A checkpoint that is cut off or damaged is renamed to training.damaged.pt, with a warning; training then begins again.
+
+    Raises:
+        RunError: the checkpoint was written with another number of examples per step.
+    """
+    try:
+        with ZipFile(path) as archive:  # torch writes checksums, and does not compare them
+            if damaged := archive.testzip():
+                raise BadZipFile(f"the checksum of {damaged} differs")
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        weights = {name: state["player"][name] for name in trained}
+        there = {"step", "log", "examples", *parts} <= state.keys() and all(weights[n].shape == p.shape for n, p in trained.items())
+        if not there:
+            raise ValueError("it holds another network's weights")
+    except FileNotFoundError:
+        return 0, []
+    except (RuntimeError, ValueError, LookupError, EOFError, BadZipFile, pickle.UnpicklingError) as error:
+        aside = path.with_name(DAMAGED)
+        if PartialState().is_main_process:
+            path.replace(aside)
+        warnings.warn(f"{path} cannot be used ({error}); it is now {aside.name}, and the round's training begins again", stacklevel=2)
+        return 0, []
+    if state["examples"] != batch:
+        raise RunError(
+            f"{path} was written with batch={state['examples']}, and batch={batch} is asked for; give the same batch as before, or delete "
+            "the file to train the round again"
+        )
+    with torch.no_grad():
+        for name, weight in trained.items():
+            weight.copy_(weights[name])
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+        if isinstance(part, EMAModel):  # it takes the tensors as they are
+            part.to(next(iter(trained.values())).device)
+    return state["step"], state["log"]
 
 
 def train(
@@ -73,50 +148,44 @@ def train(
     """Train, in place, the player's parameters that require a gradient, and return the log with one row per optimiser step.
 
     Columns: the mean of each loss term over the batch (see `losses`), `gradient_norm` before clipping, and `lr`. A checkpoint in
-    `folder` lets a killed run continue with the same result. With `ema`, the player ends with the averaged weights.
+    `folder` lets a killed run continue with the same result, on any number of processes that divides the batch. With `ema`, the player
+    ends with the averaged weights.
 
     Raises:
         FloatingPointError: the loss is not finite; names step, t and example.
         RunError: the checkpoint was written with another number of examples per step.
+        ArgumentError: the number of processes does not divide the batch.
+        ProcessError: another process failed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     AcceleratorState._reset_state()  # otherwise a second run in this process could not use another precision
-    on_cpu = schedule.alphas_cumprod.device.type == "cpu"
     accelerator = Accelerator(
-        gradient_accumulation_steps=settings.accumulation,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the loop weights micro-batches itself, whatever is launched
         mixed_precision=settings.precision,
-        cpu=on_cpu,
+        cpu=schedule.device.type == "cpu",
         log_with="tensorboard" if is_tensorboard_available() else None,  # part of the extra `notebooks`
         project_dir=folder,
     )
+    processes = accelerator.num_processes
+    share, size = settings.share(processes), settings.per_forward(processes)
     accelerator.init_trackers("tensorboard")
     player.train()
     if settings.gradient_checkpointing:
         player.enable_gradient_checkpointing()
-    trained = [p for p in player.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, settings.lr, weight_decay=settings.weight_decay)
-    average = EMAModel(player.parameters(), decay=settings.ema) if settings.ema else None
-    per_step = settings.batch_size * settings.accumulation * accelerator.num_processes
-    checkpoint, first, log = folder / "training.pt", 0, []
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
-        if state["examples"] != per_step:
-            raise RunError(
-                f"{checkpoint} was written at {state['examples']} examples a step, this is {per_step} on {accelerator.num_processes} "
-                "processes; go on with as many processes as before, or change accumulation so that the product is the same"
-            )
-        player.load_state_dict(state["player"])
-        optimiser.load_state_dict(state["optimiser"])
-        first, log = state["step"], state["log"]
-        if average:
-            average.load_state_dict(state["average"])
-            average.to(trained[0].device)  # unlike the others it stays where the file was read
-        if accelerator.scaler:
-            accelerator.scaler.load_state_dict(state["scaler"])
-        del state  # this frees as much memory as the player and its moments take
-    # everything is already on the schedule's device, which may differ from the one that accelerate would choose
-    model, prepared = accelerator.prepare(player, optimiser, device_placement=[False, False])
-    steps = settings.steps_for(len(data.ids), accelerator.num_processes)
+    trained = {name: p for name, p in player.named_parameters() if p.requires_grad}
+    optimiser = torch.optim.AdamW(trained.values(), settings.lr, weight_decay=settings.weight_decay)
+    average = EMAModel(trained.values(), decay=settings.ema) if settings.ema else None
+    parts = {"optimiser": optimiser, "average": average, "scaler": accelerator.scaler}
+    parts = {name: part for name, part in parts.items() if part is not None}
+    with together():
+        first, log = load_checkpoint(folder / CHECKPOINT, settings.batch, trained, parts)
+    if len(set(gather_object([first]))) > 1:
+        raise RunError(f"{folder / CHECKPOINT} is not the same for all processes; give a run folder on a file system that they share")
+    # Everything is already on the schedule's device, which may differ from the one that accelerate would choose. Gradients are summed here,
+    # not by a wrapper of the model, so the model needs only its precision.
+    model = accelerator.prepare_model(player, device_placement=False, evaluation_mode=True)
+    prepared = accelerator.prepare_optimizer(optimiser, device_placement=False)
+    steps = settings.steps_for(len(data.ids))
 
     progress = tqdm(
         range(first, steps), desc=f"round {round_index}: training", initial=first, total=steps,
@@ -125,42 +194,45 @@ def train(
     for step in progress:
         for group in prepared.param_groups:
             group["lr"] = learning_rate(settings, step, steps)
-        rows = batch_rows(data.ids, seed, round_index, step * per_step, per_step)
-        own = range(per_step)[accelerator.process_index :: accelerator.num_processes]
-        terms_of_step, norm = [], torch.zeros(())
-        for start in range(0, len(own), settings.batch_size):
-            places = own[start : start + settings.batch_size]
-            micro = [rows[i] for i in places]
-            batch = make_batch(data, micro, settings, schedule, seed, round_index, step)
-            with accelerator.accumulate(model):
+        rows = batch_rows(data.ids, seed, round_index, step * settings.batch, settings.batch)
+        own = range(settings.batch)[accelerator.process_index :: processes]
+        means, losses_of_step, times, keys = torch.zeros(()), [], [], []
+        with together(), _advice(size):
+            for start in range(0, share, size):
+                places = own[start : start + size]
+                micro = [rows[i] for i in places]
+                batch = make_batch(data, micro, settings, schedule, seed, round_index, step)
                 with accelerator.autocast():
                     # before the player: both may share one network, and the player's activations may be recomputed with the adapter on
-                    reference = opponent(batch, [step * per_step + i for i in places]) if opponent else None
+                    reference = opponent(batch, [step * settings.batch + i for i in places]) if opponent else None
                     terms = objective(batch, model, reference, settings)
-                _stop_if_not_finite(terms.loss, batch, step, [data.ids[r] for r, _ in micro])
-                accelerator.backward(terms.loss.mean())
-                if accelerator.sync_gradients:
-                    norm = accelerator.clip_grad_norm_(trained, settings.clip)
-                prepared.step()
-                prepared.zero_grad()
-            terms_of_step.append(torch.stack([v.detach().float().mean() for v in terms]))
+                weight = len(micro) / settings.batch  # sums over micro-batches and processes are means over the batch
+                accelerator.backward(weight * terms.loss.mean())
+                means = means + weight * torch.stack([v.detach().float().mean() for v in terms])
+                losses_of_step.append(terms.loss.detach())
+                times.append(batch.t[: len(micro)])
+                keys += [data.ids[row] for row, _ in micro]
+            _stop_if_not_finite(torch.cat(losses_of_step), torch.cat(times), keys, step)
+        if processes > 1:
+            _add_up(trained.values())
+        norm = accelerator.clip_grad_norm_(list(trained.values()), settings.clip)
+        prepared.step()
+        prepared.zero_grad()
         if average:
-            average.step(player.parameters())
-        means = accelerator.reduce(torch.stack(terms_of_step).mean(0), "mean").tolist()
-        row = dict(zip(terms._fields, means, strict=True)) | {"gradient_norm": float(norm), "lr": learning_rate(settings, step, steps)}
+            average.step(trained.values())
+        row = dict(zip(terms._fields, accelerator.reduce(means, "sum").tolist(), strict=True))
+        row |= {"gradient_norm": float(norm), "lr": learning_rate(settings, step, steps)}
         log.append(row)
         accelerator.log(row, step=step)
         progress.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
-        if (step + 1) % settings.checkpoint_every == 0 and accelerator.is_main_process:
-            state = {"player": player.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1, "log": log}
-            state |= {"examples": per_step, "average": average.state_dict() if average else None}
-            state["scaler"] = accelerator.scaler.state_dict() if accelerator.scaler else None
-            torch.save(state, checkpoint.with_suffix(".unfinished"))
-            checkpoint.with_suffix(".unfinished").rename(checkpoint)
+        if (step + 1) % settings.checkpoint_every == 0:
+            with together():
+                if accelerator.is_main_process:
+                    save_checkpoint(folder / CHECKPOINT, step + 1, settings.batch, log, trained, parts)
     for tracker in accelerator.trackers:  # not end_training, which would disconnect the processes for good
         tracker.finish()
     if average:
-        average.copy_to(player.parameters())
+        average.copy_to(trained.values())
     player.requires_grad_(False).eval()
     accelerator.free_memory()
     return pd.DataFrame(log).rename_axis("step").reset_index()

@@ -77,7 +77,7 @@ def test_presets_have_the_papers_numbers(name: str) -> None:
     sampling = {"sampler": "ddim", "rollout_steps": 50, "guidance": 7.5, "eta": 0, "evaluation_steps": 50, "evaluation_guidance": 7.5}
     for index, expected in enumerate(PAPER[name], start=1):
         s = preset.for_round(index)
-        assert s.batch_size * s.accumulation * 8 == (512 if name == "sd15-sft" else 2048)
+        assert (s.batch, s.micro_batch) == (512 if name == "sd15-sft" else 2048, 8)
         found = {k: getattr(s, k) for k in (*expected, *sampling, "weight_decay", "lora_rank")}
         assert found == expected | sampling | {"weight_decay": 0.01, "lora_rank": None}
 
@@ -87,7 +87,7 @@ def test_adapters_on_one_card(name: str) -> None:
     s, paper = PRESETS[name].for_round(1), PRESETS[name.removesuffix("-lora")].for_round(1)
     assert (s.lora_rank, s.lora_alpha, s.lr, s.gradient_checkpointing) == (16, 16, 1e-4, True)
     assert (s.beta, s.steps, s.guidance, s.objective) == (paper.beta, paper.steps, paper.guidance, paper.objective)
-    assert s.batch_size * s.accumulation == {"sd15-spin-lora": 256, "sd15-sft-lora": 512}[name]
+    assert (s.batch, s.micro_batch) == ({"sd15-spin-lora": 256, "sd15-sft-lora": 512}[name], 4)
 
 
 def test_changed_overrides_every_round_and_the_identity_sees_it() -> None:
@@ -97,7 +97,21 @@ def test_changed_overrides_every_round_and_the_identity_sees_it() -> None:
     assert changed.for_round(3).lr == 5e-8
     assert changed.identity() != preset.identity()
     assert dataclasses.replace(preset).identity() == preset.identity()
-    assert preset.changed(rollout_batch=3, gradient_checkpointing=True, checkpoint_every=7).identity() == preset.identity()
+    assert preset.changed(rollout_batch=3, micro_batch=1, gradient_checkpointing=True, checkpoint_every=7).identity() == preset.identity()
+
+
+def test_processes_share_a_batch() -> None:
+    settings = Settings(batch=48)
+    assert [(settings.share(n), settings.per_forward(n)) for n in (1, 2, 16, 48)] == [(48, 48), (24, 24), (3, 3), (1, 1)]
+    assert [Settings(batch=48, micro_batch=5).per_forward(n) for n in (1, 2, 16)] == [5, 5, 3]
+    with pytest.raises(
+        ValueError,
+        match="batch=48 cannot be shared equally by 9 processes; start a number of processes that divides it, such as 8, or give a batch "
+        "that is a multiple of 9",
+    ):
+        settings.share(9)
+    with pytest.raises(ValueError, match="micro_batch=-1 must not be negative"):
+        Settings(micro_batch=-1)
 
 
 def test_settings_that_came_later_are_no_part_of_an_identity_made_before_them() -> None:

@@ -14,6 +14,7 @@ from selfimprove.models.pipeline import load_diffuser, resolve_model
 from selfimprove.planning.costs import Shapes, count_flops
 from selfimprove.presets import PRESETS
 from selfimprove.run_folder import differences
+from selfimprove_lab.results.arms import renamed
 
 RESULTS = Path(__file__).parent.parent / "book" / "results"
 EXPERIMENTS = {
@@ -32,7 +33,7 @@ def test_exports_have_the_settings_of_their_arms(experiment: str) -> None:
         result = json.loads(file.read_text())
         arm = arms[result["arm"]]
         expected = json.loads(json.dumps(arm.preset.identity()))
-        found = {name: value for name, value in result["identity"].items() if name not in ("model", "data", "seed", "prompts")}
+        found = {name: value for name, value in renamed(result["identity"]).items() if name not in ("model", "data", "seed", "prompts")}
         found |= {name: DEFAULTS[name] for name in DEFAULTS.keys() & (expected.keys() - found.keys())}  # older files name fewer settings
         assert not differences(found, expected), file.name
         assert len(result["rounds"]) <= arm.rounds + 1

@@ -29,7 +29,7 @@ pytestmark = [
         reason="no CUDA device here; bash benchmarks/gpu.sh runs this on one",
     ),
 ]
-SETTINGS = Settings(samples=10, beta=20.0, steps=4, batch_size=4, lr=1e-3, warmup=1, decay=False, checkpoint_every=2)
+SETTINGS = Settings(samples=10, beta=20.0, steps=4, batch=4, lr=1e-3, warmup=1, decay=False, checkpoint_every=2)
 Weights = dict[str, Tensor]
 
 
@@ -103,7 +103,7 @@ def test_the_gradient_scaler_is_in_the_checkpoint(diffuser: Diffuser, training_d
 
 
 def test_a_kept_opponent_is_the_live_one_within_rounding(diffuser: Diffuser, training_data: TrainingSet, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, precision="bf16", batch_size=16)
+    settings = replace(SETTINGS, precision="bf16", batch=16)
     network = diffuser.load_unet(diffuser.folder)
     kept = precompute(tmp_path / "cache", network, "a model", training_data, diffuser.schedule, settings, 0, 1)
     for first in (0, 16, 48):

@@ -22,7 +22,7 @@ from selfimprove.opponent import CacheError, LiveOpponent, PrecomputedOpponent, 
 from selfimprove.rounds import play
 from selfimprove.run import set_up
 
-SETTINGS = Settings(batch_size=3, accumulation=2, steps=50, rollout_batch=4, caption_dropout=0.3, flip=True)
+SETTINGS = Settings(batch=6, micro_batch=3, steps=50, rollout_batch=4, caption_dropout=0.3, flip=True)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_another_model_is_refused(compute: Callable, training_data: TrainingSet)
         ({"model": "another"}, "opponent: 'a model' there, 'another' here"),
         ({"seed": 1}, "seed: 0 there, 1 here"),
         ({"data": replace(training_data, generated=training_data.real)}, "data: '[0-9a-f]{12}' there"),
-        ({"settings": replace(SETTINGS, batch_size=6)}, "examples a step: 6 there, 12 here"),
+        ({"settings": replace(SETTINGS, batch=12)}, "examples a step: 6 there, 12 here"),
         ({"settings": replace(SETTINGS, shared="t")}, "shared: 't.noise' there, 't' here"),
     ):
         with pytest.raises(CacheError, match=f"opponent_cache=.* was computed otherwise .{message}.*; give another folder, or none"):

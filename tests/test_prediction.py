@@ -24,7 +24,7 @@ from selfimprove.schedule import Schedule
 from selfimprove.train import objective
 
 ROWS = [(i, 0) for i in range(8)]
-SETTINGS = Settings(beta=20.0, batch_size=8)
+SETTINGS = Settings(beta=20.0, batch=8)
 
 
 class InV:

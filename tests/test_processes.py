@@ -1,41 +1,144 @@
-"""Two processes play what one plays with twice the accumulation."""
+"""Two processes, started by `accelerate launch` on the CPU (gloo), play what one plays, go on where one was killed, and fail together."""
 
 import json
-import os
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
+import pytest
+from accelerate import DistributedType
+from accelerate.commands.config.config_args import load_config_from_file
+from conftest import write_images
 
+from selfimprove import train as training
+from selfimprove.config import Preset
+from selfimprove.evaluation.evaluate import evaluation_latents
 from selfimprove.presets import PRESETS
+from selfimprove.processes import choose_device
+from selfimprove.rounds import play
+from selfimprove.run import set_up
 
-# accelerate shares a CPU among processes only where it is told to use the CPU, and keeps what it was told first
-PROGRAM = "from accelerate import PartialState; PartialState(cpu=True); from selfimprove.__main__ import main; main()"
-PLAY = [sys.executable, "-c", PROGRAM, "spin", "--preset", "smoke", "--iter", "1", "--device", "cpu", "--set", "batch_size=4"]
+PRESET = PRESETS["smoke"].changed(checkpoint_every=1)
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+          "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+PROGRAM = """
+import json, os, sys, time
+from pathlib import Path
+rank, (tiny, images, folder) = int(os.environ["RANK"]), sys.argv[1:]
+time.sleep(rank)  # the second comes when the first has begun
+from selfimprove import train
+from selfimprove.__main__ import main
+from selfimprove.presets import PRESETS
+from selfimprove.rounds import play
+from selfimprove.run import set_up
+
+preset, said = PRESETS["smoke"].changed(checkpoint_every=1), {}
+
+def attempt(name, run="", device="cpu", **changes):
+    try:
+        play(set_up(preset.changed(**changes), "test", tiny, images, f"{folder}/{run or name}", 0, device), 1)
+    except Exception as error:
+        said[name] = f"{type(error).__name__}: {error}"
+
+attempt("card", device="cuda:0")
+attempt("batch", batch=7)
+sys.argv = ["", "spin", "--preset", "smoke", "--iter", "1", "--device", "cpu", "--set", "checkpoint_every=1", "--set", "micro_batch=3"]
+sys.argv += ["--model", tiny, "--data", images, "--run", f"{folder}/two"]
+main()
+attempt("killed")
+real = train.make_batch
+
+def broken(*arguments):
+    if rank == 1 and arguments[-1] == 1:
+        raise OSError("the disk of the second is gone")
+    batch = real(*arguments)
+    if rank == 1 and arguments[-1] == 2:
+        batch.noisy.fill_(float("nan"))
+    return batch
+
+train.make_batch = broken
+attempt("broken")
+train.make_batch = lambda *arguments: real(*arguments) if arguments[-1] == 1 else broken(*arguments)
+attempt("nan", "broken")
+Path(folder, f"{rank}.json").write_text(json.dumps(said))
+"""
 
 
-def test_two_processes_play_the_same_round(tiny: Path, images: Path, tmp_path: Path) -> None:
-    command = [*PLAY, "--model", str(tiny), "--data", str(images), "--run"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    running = []
-    for rank in ("0", "1"):
-        environment = os.environ | together | {"RANK": rank, "LOCAL_RANK": rank}
-        running.append(subprocess.Popen([*command, str(tmp_path / "two")], env=environment, stdout=subprocess.PIPE, text=True))
-        time.sleep(1)  # the second comes when the first has begun
-    said = [process.communicate(timeout=300)[0] for process in running]
-    assert [process.returncode for process in running] == [0, 0]
-    assert "pictures" in said[0]
-    assert not said[1].strip()  # the main process speaks for both
-    subprocess.run([*command, str(tmp_path / "one"), "--set", "accumulation=2"], stdout=subprocess.PIPE, check=True)
-    record = json.loads((tmp_path / "two" / "round_1" / "manifest.json").read_text())["stages"]["training"]
-    assert record["provenance"]["processes"] == 2
-    logs = [pd.read_parquet(tmp_path / name / "round_1" / "train.parquet") for name in ("two", "one")]
-    margins = [log.pop("margin") / PRESETS["smoke"].settings.beta for log in logs]  # in errors, which are about 1: rounded at 6e-8
+@pytest.fixture(scope="module")
+def folder(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs: `one` by one process, `killed` by one in its third step and ended by two, `two` and `broken` by two."""
+    folder = tmp_path_factory.mktemp("runs")
+    images = write_images(tmp_path_factory.mktemp("images"), 40)
+    play(set_up(PRESET, "test", str(tiny), str(images), folder / "one", 0, "cpu"), 1)
+    real, killed = training.make_batch, set_up(PRESET, "test", str(tiny), str(images), folder / "killed", 0, "cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "make_batch", lambda *a: real(*a) if a[-1] < 2 else (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            play(killed, 1)
+    assert (folder / "killed" / "round_1" / "training" / "training.pt").exists()
+    (folder / "program.py").write_text(PROGRAM)
+    done = subprocess.run(
+        [*LAUNCH, str(folder / "program.py"), str(tiny), str(images), str(folder)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("pictures") == 1, "the main process speaks for both"
+    return folder
+
+
+def log(folder: Path) -> pd.DataFrame:
+    return pd.read_parquet(folder / "round_1" / "train.parquet")
+
+
+@pytest.mark.parametrize("name", ["two", "killed"])
+def test_two_processes_play_the_same_round(folder: Path, name: str) -> None:
+    stages = json.loads((folder / name / "round_1" / "manifest.json").read_text())["stages"]
+    assert stages["training"]["provenance"]["processes"] == 2
+    logs = [log(folder / which) for which in (name, "one")]
+    assert (logs[0]["loss"] - logs[1]["loss"]).abs().max() < 1e-4
+    margins = [log.pop("margin") / PRESET.settings.beta for log in logs]  # in errors, which are about 1: rounded at 6e-8
     pd.testing.assert_series_equal(*margins, rtol=0, atol=6e-8)
     pd.testing.assert_frame_equal(*logs, rtol=1e-3, atol=1e-5)
+    drawn = [evaluation_latents(folder / which / "round_1") for which in (name, "one")]
+    assert (drawn[0] - drawn[1]).abs().max() < 1e-5
+    assert not (folder / name / "round_1" / "training" / "training.pt").exists(), "removed when the round is trained"
+
+
+def test_an_error_in_one_process_ends_both(folder: Path) -> None:
+    first, second = (json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert second["broken"] == "OSError: the disk of the second is gone"
+    assert first["broken"] == "ProcessError: process 1 of 2 failed: OSError: the disk of the second is gone"
+    assert second["nan"].startswith("FloatingPointError: the loss is not finite at step 2, t=")
+    assert first["nan"] == f"ProcessError: process 1 of 2 failed: {second['nan']}"
+
+
+def test_what_processes_cannot_share_is_refused(folder: Path) -> None:
+    for rank in (0, 1):
+        said = json.loads((folder / f"{rank}.json").read_text())
+        assert said["card"].startswith("ArgumentError: device='cuda:0' cannot be used by 2 processes, of which this one has cpu")
+        assert said["batch"].startswith("ArgumentError: batch=7 cannot be shared equally by 2 processes; start a number of processes that")
+        assert "killed" not in said
+
+
+@pytest.mark.parametrize(("variable", "name"), [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")])
+def test_sharded_weights_are_refused(monkeypatch: pytest.MonkeyPatch, variable: str, name: str) -> None:
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(ValueError, match=f"{name} is set in accelerate's configuration and cannot be used here"):
+        set_up(Preset("nosuch", "nosuch", PRESET.settings))
+
+
+@pytest.mark.parametrize(("name", "processes", "machines"), [("one_gpu", 1, 1), ("eight_gpus", 8, 1), ("two_by_eight_gpus", 16, 2)])
+def test_configuration_files_are_accelerates(name: str, processes: int, machines: int) -> None:
+    path = Path(__file__).parent.parent / "configs" / "accelerate" / f"{name}.yaml"
+    found = load_config_from_file(str(path))
+    assert (found.num_processes, found.num_machines) == (processes, machines)
+    assert found.distributed_type == (DistributedType.NO if processes == 1 else DistributedType.MULTI_GPU)
+    assert ("Untested" in path.read_text()) == (processes > 1)
+    assert PRESETS["sd15-spin"].settings.share(processes) == 2048 // processes
+
+
+def test_processes_that_accelerate_does_not_see_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    choose_device("cpu")  # accelerate is set up, for one process
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="the environment speaks of several processes, of which accelerate sees one"):
+        choose_device("cpu")

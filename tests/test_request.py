@@ -65,6 +65,9 @@ def test_changed_settings() -> None:
         with pytest.raises(ValueError, match=f"set='{wrong}' changes nothing; give name=value with one of samples, validation"):
             changed_settings([wrong])
     assert changed_settings(["steps=1e3"]) == {"steps": 1000}
+    for old in ("batch_size=8", "accumulation=4"):
+        with pytest.raises(ValueError, match=f"set='{old}' names a setting of earlier versions; give batch=N for .*, and micro_batch=N"):
+            changed_settings([old])
     assert isinstance(changed_settings(["steps=1e3"])["steps"], int)
     with pytest.raises(ValueError, match="samples='many' must be a number"):
         changed_settings(["samples=many"])

@@ -30,7 +30,7 @@ from selfimprove.run import Run, set_up
 from selfimprove.run_folder import RunError
 
 SETTINGS = Settings(
-    samples=12, validation=3, rollout_steps=2, guidance=2.0, steps=3, batch_size=4, lr=1e-3, evaluation_prompts=5, evaluation_steps=2,
+    samples=12, validation=3, rollout_steps=2, guidance=2.0, steps=3, batch=4, lr=1e-3, evaluation_prompts=5, evaluation_steps=2,
     evaluation_guidance=2.0,
 )  # fmt: skip
 PRESET = Preset("", "", SETTINGS, ({}, {"lr": 5e-4}))
@@ -255,7 +255,7 @@ def test_recursion_on_a_short_list_of_ones_own_prompts(tiny: Path, tmp_path: Pat
 
     names = [name for name, _ in PRESETS["own-prompts"].settings.metrics]
     preset = PRESETS["own-prompts"].changed(
-        samples=8, selected=4, batch_size=2, epochs=1, rollout_steps=2, evaluation_images=1, evaluation_steps=2, precision="no",
+        samples=8, selected=4, batch=2, epochs=1, rollout_steps=2, evaluation_images=1, evaluation_steps=2, precision="no",
         on_collapse="ignore",
     )  # fmt: skip
     preset = dataclasses.replace(preset, scorers=())

@@ -36,7 +36,7 @@ from selfimprove_lab.results.towards_data import data_table, objectives_table
 
 EXPORTED = Path(__file__).parent.parent / "book" / "results"
 PROMPTS = [f"p{i}" for i in range(40)]
-IDENTITY = {"steps": 60, "batch_size": 48, "accumulation": 1, "objective": "spin", "samples": 32}
+IDENTITY = {"steps": 60, "batch": 48, "objective": "spin", "samples": 32}
 
 
 def export(root: Path, experiment: str, arm: str, seed: int, quality: list[float], right: list[float]) -> None:

@@ -27,7 +27,7 @@ from selfimprove.scorers import ScorerError, load_scorers
 
 SETTINGS = Settings(
     objective="weighted", prompt_source="plain", samples=12, validation=0, rollout_steps=2, guidance=2.0, rollout_batch=6, strategy="pool",
-    selected=4, metrics=(("brightness", 1.0), ("contrast", 1.0)), weighting="distance", epochs=3, batch_size=4, lr=1e-3, decay=False,
+    selected=4, metrics=(("brightness", 1.0), ("contrast", 1.0)), weighting="distance", epochs=3, batch=4, lr=1e-3, decay=False,
     evaluation_prompts=4, evaluation_images=2, evaluation_steps=2, evaluation_guidance=2.0, on_collapse="ignore",
 )  # fmt: skip
 PRESET = Preset("", "", SETTINGS)
@@ -184,7 +184,7 @@ def test_a_round_that_collapses_stops_the_run(tiny: Path, prompts: Path, tmp_pat
 
 def test_self_play_with_weights_on_the_generated_side(tiny: Path, images: Path, tmp_path: Path) -> None:
     spin = Settings(
-        samples=12, validation=3, rollout_steps=2, guidance=2.0, steps=3, batch_size=4, lr=1e-3, evaluation_prompts=5, evaluation_steps=2,
+        samples=12, validation=3, rollout_steps=2, guidance=2.0, steps=3, batch=4, lr=1e-3, evaluation_prompts=5, evaluation_steps=2,
         weighting="distance", weight_quantile=0.2, on_collapse="ignore",
     )  # fmt: skip
     logs = {}

@@ -4,17 +4,20 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
+from torch import nn
 
 from selfimprove import train as training
 from selfimprove.batches import TrainingSet, batch_rows, make_batch
 from selfimprove.config import Settings
 from selfimprove.data.latents import build_store
+from selfimprove.models.lora import WithoutAdapter, add_adapter
 from selfimprove.models.pipeline import Diffuser, load_diffuser
 from selfimprove.opponent import LiveOpponent
 from selfimprove.run_folder import RunError
-from selfimprove.train import objective, train
+from selfimprove.train import load_checkpoint, objective, train
 
-SETTINGS = Settings(samples=10, beta=20.0, steps=4, batch_size=4, lr=1e-3, warmup=1, checkpoint_every=2, caption_dropout=0.3)
+SETTINGS = Settings(samples=10, beta=20.0, steps=4, batch=4, lr=1e-3, warmup=1, checkpoint_every=2, caption_dropout=0.3)
 COLUMNS = ["loss", "margin", "implicit_accuracy", "reweighting", "player_real", "gradient_norm"]
 
 
@@ -61,10 +64,33 @@ def test_a_killed_run_goes_on_with_the_same_result(
     assert not same(weights, diffuser.unet.state_dict(), atol=1e-5)
 
 
-def test_accumulation_changes_nothing(diffuser: Diffuser, data: TrainingSet, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [2, 3])  # equal micro-batches, and a smaller last one
+def test_micro_batches_change_nothing(diffuser: Diffuser, data: TrainingSet, tmp_path: Path, size: int) -> None:
     whole, weights = run(diffuser, data, tmp_path / "one")
-    parts, again = run(diffuser, data, tmp_path / "two", replace(SETTINGS, batch_size=2, accumulation=2))
+    parts, again = run(diffuser, data, tmp_path / "parts", replace(SETTINGS, micro_batch=size))
     pd.testing.assert_frame_equal(whole[COLUMNS], parts[COLUMNS], rtol=1e-3, atol=1e-5)
+    assert same(weights, again, atol=2e-4)
+
+
+def test_after_running_out_of_memory_a_run_goes_on_with_smaller_micro_batches(
+    diffuser: Diffuser, data: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, weights = run(diffuser, data, tmp_path / "whole")
+    real, sizes = training.make_batch, []
+
+    def full(*arguments: object) -> object:
+        sizes.append((arguments[-1], len(arguments[1])))  # type: ignore[arg-type]
+        if arguments[-1] == 3 and len(arguments[1]) > 2:  # type: ignore[arg-type]
+            raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training, "make_batch", full)
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        run(diffuser, data, tmp_path / "run")
+    assert caught.value.__notes__ == ["go on with a smaller micro_batch than 4, or with gradient_checkpointing=True; results do not change"]
+    log, again = run(diffuser, data, tmp_path / "run", replace(SETTINGS, micro_batch=2))
+    assert sizes[-4:] == [(2, 2), (2, 2), (3, 2), (3, 2)]
+    pd.testing.assert_frame_equal(whole[COLUMNS], log[COLUMNS], rtol=1e-3, atol=1e-5)
     assert same(weights, again, atol=2e-4)
 
 
@@ -96,11 +122,63 @@ def test_the_player_is_the_average_of_its_weights(diffuser: Diffuser, data: Trai
     assert 0.5 <= float(shares.mean()) <= 0.95
 
 
-def test_another_number_of_examples_a_step_is_refused(diffuser: Diffuser, data: TrainingSet, tmp_path: Path) -> None:
+def test_another_batch_is_refused(diffuser: Diffuser, data: TrainingSet, tmp_path: Path) -> None:
     run(diffuser, data, tmp_path / "run")
-    with pytest.raises(RunError, match="was written at 4 examples a step, this is 2 on 1 processes; go on with as many"):
-        run(diffuser, data, tmp_path / "run", replace(SETTINGS, batch_size=2))
-    run(diffuser, data, tmp_path / "run", replace(SETTINGS, batch_size=2, accumulation=2))
+    with pytest.raises(RunError, match="was written with batch=4, and batch=2 is asked for; give the same batch as before, or delete"):
+        run(diffuser, data, tmp_path / "run", replace(SETTINGS, batch=2))
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "another network"])
+def test_a_damaged_checkpoint_is_set_aside(diffuser: Diffuser, data: TrainingSet, tmp_path: Path, damage: str) -> None:
+    whole, weights = run(diffuser, data, tmp_path / "run")
+    path = tmp_path / "run" / "training.pt"
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 1
+    path.write_bytes({"cut": content[: len(content) // 2], "empty": b""}.get(damage, content))
+    if damage == "another network":
+        state = torch.load(path, weights_only=True)
+        torch.save(state | {"player": {}}, path)
+    with pytest.warns(UserWarning, match=r"training\.pt cannot be used \(.*\); it is now training\.damaged\.pt, and the round's training"):
+        log, again = run(diffuser, data, tmp_path / "run")
+    pd.testing.assert_frame_equal(whole, log)
+    assert same(weights, again, atol=0, rtol=0)
+    assert path.exists()
+    assert (tmp_path / "run" / "training.damaged.pt").exists()
+
+
+def test_checkpoints_and_averages_hold_what_is_trained(diffuser: Diffuser, data: TrainingSet, tmp_path: Path) -> None:
+    def adapted(folder: str, settings: Settings) -> tuple[pd.DataFrame, dict]:
+        player = diffuser.load_unet(diffuser.folder).requires_grad_(True)
+        add_adapter(player, 2, 8, 0, 1)
+        frozen = {name: p.clone() for name, p in player.named_parameters() if not p.requires_grad}
+        opponent = LiveOpponent(WithoutAdapter(player))
+        log = train(player, opponent, data, diffuser.schedule, settings, seed=0, round_index=1, folder=tmp_path / folder)
+        assert same(frozen, player.state_dict(), atol=0, rtol=0)
+        return log, player.state_dict()
+
+    settings = replace(SETTINGS, ema=0.5, decay=False)
+    whole, weights = adapted("whole", settings)
+    adapted("killed", replace(settings, steps=2))
+    state = torch.load(tmp_path / "killed" / "training.pt", weights_only=True)
+    assert state["player"]
+    assert all("lora" in name for name in state["player"])
+    assert [p.shape for p in state["average"]["shadow_params"]] == [p.shape for p in state["player"].values()]
+    log, again = adapted("killed", settings)
+    pd.testing.assert_frame_equal(whole, log)
+    assert same(weights, again, atol=0, rtol=0)
+
+
+def test_what_a_checkpoint_holds_comes_to_the_device_of_the_player(diffuser: Diffuser, data: TrainingSet, tmp_path: Path) -> None:
+    run(diffuser, data, tmp_path / "run", replace(SETTINGS, ema=0.5))
+    trained = {name: nn.Parameter(torch.empty(p.shape, device="meta")) for name, p in diffuser.unet.named_parameters()}
+    optimiser = torch.optim.AdamW(trained.values())
+    average = EMAModel(trained.values(), decay=0.5)
+    step, _ = load_checkpoint(tmp_path / "run" / "training.pt", 4, trained, {"optimiser": optimiser, "average": average})
+    assert step == 4
+    average.step(trained.values())  # would mix devices
+    assert {p.device.type for p in average.shadow_params} == {"meta"}
+    assert {state["exp_avg"].device.type for state in optimiser.state.values()} == {"meta"}
 
 
 @pytest.mark.parametrize("changes", [{"ema": 0.5}, {"precision": "bf16"}])

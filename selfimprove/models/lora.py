@@ -26,13 +26,23 @@ FILE = "pytorch_lora_weights.safetensors"
 NAME = "player"
 
 
+def adapted_layers(network: nn.Module) -> dict[str, nn.Linear]:
+    """Return the layers that get an adapter, by name."""
+    return {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear) and n.endswith(ADAPTED)}
+
+
+def adapter_size(network: nn.Module, rank: int) -> int:
+    """Return the number of weights of an adapter of that rank."""
+    return sum(rank * (layer.in_features + layer.out_features) for layer in adapted_layers(network).values())
+
+
 def check_rank(unet: UNet2DConditionModel, rank: int) -> None:
     """Raise if a rank is too large for the adapted layers.
 
     Raises:
         ModelError: the rank is larger than the smallest side of an adapted layer, which is that layer's full rank.
     """
-    layers = {n: m for n, m in unet.named_modules() if isinstance(m, nn.Linear) and n.endswith(ADAPTED)}
+    layers = adapted_layers(unet)
     name, smallest = min(((n, min(m.in_features, m.out_features)) for n, m in layers.items()), key=lambda pair: pair[1])
     if rank > smallest:
         raise ModelError(f"lora_rank={rank} is more than the full rank {smallest} of {name}; give a smaller one, or None for all weights")

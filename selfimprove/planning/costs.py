@@ -164,8 +164,8 @@ def count_flops(shapes: Shapes, settings: Settings) -> Flops:
 def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool, processes: int = 1) -> Memory:
     """Return the memory of a training process, from two simulated steps, with the base pipeline.
 
-    `live_opponent`: whether the opponent is a second network in memory. With several `processes`, communication buckets hold a second copy
-    of the gradients. Not counted: what the device's libraries take (some hundreds of MB on a GPU), and memory lost to fragmentation.
+    `live_opponent`: whether the opponent is a second network in memory. `processes`: how many share the batch. Not
+    counted: what the device's libraries take (some hundreds of MB on a GPU), and memory lost to fragmentation.
     """
     mixed = settings.precision != "no"
     held, sides = Held(), 2 if settings.objective == "spin" else 1
@@ -183,11 +183,11 @@ def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool, pro
                     module.register_forward_pre_hook(lambda _, given: (given[0].float(), *given[1:]))
         optimiser = torch.optim.AdamW(trained, foreach=shapes.device == "cuda")
         before = held.now
-        average = [p.clone() for p in player.parameters()] if settings.ema else []
+        average = [p.clone() for p in trained] if settings.ema else []
         averaged = held.now - before
-        inputs = shapes.inputs(sides * settings.batch_size)
+        inputs = shapes.inputs(sides * settings.per_forward(processes))
         for _ in range(2):  # the second step has the optimiser's moments
-            for _ in range(min(settings.accumulation, 2)):  # the second micro-batch has gradients
+            for _ in range(min(settings.share(processes) // settings.per_forward(processes), 2)):  # the second micro-batch has gradients
                 with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
                     if second is not None:
                         with torch.no_grad():
@@ -200,8 +200,7 @@ def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool, pro
         gradients = sum(p.numel() * p.element_size() for p in trained)
     del average
     kept = networks + averaged + moments + gradients
-    copies = 2 if processes > 1 else 1
-    return Memory(shapes.resident, own, networks - own, copies * gradients, moments, averaged, held.peak - kept)
+    return Memory(shapes.resident, own, networks - own, gradients, moments, averaged, held.peak - kept)
 
 
 def sampling_memory(shapes: Shapes, settings: Settings) -> int:

@@ -8,6 +8,7 @@ import torch
 from accelerate import PartialState
 
 from selfimprove.config import Precision, Preset, Settings
+from selfimprove.models.lora import adapter_size
 from selfimprove.models.network import Conditioning, denoise
 from selfimprove.models.pipeline import AUTOCAST, Diffuser
 from selfimprove.planning.costs import Flops, Shapes, count_flops, sampling_memory, training_memory
@@ -89,14 +90,14 @@ def plan(run: Run, last: int) -> Plan:
         if folder.is_done(index, "evaluation"):
             lines.append(f"round {index}: finished already")
             continue
-        counts = count(preset, index, examples, judged, processes, bool(run.opponent_cache))
+        counts = count(preset, index, examples, judged, bool(run.opponent_cache))
         passes = counts.forwards + counts.opponent + counts.trained * flops.step / flops.forward
         needed = (passes * per_pass + max(counts.decoded, counts.encoded) * per_image) / 60 / processes
         minutes, total = minutes + needed, total + operations(counts, flops)
         lines.append(f"round {index}: {counts.what}: about {duration(needed)}")
     memory = training_memory(shapes, settings, second_network(settings, last) and not run.opponent_cache, processes)
     sampling = sampling_memory(shapes, settings)
-    disk = float(disk_space(shapes, preset, last, examples, judged, processes, bool(run.opponent_cache)))
+    disk = float(disk_space(shapes, preset, last, examples, judged, bool(run.opponent_cache)))
     cards = [f"{duration(total / peak / REACHED / 60)} on {card}" for card, (peak, _) in PEAKS.items()]
     parts = ", ".join(f"{part} {_size(size)}" for part, size in memory._asdict().items() if size)
     scorers = resident_memory(run.scorers.values())
@@ -122,7 +123,7 @@ def second_network(settings: Settings, last: int) -> bool:
     return settings.objective == "spin" and not own
 
 
-def count(preset: Preset, index: int, examples: int, judged: int, processes: int = 1, cache: bool = False) -> Counts:
+def count(preset: Preset, index: int, examples: int, judged: int, cache: bool = False) -> Counts:
     """Return what a round computes in all processes, from its settings and the numbers of real and evaluation images.
 
     `examples`: real images. `judged`: evaluation images. `cache`: whether the opponent's errors are kept for other runs; if so, the
@@ -136,8 +137,8 @@ def count(preset: Preset, index: int, examples: int, judged: int, processes: int
     recursive = s.objective == "weighted"
     pool = s.samples if recursive else examples
     trained_on = (s.selected or pool) * (index if s.accumulate else 1) + s.real_samples if recursive else pool
-    steps, batch = s.steps_for(trained_on, processes), s.batch_size * s.accumulation * processes
-    made = pool if recursive else s.drawn(examples, processes, cache)
+    steps, batch = s.steps_for(trained_on), s.batch
+    made = pool if recursive else s.drawn(examples, cache)
     rolled = made if recursive else made * (s.objective == "spin" and s.generated_source == "rollout")
     forwards += rolled * s.rollout_steps * (1 + (s.guidance != 1))
     if recursive:
@@ -180,21 +181,21 @@ def operations(counts: Counts, flops: Flops) -> float:
     return network + counts.decoded * flops.decode + counts.encoded * flops.encode
 
 
-def disk_space(shapes: Shapes, preset: Preset, last: int, examples: int, judged: int, processes: int = 1, cache: bool = False) -> int:
+def disk_space(shapes: Shapes, preset: Preset, last: int, examples: int, judged: int, cache: bool = False) -> int:
     """Return the bytes of a run folder after `last` rounds, with the checkpoint that exists while the last round trains."""
     s, weights = preset.settings, 4 * shapes.parameters
     value = 4 if s.precision == "no" else 2
     latent, text = (torch.Size(shape).numel() for shape in (shapes.latent, shapes.text))
     sides = 4 if s.flip else 2  # mean and standard deviation; with `flip`, of the mirrored image too
     evaluations = (last + 1) * judged * latent * 4
-    # player, two moments per trained weight, average; twice, as a new checkpoint is written before the old one is deleted
-    checkpoint = 2 * ((1 if s.lora_rank else 3) + bool(s.ema)) * weights
+    trained = adapter_size(shapes.unet, s.lora_rank) if s.lora_rank else shapes.parameters
+    checkpoint = 2 * (3 + bool(s.ema)) * 4 * trained  # weights, two moments, average; twice, as a new one is written beside the old one
     rolled = (sides + (s.generated_latents == "reencoded")) * latent * value
     if s.objective == "weighted":
         each = s.samples * rolled + (s.selected or s.samples) * (text + sides * latent) * value
         return last * (weights + each) + evaluations + checkpoint
     once = examples * (text + sides * latent) * value
-    each_round = (preset.for_round(k).drawn(examples, processes, cache) for k in range(1, last + 1))
+    each_round = (preset.for_round(k).drawn(examples, cache) for k in range(1, last + 1))
     kept = sum(each_round) if s.objective == "spin" else 0
     return last * weights + kept * rolled + once + evaluations + checkpoint
 

@@ -1,6 +1,7 @@
 """Load exported experiments (`book/results/`), and make the tables and figures of them that pages and the README show."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,17 @@ def load_results(folder: str | Path) -> Results:
     results: Results = {}
     for path in sorted(Path(folder).glob("*-[0-9]*.json")):
         result = json.loads(path.read_text())
+        result["identity"] = renamed(result["identity"])
         results.setdefault(result["arm"], {})[result["seed"]] = result
     return results
+
+
+def renamed(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return an exported identity with today's names: earlier runs, all on one process, record the batch as two factors."""
+    factors = [identity[name] for name in ("batch_size", "accumulation") if name in identity]
+    if not factors:
+        return identity
+    return {k: v for k, v in identity.items() if k not in ("batch_size", "accumulation")} | {"batch": math.prod(factors)}
 
 
 def signed(value: float, bounds: Sequence[float]) -> str:

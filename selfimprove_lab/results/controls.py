@@ -257,5 +257,5 @@ def samples_figure(results: Results) -> Figure:
 def images_seen(result: dict[str, Any], index: int) -> int:
     """Return the number of images that round `index` trained on; both sides and every repetition count."""
     s = result["identity"]
-    value = {name: s.get(f"round {index} {name}", s[name]) for name in ("steps", "batch_size", "accumulation", "objective")}
-    return value["steps"] * value["batch_size"] * value["accumulation"] * (2 if value["objective"] == "spin" else 1)
+    value = {name: s.get(f"round {index} {name}", s[name]) for name in ("steps", "batch", "objective")}
+    return value["steps"] * value["batch"] * (2 if value["objective"] == "spin" else 1)

@@ -13,7 +13,7 @@ from selfimprove.planning.plan import PEAKS, REACHED, count, disk_space, duratio
 from selfimprove.presets import PRESETS
 from selfimprove_lab.results.true_sizes import stable_diffusion, stable_diffusion_3
 
-CARDS = {"sd15-spin": 8, "sd15-dpo": 8, "sd15-sft": 8}  # processes that give the papers' batches; the other presets are for one
+CARDS = {"sd15-spin": 8, "sd15-dpo": 8, "sd15-sft": 8}  # as many as the papers had; the other presets are for one
 # RSIDiff's section 4.4, to be counted and not to be run: no code here takes Stable Diffusion 3. What it does not say is as in sd14-rsi (a
 # batch of 12, 500 evaluation prompts), as in sd15-spin-lora (the rank), or as in diffusers' pipeline (28 steps, guidance 7)
 SD3 = "sd3-rsi, not runnable"
@@ -22,7 +22,7 @@ SCALED: dict[str, Preset] = {name: preset for name, preset in PRESETS.items() if
         "", "",
         replace(
             PRESETS["sd14-rsi"].settings, samples=13_000, strategy="manual", selected=1000, epochs=0, steps=2000, lora_rank=16,
-            batch_size=1, accumulation=12, rollout_steps=28, guidance=7.0, evaluation_steps=28, evaluation_guidance=7.0,
+            batch=12, micro_batch=1, rollout_steps=28, guidance=7.0, evaluation_steps=28, evaluation_guidance=7.0,
         ),
     )
 }  # fmt: skip
@@ -70,10 +70,10 @@ def costs_of(name: str, simulated: dict[str, Any], examples: int | None = None, 
     s, flops, cards = preset.settings, Flops(**simulated["flops"]), CARDS.get(name, 1)
     real, evaluated = examples or s.samples, judged or s.evaluation_prompts * s.evaluation_images
     last = _rounds(name)
-    counts = [count(preset, index, real, evaluated, cards) for index in range(last + 1)]
+    counts = [count(preset, index, real, evaluated) for index in range(last + 1)]
     training = sum(c.opponent * flops.forward + c.trained * flops.step for c in counts)
     total = sum(operations(c, flops) for c in counts)
-    disk = float(disk_space(shapes_of(name), preset, last, real, evaluated, cards))
+    disk = float(disk_space(shapes_of(name), preset, last, real, evaluated))
     return Cost(last, cards, total, training, float(sum(simulated["memory"].values())), disk)
 
 

@@ -1,0 +1,85 @@
+"""Let several processes, started by `accelerate launch` or torchrun, agree on their devices, and end together when one of them fails."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object, parse_flag_from_env
+from torch import distributed
+
+from selfimprove.errors import ArgumentError, SelfImproveError
+
+PATIENCE = timedelta(hours=6)  # how long a process waits for the others; accelerate's own limit is 10 minutes
+SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # the variables in which launchers tell how many start
+SHARDED = {
+    "ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "the parallelism_config",
+}  # fmt: skip
+
+
+class ProcessError(SelfImproveError):
+    """Another process failed; the message says which, and how."""
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of this process, after a test allocation; "" means the best there is. Call it before anything else is set up.
+
+    Of several processes each has the device that accelerate gives it: "" and a type, such as "cuda", are accepted; "cpu" has all of them
+    share the CPU.
+
+    Raises:
+        ArgumentError: the device cannot be used, is not that of this process, or the launcher asks for sharded weights.
+    """
+    for variable, what in SHARDED.items():
+        if parse_flag_from_env(variable):
+            raise ArgumentError(
+                f"{what} is set in accelerate's configuration and cannot be used here, where every process holds all weights; "
+                "start with `accelerate launch --multi_gpu`, or with --config_file and a file of configs/accelerate"
+            )
+    several = max(int(os.environ.get(variable, 1)) for variable in SIZES) > 1
+    on_cpu = several and (name == "cpu" or not torch.cuda.is_available())  # else accelerate does not see processes that share a CPU
+    state = PartialState(cpu=on_cpu, timeout=PATIENCE)
+    if several and state.num_processes == 1:
+        raise ArgumentError("the environment speaks of several processes, of which accelerate sees one; start them by `accelerate launch`")
+    if state.num_processes > 1 and name not in ("", state.device.type):
+        raise ArgumentError(
+            f"device={name!r} cannot be used by {state.num_processes} processes, of which this one has {state.device}; leave device empty, "
+            "so that each has its own, or start one process"
+        )
+    try:
+        shared = state.num_processes == 1 or state.device.type == "cpu"
+        device = torch.device(name or state.device.type) if shared else state.device
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
+        raise ArgumentError(f"device={name!r} cannot be used here ({error}); leave it empty for the best there is") from error
+    return device
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Run the block on every process; if it fails on one, it fails on all, so that none waits for the failed one.
+
+    The block must not itself wait for other processes.
+
+    Raises:
+        ProcessError: the block failed on another process; where it failed, its own error is raised.
+    """
+    if PartialState().num_processes == 1:
+        yield
+        return
+    error = None
+    try:
+        yield
+    except Exception as raised:
+        error = raised
+    failed = torch.tensor(float(error is not None), device=PartialState().device)
+    distributed.all_reduce(failed)
+    if failed:
+        texts = gather_object([f"{type(error).__name__}: {error}" if error else ""])
+        if error:
+            raise error
+        rank, text = next((rank, text) for rank, text in enumerate(texts) if text)
+        raise ProcessError(f"process {rank} of {len(texts)} failed: {text}")
