@@ -49,7 +49,7 @@ class Memory(NamedTuple):
 
     @property
     def networks(self) -> int:
-        """Return the bytes of the weights of base pipeline, player and opponent."""
+        """Return the bytes of the weights of VAE, text encoder, player and opponent."""
         return self.pipeline + self.player + self.opponent
 
     @property
@@ -105,7 +105,7 @@ class Shapes:
     """What costs depend on: denoiser and VAE, of which only the configurations are read, and what goes through them.
 
     `latent`: (C, H, W). `image`: (height, width) in pixels. `tokens`: tokens per prompt. `device`: its type, such as "cuda".
-    `resident`: bytes of the loaded base pipeline, which stays on the device while a round trains.
+    `resident`: bytes of the base pipeline's VAE and text encoder, which stay on the device through every stage.
     """
 
     unet: nn.Module
@@ -120,9 +120,9 @@ class Shapes:
     def of(cls, diffuser: Diffuser) -> "Shapes":
         """Return the shapes of a loaded pipeline."""
         tokens = diffuser.tokenizer.model_max_length
-        networks = (diffuser.unet, diffuser.vae, diffuser.text_encoder)
+        networks = (diffuser.vae, diffuser.text_encoder)
         resident = sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
-        return cls(diffuser.unet, diffuser.vae, diffuser.latent_shape, diffuser.image_size, tokens, diffuser.device.type, resident)
+        return cls(diffuser.shape, diffuser.vae, diffuser.latent_shape, diffuser.image_size, tokens, diffuser.device.type, resident)
 
     @property
     def parameters(self) -> int:
