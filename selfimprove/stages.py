@@ -29,6 +29,7 @@ from selfimprove.recursion.weighting import weigh
 from selfimprove.rollout import sample_batches
 from selfimprove.run import Run
 from selfimprove.run_folder import identity_hash, write_json, write_table
+from selfimprove.scorers import in_turn
 from selfimprove.shapes.oracle import truth_hidden
 
 
@@ -52,6 +53,18 @@ def spin_training_set(run: Run, settings: Settings, opponent: Path, index: int) 
     if settings.weighting != "none":
         weights = settings.pushing * _weights(run, settings, index, list(ids), generated, range(len(ids)))
     return TrainingSet(ids, rows, text, real, generated, weights)
+
+
+def held_out_latents(run: Run) -> Tensor:
+    """Return the latents of the real images that are kept out of training, encoded once, a few images at a time."""
+    data, few = run.data, run.diffuser.vae_batch
+
+    def make(rows: range) -> dict[str, Tensor]:
+        parts = [data.images([data.validation[i] for i in rows[start : start + few]]) for start in range(0, len(rows), few)]
+        return {"mean": torch.cat([run.diffuser.encode(images)[0] for images in parts])}
+
+    store = build_store(run.folder.path / "held_out", len(data.validation), make, "held-out latents")
+    return store.take("mean", range(store.rows))
 
 
 def _reached(run: Run, settings: Settings, ids: tuple[str, ...], index: int) -> list[int]:
@@ -182,8 +195,11 @@ def _scores(run: Run, settings: Settings, index: int, ids: list[str], prompts: l
 
     def make(rows: range) -> dict[str, Tensor]:
         images = sampled_images(run, generated, rows)
-        with truth_hidden():
-            return {name: run.scorers[name](images, [prompts[i] for i in rows])[:, None] for name in names}
+        found = {}
+        for name in names:
+            with truth_hidden(), in_turn(run.scorers[name]) as scorer:
+                found[name] = scorer(images, [prompts[i] for i in rows])[:, None]
+        return found
 
     if not run.folder.is_done(index, "scores"):
         with run.folder.stage(index, "scores", files=("pool.parquet",)):

@@ -24,16 +24,19 @@ from selfimprove.planning.costs import (
     Held,
     Shapes,
     count_flops,
+    evaluation_memory,
     sampling_memory,
     training_memory,
 )
-from selfimprove.planning.plan import count, disk_space, plan, second_network
+from selfimprove.planning.plan import disk_space, plan, second_network
+from selfimprove.planning.timing import measure
+from selfimprove.planning.work import count
 from selfimprove.presets import PRESETS
 from selfimprove.rounds import play
 from selfimprove.run import Run, set_up
 from selfimprove.scorers import SHAPES_SCORERS, load_scorers, resident_memory
 from selfimprove.train import train
-from selfimprove_lab.results.true_sizes import CLIP_TEXT, SD3_TEXT, stable_diffusion, stable_diffusion_3
+from selfimprove_lab.results.true_sizes import CLIP_TEXT, SD3_TEXT, largest_scorer, stable_diffusion, stable_diffusion_3
 
 
 def test_flops_of_stable_diffusion() -> None:
@@ -114,16 +117,37 @@ def test_memory_is_what_real_sampling_holds(tiny: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(models, "VAE_PIXELS", 1)
     with (held := Held()), torch.inference_mode():  # where every storage is seen to go; under no_grad as much is resident
         diffuser.unet(torch.zeros(12, 4, 8, 8), 5, text)
-    assert sampling_memory(shapes, settings) - shapes.resident - weights == pytest.approx(held.peak, rel=0.1)
+    assert sampling_memory(shapes, settings, 2.0).activations == pytest.approx(held.peak, rel=0.1)
     monkeypatch.setattr(models, "VAE_PIXELS", 200 * 16 * 16)  # now the VAE holds more
     with (held := Held()), torch.inference_mode():
         diffuser.vae.decode(torch.zeros(200, 4, 8, 8))
         diffuser.vae.encode(torch.zeros(200, 3, 16, 16))
-    assert sampling_memory(shapes, settings) - shapes.resident - weights == pytest.approx(held.peak, rel=0.1)
+    planned = sampling_memory(shapes, settings, 2.0, 200)
+    assert planned.activations == pytest.approx(held.peak, rel=0.1)
+    assert (planned.pipeline, planned.player) == (shapes.resident, weights)
 
 
-def test_one_card_of_24_gigabytes_can_draw_what_it_trains_on() -> None:
-    assert sampling_memory(stable_diffusion(), PRESETS["sd15-spin-lora"].settings) < 12e9  # which leaves as much for scorers
+def test_memory_is_what_a_real_evaluation_holds(tiny: Path, images: Path, tmp_path: Path) -> None:
+    preset = PRESET.changed(evaluation_prompts=16, rollout_batch=8)
+    played = replace(prepared_run(tiny, images, tmp_path / "run", preset), scorers=load_scorers(SHAPES_SCORERS[:1], torch.device("cpu")))
+    with (held := Held()), torch.inference_mode():
+        play(played, 0)
+    shapes, settings = Shapes.of(played.diffuser), preset.settings
+    _, scorers = measure(played.diffuser, played.scorers, 2)
+    resident = resident_memory(played.scorers.values())
+    planned = evaluation_memory(shapes, settings, scorers, resident, 16)
+    print(planned, held.peak, scorers)
+    assert planned.peak - planned.pipeline == pytest.approx(held.peak, rel=0.1)
+
+
+def test_one_card_of_24_gigabytes_is_enough_in_every_stage() -> None:
+    shapes, settings = stable_diffusion(), PRESETS["sd15-spin-lora"].settings
+    training = training_memory(shapes, settings, live_opponent=False)
+    sampling = sampling_memory(shapes, settings, settings.guidance)
+    evaluation = evaluation_memory(shapes, settings, [largest_scorer()], 0)
+    assert max(m.peak for m in (training, sampling, evaluation)) < 16e9
+    assert evaluation.scorers + evaluation.activations >= sampling.activations
+    assert training.pipeline == sampling.pipeline == 4 * CLIP_TEXT + sum(p.numel() for p in shapes.vae.parameters()) * 4
 
 
 def test_checkpointing_saves_memory_and_an_opponent_costs_its_weights(tiny: Path) -> None:
@@ -143,8 +167,8 @@ def test_the_plan_says_what_a_run_takes(tiny: Path, images: Path, tmp_path: Path
     )
     words = "\n".join(planned.lines)
     assert re.search(
-        r"memory in training: .*B \(pipeline .*B, player .*B, opponent .*B, gradients .*B, optimiser .*B, activations .*B\), .*\n"
-        r"memory in sampling: .*B; of scorers, in both: 0 MB; disk: ",
+        r"memory, at most in training: .*B \(pipeline .*B, player .*B, opponent .*B, gradients .*B, optimiser .*B, activations .*B\), .*\n"
+        r"memory in sampling .*B, in evaluation .*B; disk: ",
         words,
     )
     assert "round 1: 12 rollouts (DDIM in 2 steps), " in words
@@ -208,9 +232,8 @@ def test_images_through_the_vae_are_counted(
 ) -> None:
     preset = PRESET.changed(**changes)
     found = seen(monkeypatch, prepared_run(tiny, images, tmp_path / "run", preset), 2)
-    counts = [count(preset, k, 12, 5) for k in range(3)]
-    held_out = 3 * 3  # few images, and in every evaluation
-    assert found == (sum(c.decoded for c in counts), sum(c.encoded for c in counts) + held_out)
+    counts = [count(preset, k, 12, 5, held_out=3).total for k in range(3)]
+    assert found == (sum(c.decoded for c in counts), sum(c.encoded for c in counts))
 
 
 @pytest.mark.parametrize("changes", [{}, {"accumulate": True}])
@@ -225,7 +248,7 @@ def test_recursion_is_counted(tiny: Path, tmp_path: Path, monkeypatch: pytest.Mo
     scorers = {"brightness": lambda images, prompts: images.mean((1, 2, 3))}
     played = set_up(preset, "test", str(tiny), "", tmp_path / "run", 0, "cpu", str(prompts), scorers)
     found = seen(monkeypatch, played, 2)
-    counts = [count(preset, k, 0, 4) for k in range(3)]
+    counts = [count(preset, k, 0, 4).total for k in range(3)]
     assert found == (sum(c.decoded for c in counts), sum(c.encoded for c in counts))
     steps = [len(pd.read_parquet(tmp_path / f"run/round_{k}/train.parquet")) for k in (1, 2)]
     assert [c.trained for c in counts[1:]] == [4 * n for n in steps] == [8, 16 if changes else 8]

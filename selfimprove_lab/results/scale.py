@@ -9,7 +9,8 @@ import pandas as pd
 
 from selfimprove.config import Preset
 from selfimprove.planning.costs import Flops, Shapes, count_flops, training_memory
-from selfimprove.planning.plan import PEAKS, REACHED, count, disk_space, duration, operations, second_network, unit
+from selfimprove.planning.plan import PEAKS, REACHED, disk_space, duration, second_network, unit
+from selfimprove.planning.work import count, operations
 from selfimprove.presets import PRESETS
 from selfimprove_lab.results.true_sizes import stable_diffusion, stable_diffusion_3
 
@@ -71,7 +72,7 @@ def costs_of(name: str, simulated: dict[str, Any], examples: int | None = None, 
     real, evaluated = examples or s.samples, judged or s.evaluation_prompts * s.evaluation_images
     last = _rounds(name)
     counts = [count(preset, index, real, evaluated, cards) for index in range(last + 1)]
-    training = sum(c.opponent * flops.forward + c.trained * flops.step for c in counts)
+    training = sum(c.total.opponent * flops.forward + c.total.trained * flops.step for c in counts)
     total = sum(operations(c, flops) for c in counts)
     disk = float(disk_space(shapes_of(name), preset, last, real, evaluated, cards))
     return Cost(last, cards, total, training, float(sum(simulated["memory"].values())), disk)

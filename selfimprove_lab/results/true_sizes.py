@@ -1,13 +1,16 @@
 """Build Stable Diffusion's networks at their true sizes, without weights, for pages and benchmarks that count and time."""
 
+from functools import cache
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import CLIPModel
 
-from selfimprove.planning.costs import Shapes
+from selfimprove.planning.costs import Held, ScorerMemory, Shapes
+from selfimprove.scorers.openclip import VIT_H_14
 
 
 class Shapes3(Shapes):
@@ -54,3 +57,13 @@ def stable_diffusion_3() -> Shapes3:
 
 def _resident(text_encoders: int, vae: nn.Module) -> int:
     return 4 * (text_encoders + sum(p.numel() for p in vae.parameters()))
+
+
+@cache
+def largest_scorer(batch: int = 16) -> ScorerMemory:
+    """Return what the largest published scorer, a CLIP ViT-H/14 (PickScore, HPSv2), holds while it scores a batch; no weights are read."""
+    with FakeTensorMode(), (held := Held()), torch.no_grad():
+        network = CLIPModel(VIT_H_14).eval()
+        weights = held.peak = held.now
+        network.get_image_features(pixel_values=torch.zeros(batch, 3, 224, 224))
+    return ScorerMemory(weights, (held.peak - weights) // batch, batch)
