@@ -103,7 +103,7 @@ class Comparison:
         diffuser = load_diffuser(self.models[todo[0][0]], self.device)
         passes = sum(count * self.sampling.steps * (1 + (g != 1)) for _, g in todo)
         each, _ = measure(diffuser, self.scorers)
-        seconds = each.of(Work(forwards=passes, decoded=len(todo) * count, judged=len(todo) * count), 1, ())
+        seconds = each.of(Work(forwards=passes, decoded=len(todo) * count, judged=len(todo) * count))
         disk = len(todo) * count * 4 * torch.Size(diffuser.latent_shape).numel() / 1e9
         return (
             f"{len(todo)} evaluations of {count} images ({len(self.prompts.prompts)} prompts, {self.sampling.images} each): about "

@@ -1,6 +1,7 @@
 """Costs counted from shapes, against published figures and against what real steps hold."""
 
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from selfimprove.models import pipeline as models
 from selfimprove.models.lora import WithoutAdapter, add_adapter
 from selfimprove.models.pipeline import Diffuser, load_diffuser
 from selfimprove.opponent import LiveOpponent
+from selfimprove.planning import timing
 from selfimprove.planning.costs import (
     Held,
     Shapes,
@@ -28,9 +30,9 @@ from selfimprove.planning.costs import (
     sampling_memory,
     training_memory,
 )
-from selfimprove.planning.plan import disk_space, plan, second_network
+from selfimprove.planning.plan import absent, disk_space, plan, remaining, second_network
 from selfimprove.planning.timing import measure
-from selfimprove.planning.work import count
+from selfimprove.planning.work import Work, count
 from selfimprove.presets import PRESETS
 from selfimprove.rounds import play
 from selfimprove.run import Run, set_up
@@ -136,7 +138,6 @@ def test_memory_is_what_a_real_evaluation_holds(tiny: Path, images: Path, tmp_pa
     _, scorers = measure(played.diffuser, played.scorers, 2)
     resident = resident_memory(played.scorers.values())
     planned = evaluation_memory(shapes, settings, scorers, resident, 16)
-    print(planned, held.peak, scorers)
     assert planned.peak - planned.pipeline == pytest.approx(held.peak, rel=0.1)
 
 
@@ -323,3 +324,69 @@ def test_diffuser_is_untouched(tiny: Path) -> None:
     before = [p.clone() for p in diffuser.unet.parameters()]
     count_flops(Shapes.of(diffuser), replace(STEPS, lora_rank=2))
     assert all(torch.equal(a, b) for a, b in zip(before, diffuser.unet.parameters(), strict=True))
+
+
+@pytest.fixture
+def busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times are those of the processor, so that a busy machine changes none."""
+    monkeypatch.setattr(timing, "clock", time.process_time)
+
+
+def test_minutes_are_what_a_round_takes(tmp_path: Path, busy: None) -> None:
+    """Within 30 %, on the embedded model, in the best of three tries; loading networks and writing files are not planned."""
+    preset = PRESETS["smoke"].changed(samples=64, rollout_steps=4, steps=6, batch_size=16, evaluation_prompts=32, evaluation_steps=4)
+    found = []
+    while len(found) < 3 and not any(abs(ratio - 1) < 0.3 for ratio in found):
+        played = set_up(preset, "test", run=tmp_path / f"run{len(found)}", device="cpu")
+        planned = plan(played, 1).minutes * 60
+        start = time.process_time()
+        play(played, 1)
+        found.append(planned / (time.process_time() - start))
+    assert abs(found[-1] - 1) < 0.3, found
+
+
+def test_loading_a_scorer_is_no_part_of_an_image(tiny: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(timing, "clock", lambda: now[0])
+
+    class Slow:
+        loaded = False
+
+        def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
+            now[0] += 1 * len(prompts) if self.loaded else 1000
+            self.loaded = True
+            return images.mean((1, 2, 3))
+
+    each, memory = measure(prepared_run(tiny, images, tmp_path / "run").diffuser, {"slow": Slow()}, 4)
+    assert each.scorers == {"slow": 1.0}
+    assert memory[0].weights == 0
+    assert each.of(Work(judged=5)) == each.of(Work(selected=5), selecting=["slow"]) == 5.0
+    assert each.of(Work(selected=5)) == 0
+
+
+def test_what_is_on_disk_is_not_planned_again(tiny: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = prepared_run(tiny, images, tmp_path / "run")
+    whole = plan(chosen, 1)
+    play(chosen, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(rounds, "train", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            play(chosen, 1)
+    after = plan(chosen, 1)
+    counts = count(PRESET, 1, 12, 5, held_out=3)
+    assert [stage.work for stage in remaining(chosen, 1, counts, 1) if stage.share] == [
+        counts.stages[name] for name in ("opponent", "training", "evaluation", "scoring", "held-out error")
+    ]
+    assert after.flops < 0.6 * whole.flops
+    assert "round 0: finished already" in "\n".join(after.lines)
+    (tmp_path / "run" / "round_1" / "training").mkdir(exist_ok=True)
+    torch.save({"step": 1}, tmp_path / "run" / "round_1" / "training" / "training.pt")
+    assert [s.share for s in remaining(chosen, 1, counts, 1) if s.work.trained] == [pytest.approx(2 / 3)]
+
+
+def test_a_process_plans_its_own_share(tmp_path: Path) -> None:
+    assert absent(None, 500, 256, 8) == (1.0, 256 / 500)  # two shards, so two processes have work
+    assert absent(None, 1024, 16, 8) == (1.0, 1 / 8)
+    (tmp_path / "00000.safetensors").touch()
+    assert absent(tmp_path, 300, 256, 1) == (44 / 300, 44 / 300)
+    assert absent(tmp_path, 0, 256, 2) == (0, 0)

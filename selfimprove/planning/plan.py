@@ -121,13 +121,13 @@ def remaining(run: Run, index: int, counts: Counts, processes: int) -> list[Left
             share = 1 - _trained(folder / "training" / "training.pt", counts, s, processes)
             found.append(Left(work, share, share / processes))
         elif name in stores:
-            found.append(Left(work, *_absent(*stores[name], SHARD, processes)))
+            found.append(Left(work, *absent(*stores[name], SHARD, processes)))
         else:
-            found.append(Left(work, *_absent(None, len(run.data.evaluation), s.rollout_batch, processes)))
+            found.append(Left(work, *absent(None, len(run.data.evaluation), s.rollout_batch, processes)))
     return found
 
 
-def _absent(store: Path | None, rows: int, size: int, processes: int) -> tuple[float, float]:
+def absent(store: Path | None, rows: int, size: int, processes: int) -> tuple[float, float]:
     """Return which share of the rows of a store has no shard yet, and the largest share that one process has to make."""
     own = [0] * processes
     for shard, start in enumerate(range(0, rows, size)):

@@ -26,7 +26,7 @@ class Seconds(NamedTuple):
     encode: float
     scorers: Mapping[str, float]
 
-    def of(self, work: Work, step: float, selecting: Collection[str]) -> float:
+    def of(self, work: Work, step: float = 1.0, selecting: Collection[str] = ()) -> float:
         """Return the seconds that one process needs for some work. `step`: forward passes that a forward and backward pass is worth."""
         passes = work.forwards + work.opponent + step * work.trained
         chosen = sum(seconds for name, seconds in self.scorers.items() if name in selecting)
