@@ -22,7 +22,8 @@ from selfimprove.config import Preset, Settings
 from selfimprove.evaluation.aggregate import by_prompt, summarise
 from selfimprove.evaluation.round_figures import image_grid
 from selfimprove.files import write_json, write_table
-from selfimprove.planning.plan import count, plan
+from selfimprove.planning.plan import plan
+from selfimprove.planning.work import count
 from selfimprove.recursion.collapse import CollapseError
 from selfimprove.rounds import play
 from selfimprove.run import Run, set_up
@@ -48,8 +49,8 @@ STEP, ADAPTER_STEP = 3, 1.86
 
 def passes(settings: Settings, examples: int) -> float:
     """Return the network forwards, per latent, of one round that trains on `examples` different samples."""
-    counts = count(Preset("", "", settings), 1, examples, 0)
-    return counts.forwards + counts.opponent + counts.trained * (ADAPTER_STEP if settings.lora_rank else STEP)
+    work = count(Preset("", "", settings), 1, examples, 0).total
+    return work.forwards + work.opponent + work.trained * (ADAPTER_STEP if settings.lora_rank else STEP)
 
 
 def set_up_arm(arm: Arm, name: str, seed: int, runs: Path, device: str = "cpu") -> Run:

@@ -23,7 +23,8 @@ from selfimprove.evaluation.aggregate import comparison
 from selfimprove.evaluation.evaluate import evaluate, evaluation_latents
 from selfimprove.evaluation.protocol import Scored, read_scores
 from selfimprove.models.pipeline import Diffuser, check_folder, load_diffuser, model_hash, resolve_model
-from selfimprove.planning.plan import seconds_per_image, seconds_per_pass
+from selfimprove.planning.timing import measure
+from selfimprove.planning.work import Work
 from selfimprove.run_folder import identity_hash, open_run
 from selfimprove.scorers import SHAPES_SCORERS, Scorer, load_scorers
 
@@ -102,7 +103,8 @@ class Comparison:
             return f"{len(self.models)} models on {count} images each: all finished already in {self.run}"
         diffuser = load_diffuser(self.models[todo[0][0]], self.device)
         passes = sum(count * self.sampling.steps * (1 + (g != 1)) for _, g in todo)
-        seconds = passes * seconds_per_pass(diffuser) + len(todo) * count * seconds_per_image(diffuser, self.scorers)
+        each, _ = measure(diffuser, self.scorers)
+        seconds = each.of(Work(forwards=passes, decoded=len(todo) * count, judged=len(todo) * count))
         disk = len(todo) * count * 4 * torch.Size(diffuser.latent_shape).numel() / 1e9
         return (
             f"{len(todo)} evaluations of {count} images ({len(self.prompts.prompts)} prompts, {self.sampling.images} each): about "

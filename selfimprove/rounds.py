@@ -21,11 +21,11 @@ from selfimprove.files import read_json, replacing, write_json, write_table
 from selfimprove.models.lora import WithoutAdapter, add_adapter, merge
 from selfimprove.models.pipeline import model_hash, write_pipeline
 from selfimprove.opponent import LiveOpponent, Opponent, precompute
-from selfimprove.recursion.collapse import drift, warn_of_collapse
+from selfimprove.recursion.collapse import drift, sampled_rows, warn_of_collapse
 from selfimprove.rsi_stages import prepared_prompts, rsi_training_set
 from selfimprove.run import Run
 from selfimprove.run_folder import RunFolder, identity_hash
-from selfimprove.stages import spin_training_set
+from selfimprove.stages import held_out_latents, spin_training_set
 from selfimprove.train import CHECKPOINT, train
 
 
@@ -154,18 +154,21 @@ def _evaluate(run: Run, player: Path, index: int, judged_by: dict[str, Any]) -> 
         held_out = None
         if data.validation:
             captions, ids = [data.captions[i] for i in data.validation], [data.ids[i] for i in data.validation]
-            real, _ = diffuser.encode(data.images(data.validation))
+            real = held_out_latents(run)
             held_out = HeldOut(real, captions)
-            errors = held_out_error(diffuser, unet, real, diffuser.embed(captions), ids)
+            errors = held_out_error(diffuser, unet, real, captions, ids, run.preset.settings)
             frame = pd.DataFrame({"id": ids, "prompt": captions, "image": 0, "held_out_error": errors.numpy()})
             write_table(folder / "held_out.parquet", frame)
         scored = evaluate(diffuser, unet, data, run.scorers, held_out, run.preset.settings, folder, name, weights)
-        write_json(folder / "metrics.json", _metrics(run.folder, index, scored.table))
+        if PartialState().is_main_process:
+            write_json(folder / "metrics.json", _metrics(run.folder, index, scored.table))
 
 
 def _drift(folder: RunFolder, index: int, scores: pd.DataFrame) -> dict[str, float]:
-    """Return the signs of collapse of a round, as ratios to the base model's values."""
-    return drift(evaluation_latents(folder.round(index)), evaluation_latents(folder.round(0)), scores["prompt"].tolist())
+    """Return the signs of collapse of a round, as ratios to the base model's values, from at most `SAMPLED` of its images."""
+    rows = sampled_rows(scores["id"].tolist())
+    now, base = (evaluation_latents(folder.round(k), rows) for k in (index, 0))
+    return drift(now, base, scores["prompt"].iloc[rows].tolist())
 
 
 def _metrics(folder: RunFolder, index: int, scores: pd.DataFrame) -> dict[str, Any]:

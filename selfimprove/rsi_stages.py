@@ -19,6 +19,7 @@ from selfimprove.recursion.judges import load_judge
 from selfimprove.recursion.prompts import PromptSet, prepare, read_reports
 from selfimprove.recursion.selection import KEPT_BY_HAND, SelectionError, select
 from selfimprove.run import Run
+from selfimprove.scorers import in_turn
 from selfimprove.shapes.oracle import truth_hidden
 from selfimprove.stages import distance_weights, encoded, of_identity, rollout_store, sampled_images, stored_as, text_store
 
@@ -72,8 +73,11 @@ def _scores(run: Run, settings: Settings, index: int, ids: list[str], prompts: l
 
     def make(rows: range) -> dict[str, Tensor]:
         images = sampled_images(run, generated, rows)
-        with truth_hidden():
-            return {name: run.scorers[name](images, [prompts[i] for i in rows])[:, None] for name in names}
+        found = {}
+        for name in names:
+            with truth_hidden(), in_turn(run.scorers[name]) as scorer:
+                found[name] = scorer(images, [prompts[i] for i in rows])[:, None]
+        return found
 
     if not run.folder.is_done(index, "scores"):
         with run.folder.stage(index, "scores", files=("pool.parquet",)):

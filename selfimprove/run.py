@@ -146,7 +146,7 @@ def _scorers(preset: Preset, images: ImageText, device: torch.device, given: dic
 
 def _check(settings: Settings, diffuser: Diffuser, images: ImageText, scorers: Mapping[str, Scorer]) -> None:
     if settings.lora_rank:
-        check_rank(diffuser.unet, settings.lora_rank)
+        check_rank(diffuser.shape, settings.lora_rank)
     predicts = diffuser.schedule.prediction_type
     if settings.prediction_type not in ("any", predicts):
         raise ModelError(

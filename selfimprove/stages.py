@@ -46,6 +46,20 @@ def spin_training_set(run: Run, settings: Settings, opponent: Path, index: int) 
     return TrainingSet(ids, rows, text, real, generated, weights)
 
 
+def held_out_latents(run: Run) -> Tensor:
+    """Return the latents of the real images that are kept out of training, encoded once, a few images at a time."""
+    data, few = run.data, run.diffuser.vae_batch
+
+    def make(rows: range) -> dict[str, Tensor]:
+        parts = [data.images([data.validation[i] for i in rows[start : start + few]]) for start in range(0, len(rows), few)]
+        return {"mean": torch.cat([run.diffuser.encode(images)[0] for images in parts])}
+
+    ids = [data.ids[i] for i in data.validation]
+    made_from = of_identity(run, "model", "data")
+    store = build_store(run.folder.path / "held_out", len(ids), make, "held-out latents", made_from=made_from, keys=ids)
+    return store.take("mean", range(store.rows))
+
+
 def _reached(run: Run, settings: Settings, ids: tuple[str, ...], index: int) -> list[int]:
     """Return the rows of the examples for which the opponent draws an image (`Settings.drawn`), in ascending order.
 

@@ -3,7 +3,16 @@ import pytest
 import torch
 
 from selfimprove.recursion import collapse
-from selfimprove.recursion.collapse import LIMITS, CollapseError, Measures, effective_modes, signs, warn_of_collapse, within_prompt_distance
+from selfimprove.recursion.collapse import (
+    LIMITS,
+    CollapseError,
+    Measures,
+    effective_modes,
+    sampled_rows,
+    signs,
+    warn_of_collapse,
+    within_prompt_distance,
+)
 from selfimprove.recursion.weighting import pairwise
 
 COUNT, COPIES = 40, 3
@@ -81,3 +90,13 @@ def test_warns_stops_or_is_silent_as_configured() -> None:
 def test_ratios() -> None:
     one = Measures(*[2.0] * 7)
     assert Measures(*[1.0] * 7).relative_to(one) == dict.fromkeys(vars(one), 0.5)
+
+
+def test_signs_are_measured_on_a_sample_chosen_by_id() -> None:
+    ids = [f"image {i}" for i in range(50)]
+    assert sampled_rows(ids) == list(range(50))
+    rows = sampled_rows(ids, 10)
+    assert len(rows) == 10
+    assert rows == sorted(rows)
+    assert {ids[::-1][r] for r in sampled_rows(ids[::-1], 10)} == {ids[r] for r in rows}  # whatever the order
+    assert {ids[r] for r in sampled_rows(ids[:40], 10)} >= {ids[r] for r in rows if r < 40}

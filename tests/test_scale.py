@@ -54,7 +54,8 @@ def test_memory_is_said_in_parts() -> None:
     table = memory_table(EXPORTED)
     assert list(table.index) == list(SCALED)
     lora = table.loc["sd15-spin-lora"]
-    assert (lora["opponent"], lora["in all"]) == ("", "10.2 GB"), "the opponent is the player, its adapter switched off"
+    assert (lora["opponent"], lora["in all"]) == ("", "6.7 GB"), "the opponent is the player, its adapter switched off"
+    assert (lora["in sampling"], lora["in evaluation"]) == ("8.2 GB", "8.5 GB")
     assert table.loc["sd15-spin", "opponent"] == "3.4 GB"
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from selfimprove.scorers import SHAPES_SCORERS, BatchScorer, BlackImageWarning, ScorerError, black_images, load_scorers
+from selfimprove.scorers import SHAPES_SCORERS, BatchScorer, BlackImageWarning, ScorerError, black_images, in_turn, load_scorers
 from selfimprove.scorers.embedded import read_caption
 from selfimprove.shapes.captions import KIND_WEIGHTS, SCENES, caption
 from selfimprove.shapes.image_sets import base_set, winners
@@ -149,3 +149,27 @@ def test_captions_are_read_as_they_were_meant(kind: str) -> None:
         scene, stated = read_caption(given.text)
         assert tuple(stated) == given.stated, given.text
         assert all(a == b for a, b, fixed in zip(scene, given.scene, stated, strict=True) if fixed), given.text
+
+
+def test_a_scorer_is_on_a_gpu_for_its_turn_only() -> None:
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places: list[str] = []
+
+        def to(self, device: str | torch.device) -> "Network":  # of a device that is not here
+            self.places.append(str(device))
+            return self
+
+    scorer = Fixed()
+    scorer.network = Network()
+    with in_turn(scorer):
+        scorer([Image.new("RGB", (4, 4), "red")], ["red"])
+    assert scorer.network.places == ["cpu"]  # at the call; on a CPU nothing moves away
+    scorer.device = torch.device("cuda")
+    with in_turn(scorer):
+        scorer([Image.new("RGB", (4, 4), "red")], ["red"])
+        assert scorer.network.places == ["cpu", "cuda"]
+    assert scorer.network.places == ["cpu", "cuda", "cpu"]
+    with in_turn(len) as function:
+        assert function is len

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from diffusers import UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
@@ -16,21 +18,23 @@ from tqdm.auto import tqdm
 from selfimprove import draws
 from selfimprove.config import Settings
 from selfimprove.data.images import ImageText
-from selfimprove.data.latents import Store, build_store
+from selfimprove.data.latents import SHARD, Store, build_store
 from selfimprove.draws import EVALUATION_SEED
 from selfimprove.evaluation.protocol import SamplingProtocol, Scored, write_scores
+from selfimprove.files import replacing
 from selfimprove.losses import squared_error
 from selfimprove.models.network import Conditioning, denoise
-from selfimprove.models.pipeline import Diffuser
+from selfimprove.models.pipeline import AUTOCAST, Diffuser
 from selfimprove.recursion.prompts import fingerprint
 from selfimprove.rollout import sample_batches
-from selfimprove.scorers import BlackImageWarning, Scorer, ScorerError, black_images
+from selfimprove.scorers import BlackImageWarning, Scorer, ScorerError, black_images, in_turn
 from selfimprove.scorers.images import eight_bit
 from selfimprove.shapes.oracle import load_oracle
 from selfimprove.shapes.render import ATTRIBUTES, FACTORS
 
 SHOWN = 24  # number of evaluation images kept as PNG files
 HELD_OUT_TIMES = 8  # time steps per held-out image at which the denoising error is measured
+HELD_OUT_BATCH = 64  # held-out images that go through a network at once, unless `rollout_batch` is smaller
 
 
 class HeldOut(NamedTuple):
@@ -73,25 +77,8 @@ def evaluate(
 
     drawn_from = {"player": weights, **{n: getattr(settings, n) for n in ("evaluation_steps", "evaluation_guidance", "precision")}}
     store = build_store(folder / "evaluation", len(prompts), make, "evaluation images", made_from=drawn_from, keys=ids, remake=True)
-    oracle = load_oracle() if data.scenes else None
     (folder / "images").mkdir(exist_ok=True)
-    parts, black = [], 0
-    for start in tqdm(range(0, len(prompts), settings.rollout_batch), desc="scoring", leave=False):
-        rows = range(start, min(start + settings.rollout_batch, len(prompts)))
-        latents = store.take("latent", rows)
-        images, texts = diffuser.decode(latents), [prompts[r] for r in rows]
-        black += len(black_images(images))
-        for row, image in zip(rows, images, strict=True):
-            if row < SHOWN:
-                save_image(image, folder / "images" / f"{row:03d}.png")
-        columns: dict[str, Any] = {"id": [ids[r] for r in rows], "prompt": texts, "image": [data.evaluation[r][1] for r in rows]}
-        columns |= {name: score(images, texts).numpy() for name, score in scorers.items()}
-        if held_out:
-            columns["nearest_real"] = nearest_real(latents, texts, held_out.latents, held_out.captions).numpy()
-        if oracle and data.scenes:
-            columns |= _oracle_columns(oracle.read(images), [data.scenes[r] for r in rows])
-        parts.append(pd.DataFrame(columns))
-    scores = pd.concat(parts, ignore_index=True)
+    scores, black = _scored(diffuser, data, scorers, held_out, store, settings.rollout_batch, folder / "images")
     for name in scorers:
         bad = scores[~np.isfinite(scores[name])]
         if len(bad):
@@ -115,10 +102,53 @@ def evaluate(
     return scored
 
 
-def evaluation_latents(folder: Path) -> Float[Tensor, "n c h w"]:
-    """Return the latents that `evaluate` kept in `folder`, in the order of the evaluation's prompts."""
+def _scored(
+    diffuser: Diffuser,
+    data: ImageText,
+    scorers: Mapping[str, Scorer],
+    held_out: HeldOut | None,
+    store: Store,
+    batch: int,
+    pictures: Path,
+) -> tuple[pd.DataFrame, int]:
+    """Decode and score the images in `store`; return one row per image, and the number of black images.
+
+    The processes share the images out, in parts of `batch`. Every scorer has its turn on as many parts as fit into a shard of the store, so
+    that its network moves seldom. Every process returns the whole table.
+    """
+    state, oracle, prompts = PartialState(), load_oracle() if data.scenes else None, [p for p, _ in data.evaluation]
+    ids, parts = data.evaluation_ids(), [range(start, min(start + batch, store.rows)) for start in range(0, store.rows, batch)]
+    own, together = parts[state.process_index :: state.num_processes], max(1, SHARD // batch)
+    tables, black = [], 0
+    for first in tqdm(range(0, len(own), together), desc="scoring", leave=False):
+        turn = own[first : first + together]
+        images = [diffuser.decode(store.take("latent", rows)) for rows in turn]
+        scored: dict[str, list[Tensor]] = {}
+        for name, scorer in scorers.items():
+            with in_turn(scorer):
+                scored[name] = [scorer(x, [prompts[r] for r in rows]) for x, rows in zip(images, turn, strict=True)]
+        for index, (rows, part) in enumerate(zip(turn, images, strict=True)):
+            black += len(black_images(part))
+            for row, image in zip(rows, part, strict=True):
+                if row < SHOWN:
+                    save_image(image, pictures / f"{row:03d}.png")
+            texts = [prompts[r] for r in rows]
+            columns: dict[str, Any] = {"id": [ids[r] for r in rows], "prompt": texts, "image": [data.evaluation[r][1] for r in rows]}
+            columns |= {name: values[index].numpy() for name, values in scored.items()}
+            if held_out:
+                latents = store.take("latent", rows)
+                columns["nearest_real"] = nearest_real(latents, texts, held_out.latents, held_out.captions).numpy()
+            if oracle and data.scenes:
+                columns |= _oracle_columns(oracle.read(part), [data.scenes[r] for r in rows])
+            tables.append((rows.start, pd.DataFrame(columns)))
+    everything = sorted(gather_object(tables), key=lambda pair: pair[0])
+    return pd.concat([table for _, table in everything], ignore_index=True), sum(gather_object([black]))
+
+
+def evaluation_latents(folder: Path, rows: Sequence[int] | None = None) -> Float[Tensor, "n c h w"]:
+    """Return the latents that `evaluate` kept in `folder`, in the order of the evaluation's prompts; `rows`: only these."""
     store = Store(folder / "evaluation")
-    return store.take("latent", range(store.rows))
+    return store.take("latent", range(store.rows) if rows is None else rows)
 
 
 def nearest_real(
@@ -144,25 +174,40 @@ def _oracle_columns(reading: Any, captions: Sequence[Any]) -> dict[str, Any]:
 
 @torch.inference_mode()
 def held_out_error(
-    diffuser: Diffuser, unet: UNet2DConditionModel, latents: Float[Tensor, "m c h w"], text: Float[Tensor, "m l d"], ids: Sequence[str]
+    diffuser: Diffuser,
+    unet: UNet2DConditionModel,
+    latents: Float[Tensor, "m c h w"],
+    captions: Sequence[str],
+    ids: Sequence[str],
+    settings: Settings,
 ) -> Float[Tensor, " m"]:
-    """Return the mean squared error in epsilon on each held-out real image. All models share the same fixed times and noise."""
-    errors = []
-    for index in range(HELD_OUT_TIMES):
-        noise = draws.normal(EVALUATION_SEED, "held-out/noise", (index,), ids, diffuser.latent_shape).to(diffuser.device)
-        within = draws.uniform(EVALUATION_SEED, "held-out/timestep", (index,), ids)
-        t = ((index + within) / HELD_OUT_TIMES * len(diffuser.schedule)).long().to(diffuser.device)
-        noisy = diffuser.schedule.add_noise(latents.to(diffuser.device), noise, t)
-        target = diffuser.schedule.target(latents.to(diffuser.device), noise, t)
-        parts = [
-            squared_error(denoise(unet, x, s, c.to(diffuser.device)), e)
-            for x, s, c, e in zip(noisy.split(64), t.split(64), Conditioning(text).split(64), target.split(64), strict=True)
-        ]
-        scale = diffuser.schedule.error_scale(diffuser.schedule.alphas_cumprod[t], "epsilon")
-        errors.append((scale * torch.cat(parts)).cpu())
-    return torch.stack(errors).mean(0).clone()
+    """Return the mean squared error in epsilon on each held-out real image. All models share the same fixed times and noise.
+
+    The network computes in the `precision` of the run, on at most `rollout_batch` latents at once. The processes share the images out, and
+    every process returns all errors.
+    """
+    state, device, schedule = PartialState(), diffuser.device, diffuser.schedule
+    size = min(HELD_OUT_BATCH, settings.rollout_batch)
+    parts = [slice(start, start + size) for start in range(0, len(ids), size)]
+    mixed = torch.autocast(device.type, AUTOCAST.get(settings.precision), enabled=settings.precision in AUTOCAST)
+    embedded = torch.cat([diffuser.embed(list(captions[start : start + SHARD])) for start in range(0, len(ids), SHARD)])
+    found = []
+    for part in parts[state.process_index :: state.num_processes]:
+        real, text, errors = latents[part].to(device), Conditioning(embedded[part].to(device)), []
+        for index in range(HELD_OUT_TIMES):
+            noise = draws.normal(EVALUATION_SEED, "held-out/noise", (index,), ids[part], diffuser.latent_shape).to(device)
+            within = draws.uniform(EVALUATION_SEED, "held-out/timestep", (index,), ids[part])
+            t = ((index + within) / HELD_OUT_TIMES * len(schedule)).long().to(device)
+            with mixed:
+                prediction = denoise(unet, schedule.add_noise(real, noise, t), t, text)
+            scale = schedule.error_scale(schedule.alphas_cumprod[t], "epsilon")
+            errors.append((scale * squared_error(prediction, schedule.target(real, noise, t))).cpu())
+        found.append((part.start, torch.stack(errors).mean(0).numpy()))
+    everything = sorted(gather_object(found), key=lambda pair: pair[0])
+    return torch.from_numpy(np.concatenate([errors for _, errors in everything]))
 
 
 def save_image(image: Float[Tensor, "3 h w"], path: Path) -> None:
     """Save an image in [0, 1] as an 8-bit PNG."""
-    eight_bit(image[None])[0].save(path)
+    with replacing(path) as unfinished:
+        eight_bit(image[None])[0].save(unfinished, "PNG")

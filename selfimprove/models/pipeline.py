@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -135,22 +136,35 @@ def model_hash(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Diffuser:
-    """A loaded pipeline: VAE, text encoder and UNet, all frozen, in float32 and in eval mode."""
+    """A loaded pipeline: VAE and text encoder, frozen, in float32 and in eval mode; its UNet is loaded at first use.
+
+    `shape`: the UNet on the meta device, which has configuration and shapes but no weights. A round loads the networks that it needs by
+    itself, so that the base's own UNet takes no memory beside them.
+    """
 
     folder: Path
-    unet: UNet2DConditionModel
+    shape: UNet2DConditionModel
     vae: AutoencoderKL
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
     schedule: Schedule
     device: torch.device
 
+    @cached_property
+    def unet(self) -> UNet2DConditionModel:
+        """Return the base's own UNet, frozen; it stays in memory until `without_unet`."""
+        return self.load_unet(self.folder).requires_grad_(False)
+
+    def without_unet(self) -> None:
+        """Forget the base's own UNet, which frees its memory."""
+        self.__dict__.pop("unet", None)
+
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Return the shape (C, H, W) of one latent."""
-        size = self.unet.config.sample_size
+        size = self.shape.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
-        return self.unet.config.in_channels, height, width
+        return self.shape.config.in_channels, height, width
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -230,11 +244,12 @@ def load_stable_diffusion(folder: Path, device: torch.device) -> Diffuser:
     vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True)
     vae.to(memory_format=torch.channels_last)  # a third faster, on CPUs too
     text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True, dtype=torch.float32)
-    unet = load_unet(folder)
-    for network in (unet, vae, text_encoder):
+    for network in (vae, text_encoder):
         network.float().to(device).eval().requires_grad_(False)
+    with torch.device("meta"):
+        shape = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    return Diffuser(folder, unet, vae, text_encoder, tokenizer, _load_schedule(folder, device), device)
+    return Diffuser(folder, shape, vae, text_encoder, tokenizer, _load_schedule(folder, device), device)
 
 
 PIPELINES: dict[str, Callable[[Path, torch.device], Diffuser]] = {"StableDiffusionPipeline": load_stable_diffusion}

@@ -1,7 +1,7 @@
 """Count what a network costs without computing: FLOPs and the memory of a training step, on tensors that have shapes but no data."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
 from selfimprove.config import Settings
+from selfimprove.data.latents import SHARD
 from selfimprove.models.lora import ADAPTED
 from selfimprove.models.pipeline import Diffuser, images_at_once
 
@@ -34,9 +35,10 @@ class Flops(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Bytes that one training process holds at its peak, part by part.
+    """Bytes that one process holds at the peak of a stage, part by part.
 
-    `average`: the moving average of weights. `activations`: what the network keeps for its backward pass, and everything else in a step.
+    `pipeline`: VAE and text encoder. `average`: the moving average of weights. `activations`: what the network keeps for its backward pass,
+    and everything else in a step. `scorers`: weights of the scorers that are in the device's memory.
     """
 
     pipeline: int
@@ -46,16 +48,29 @@ class Memory(NamedTuple):
     optimiser: int
     average: int
     activations: int
+    scorers: int = 0
 
     @property
     def networks(self) -> int:
-        """Return the bytes of the weights of base pipeline, player and opponent."""
+        """Return the bytes of the weights of VAE, text encoder, player and opponent."""
         return self.pipeline + self.player + self.opponent
 
     @property
     def peak(self) -> int:
         """Return the largest number of bytes that are held at once, the sum of all parts."""
         return sum(self)
+
+
+class ScorerMemory(NamedTuple):
+    """Bytes of one scorer: its weights, and what it holds beside them per image; it takes at most `batch` images at once."""
+
+    weights: int
+    image: int
+    batch: int
+
+    def activations(self, count: int) -> int:
+        """Return what the scorer holds beside its weights while it scores `count` images."""
+        return self.image * min(self.batch, count)
 
 
 class Held(TorchDispatchMode):
@@ -65,6 +80,11 @@ class Held(TorchDispatchMode):
         super().__init__()
         self.now = self.peak = 0
         self._alive: dict[int, int] = {}
+
+    def know(self, tensors: Iterable[Tensor]) -> None:
+        """Leave out tensors that are there already; to be called before the count begins."""
+        for tensor in tensors:
+            self._alive[tensor.untyped_storage()._cdata] = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = function(*args, **(kwargs or {}))
@@ -105,7 +125,7 @@ class Shapes:
     """What costs depend on: denoiser and VAE, of which only the configurations are read, and what goes through them.
 
     `latent`: (C, H, W). `image`: (height, width) in pixels. `tokens`: tokens per prompt. `device`: its type, such as "cuda".
-    `resident`: bytes of the loaded base pipeline, which stays on the device while a round trains.
+    `resident`: bytes of the base pipeline's VAE and text encoder, which stay on the device through every stage.
     """
 
     unet: nn.Module
@@ -120,9 +140,9 @@ class Shapes:
     def of(cls, diffuser: Diffuser) -> "Shapes":
         """Return the shapes of a loaded pipeline."""
         tokens = diffuser.tokenizer.model_max_length
-        networks = (diffuser.unet, diffuser.vae, diffuser.text_encoder)
+        networks = (diffuser.vae, diffuser.text_encoder)
         resident = sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
-        return cls(diffuser.unet, diffuser.vae, diffuser.latent_shape, diffuser.image_size, tokens, diffuser.device.type, resident)
+        return cls(diffuser.shape, diffuser.vae, diffuser.latent_shape, diffuser.image_size, tokens, diffuser.device.type, resident)
 
     @property
     def parameters(self) -> int:
@@ -203,14 +223,13 @@ def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool, pro
     return Memory(shapes.resident, own, networks - own, gradients, moments, averaged, held.peak - kept)
 
 
-def sampling_memory(shapes: Shapes, settings: Settings) -> int:
-    """Return the bytes of a process that samples, decodes and encodes images.
+def sampling_memory(shapes: Shapes, settings: Settings, guidance: float, count: int = SHARD) -> Memory:
+    """Return the memory of a process that samples, decodes and encodes `count` images.
 
-    These are the base pipeline, the network that samples, and the larger activations, of sampling or of the VAE. Scorers also stay on the
-    device but are not counted: see `scorers.resident_memory`.
+    The activations are the larger ones, of the network that samples in batches of `rollout_batch`, or of the VAE.
     """
-    guided = settings.rollout_batch * (1 + (settings.guidance != 1))
-    images = images_at_once(shapes.image)
+    guided = min(settings.rollout_batch, count, SHARD) * (1 + (guidance != 1))
+    images = min(images_at_once(shapes.image), count, SHARD)
     drawing, decoding = Held(), Held()
     with FakeTensorMode(), torch.no_grad():
         with drawing, torch.autocast("cpu", torch.bfloat16, enabled=settings.precision != "no"):
@@ -222,4 +241,18 @@ def sampling_memory(shapes: Shapes, settings: Settings) -> int:
             there = decoding.now  # already counted in `resident`
             vae.decode(torch.zeros(images, *shapes.latent))
             vae.encode(torch.zeros(images, 3, *shapes.image))
-    return shapes.resident + max(drawing.peak, weights + decoding.peak - there)
+    activations = max(drawing.peak - weights, decoding.peak - there)
+    return Memory(shapes.resident, weights, 0, 0, 0, 0, activations)
+
+
+def evaluation_memory(shapes: Shapes, settings: Settings, scorers: Sequence[ScorerMemory], resident: int, count: int = SHARD) -> Memory:
+    """Return the memory of a process that evaluates a player on `count` images: it samples, measures errors, decodes and scores.
+
+    On a GPU each scorer is on the device for its turn only, while nothing is sampled. On a CPU all scorers, `resident` bytes, stay.
+    Held-out errors never need more than sampling does, and are not counted apart.
+    """
+    drawing, together = sampling_memory(shapes, settings, settings.evaluation_guidance, count), min(settings.rollout_batch, count)
+    if shapes.device == "cpu":
+        return drawing._replace(scorers=resident, activations=max([drawing.activations, *(s.activations(together) for s in scorers)]))
+    weights, activations = max(((s.weights, s.activations(together)) for s in scorers), key=sum, default=(0, 0))
+    return drawing if weights + activations <= drawing.activations else drawing._replace(scorers=weights, activations=activations)

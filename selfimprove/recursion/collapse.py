@@ -14,10 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selfimprove.config import OnCollapse
+from selfimprove.draws import key_hash
 from selfimprove.errors import SelfImproveError
 from selfimprove.recursion.weighting import pairwise, reduce_distances
 
 NEIGHBOURS = 5
+SAMPLED = 2048  # images on which the signs are measured: time grows with the cube of their number, memory with its square
 
 
 class CollapseError(SelfImproveError):
@@ -83,6 +85,12 @@ class Measures:
     def relative_to(self, base: "Measures") -> dict[str, float]:
         """Return each sign as a ratio to the base model's value, or NaN where that value is 0."""
         return {name: value / other if (other := getattr(base, name)) else float("nan") for name, value in vars(self).items()}
+
+
+def sampled_rows(ids: Sequence[str], most: int = SAMPLED) -> list[int]:
+    """Return, in ascending order, the rows of at most `most` images: those whose ids have the lowest hashes, the same in every round."""
+    chosen = sorted(range(len(ids)), key=lambda row: key_hash("signs of collapse", ids[row]))[:most]
+    return sorted(chosen)
 
 
 def drift(latents: Float[Tensor, "n c h w"], base: Float[Tensor, "n c h w"], prompts: Sequence[str]) -> dict[str, float]:

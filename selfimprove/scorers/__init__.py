@@ -7,11 +7,11 @@ published scorer, add one entry to `published.PUBLISHED_SCORERS`; to add a famil
 from selfimprove.scorers.clip import AestheticHead, AestheticScorer, ClipScorer
 from selfimprove.scorers.embedded import SHAPES_SCORERS
 from selfimprove.scorers.images import ScorerError, black_images
-from selfimprove.scorers.interface import BatchScorer, BlackImageWarning, Scorer, resident_memory
+from selfimprove.scorers.interface import BatchScorer, BlackImageWarning, Scorer, in_turn, resident_memory
 from selfimprove.scorers.published import PUBLISHED_SCORERS
 from selfimprove.scorers.registry import load_scorers
 
 __all__ = [
     "PUBLISHED_SCORERS", "SHAPES_SCORERS", "AestheticHead", "AestheticScorer", "BatchScorer", "BlackImageWarning", "ClipScorer", "Scorer",
-    "ScorerError", "black_images", "load_scorers", "resident_memory",
+    "ScorerError", "black_images", "in_turn", "load_scorers", "resident_memory",
 ]  # fmt: skip

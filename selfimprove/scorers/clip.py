@@ -114,6 +114,7 @@ class ClipScorer(BatchScorer):
     @torch.inference_mode()
     def features(self, images: Images) -> Float[Tensor, "b d"]:
         """Return L2-normalised image embeddings of one batch, on the CPU. Distances between sets of images are measured on them."""
+        self.bring()
         return self.towers.images(self.pixels(images)).float().cpu()
 
     def score(self, images: Images, prompts: list[str]) -> Float[Tensor, " b"]:

@@ -69,8 +69,8 @@ class OracleScorer(BatchScorer):
 
     for_selection = False
 
-    def __init__(self, name: str, device: torch.device, batch_size: int = 256) -> None:
-        super().__init__(name, "oracle of the shapes world", device, batch_size)
+    def __init__(self, name: str, batch_size: int = 256) -> None:
+        super().__init__(name, "oracle of the shapes world", torch.device("cpu"), batch_size)
 
     @cached_property
     def oracle(self) -> Oracle:

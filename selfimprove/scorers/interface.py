@@ -2,7 +2,8 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
@@ -31,6 +32,11 @@ class BatchScorer(ABC):
             raise ScorerError(f"{name}: batch_size={batch_size} must be at least 1")
         self.name, self.version, self.device, self.batch_size = name, f"{name}: {version}", device, batch_size
 
+    def bring(self) -> None:
+        """Move the networks that are loaded to the scorer's device, if they were moved away (`in_turn`)."""
+        for network in networks([self]):
+            network.to(self.device)
+
     @abstractmethod
     def score(self, images: Images, prompts: list[str]) -> Float[Tensor, " b"]:
         """Return the scores of one batch."""
@@ -51,6 +57,7 @@ class BatchScorer(ABC):
             warnings.warn(
                 f"{self.name}: {len(black)} of {len(images)} images are black (rows {black[:8]})", BlackImageWarning, stacklevel=3
             )
+        self.bring()
         batches = [slice(start, start + self.batch_size) for start in range(0, len(prompts), self.batch_size)]
         scores = torch.cat([torch.empty(0), *(self.score(images[rows], list(prompts[rows])).float().cpu() for rows in batches)])
         bad = (~scores.isfinite()).nonzero()
@@ -60,18 +67,44 @@ class BatchScorer(ABC):
         return scores
 
 
-def resident_memory(scorers: Iterable[Scorer]) -> int:
-    """Return the bytes of the networks that the scorers have loaded so far, on any device. A shared network counts once."""
+@contextmanager
+def in_turn(scorer: Scorer) -> Iterator[Scorer]:
+    """Let a scorer hold memory of a GPU inside only: its networks are moved to the CPU at the end, and a call brings them back.
+
+    Plain functions and scorers on the CPU are left as they are.
+    """
+    try:
+        yield scorer
+    finally:
+        if isinstance(scorer, BatchScorer) and scorer.device.type != "cpu":
+            for network in networks([scorer]):
+                network.to("cpu")
+            if scorer.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
+def networks(scorers: Iterable[Scorer]) -> list[nn.Module]:
+    """Return the networks that the scorers have loaded so far, each once."""
     held: list[object] = list(scorers)
     seen: set[int] = set()
-    weights: dict[int, Tensor] = {}
+    found: list[nn.Module] = []
     while held:
         part = held.pop()
         if id(part) in seen or isinstance(part, type):
             continue
         seen.add(id(part))
         if isinstance(part, nn.Module):
-            weights |= {id(w): w for w in (*part.parameters(), *part.buffers())}
+            found.append(part)
         else:
             held += getattr(part, "__dict__", {}).values()
-    return sum(w.numel() * w.element_size() for w in weights.values())
+    return found
+
+
+def weights_of(scorers: Iterable[Scorer]) -> list[Tensor]:
+    """Return the weights of the networks that the scorers have loaded so far, each once."""
+    return list({id(w): w for network in networks(scorers) for w in (*network.parameters(), *network.buffers())}.values())
+
+
+def resident_memory(scorers: Iterable[Scorer]) -> int:
+    """Return the bytes of the networks that the scorers have loaded so far, on any device. A shared network counts once."""
+    return sum(w.numel() * w.element_size() for w in weights_of(scorers))

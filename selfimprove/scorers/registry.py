@@ -23,7 +23,7 @@ class Family(NamedTuple):
 SCORER_FAMILIES = {
     "shapes": Family(SHAPES_SCORERS, lambda names, device, assets: load_embedded(names, device, assets / "scorers")),
     "published": Family(tuple(PUBLISHED_SCORERS), lambda names, device, _: load_published(names, device)),
-    "oracle": Family(ORACLE_SCORERS, lambda names, device, _: {name: OracleScorer(name, device) for name in names}),
+    "oracle": Family(ORACLE_SCORERS, lambda names, *_: {name: OracleScorer(name) for name in names}),
 }
 
 

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from selfimprove.config import Preset
-from selfimprove.planning.costs import Flops, Shapes, count_flops, training_memory
-from selfimprove.planning.plan import PEAKS, REACHED, count, disk_space, duration, operations, second_network, unit
+from selfimprove.planning.costs import Flops, Shapes, count_flops, evaluation_memory, sampling_memory, training_memory
+from selfimprove.planning.plan import PEAKS, REACHED, duration, second_network, unit
+from selfimprove.planning.work import count
 from selfimprove.presets import PRESETS
-from selfimprove_lab.results.true_sizes import stable_diffusion, stable_diffusion_3
+from selfimprove_lab.results.true_sizes import largest_scorer, stable_diffusion, stable_diffusion_3
 
 CARDS = {"sd15-spin": 8, "sd15-dpo": 8, "sd15-sft": 8}  # as many as the papers had; the other presets are for one
 # RSIDiff's section 4.4, to be counted and not to be run: no code here takes Stable Diffusion 3. What it does not say is as in sd14-rsi (a
@@ -32,8 +33,8 @@ ROUNDS = {"sd14-rsi": 8, SD3: 3}  # of recursion, by its paper; self-play's are 
 class Cost(NamedTuple):
     """The cost of one preset played to its last round.
 
-    `flops` are those of the whole run and `training` those of its training steps. `memory` is in bytes per process, `disk` in bytes.
-    `cards` is the number of processes.
+    `flops` are those of the whole run and `training` those of its training steps. `memory` is in bytes per process, in the largest stage,
+    and `disk` in bytes. `cards` is the number of processes.
     """
 
     rounds: int
@@ -50,11 +51,15 @@ def shapes_of(name: str) -> Shapes:
 
 
 def simulate(name: str) -> dict[str, Any]:
-    """Count what takes seconds for one preset: FLOPs per latent or image, and bytes at the peak of a training step, part by part."""
+    """Count what takes seconds for one preset: FLOPs per latent or image, and bytes at the peak of every stage, part by part."""
     settings, shapes = SCALED[name].settings, shapes_of(name)
     flops = count_flops(shapes, settings)
     memory = training_memory(shapes, settings, second_network(settings, _rounds(name)), CARDS.get(name, 1))
-    return {"flops": flops._asdict(), "memory": memory._asdict()}
+    stages = {
+        "sampling": sampling_memory(shapes, settings, settings.guidance),
+        "evaluation": evaluation_memory(shapes, settings, [largest_scorer()], 0),
+    }
+    return {"flops": flops._asdict(), "memory": memory._asdict()} | {name: stage._asdict() for name, stage in stages.items()}
 
 
 def _rounds(name: str) -> int:
@@ -71,10 +76,11 @@ def costs_of(name: str, simulated: dict[str, Any], examples: int | None = None, 
     real, evaluated = examples or s.samples, judged or s.evaluation_prompts * s.evaluation_images
     last = _rounds(name)
     counts = [count(preset, index, real, evaluated) for index in range(last + 1)]
-    training = sum(c.opponent * flops.forward + c.trained * flops.step for c in counts)
+    training = sum(c.total.opponent * flops.forward + c.total.trained * flops.step for c in counts)
     total = sum(operations(c, flops) for c in counts)
     disk = float(disk_space(shapes_of(name), preset, last, real, evaluated))
-    return Cost(last, cards, total, training, float(sum(simulated["memory"].values())), disk)
+    memory = float(max(sum(simulated[stage].values()) for stage in ("memory", "sampling", "evaluation")))
+    return Cost(last, cards, total, training, memory, disk)
 
 
 def scale_table(path: str | Path, examples: int | None = None) -> pd.DataFrame:
@@ -97,11 +103,13 @@ def scale_table(path: str | Path, examples: int | None = None) -> pd.DataFrame:
 
 
 def memory_table(path: str | Path) -> pd.DataFrame:
-    """Return what a process holds at its peak, part by part and in total, for every preset; `path` as in `scale_table`."""
+    """Return what a process holds at its peak in training, by part and in all, then in other stages; `path` as in `scale_table`."""
     simulated = json.loads(Path(path).read_text())["presets"]
     parts = pd.DataFrame({name: simulated[name]["memory"] for name in SCALED}).T
     parts = parts.loc[:, (parts > 0).any()]
     parts["in all"] = parts.sum(axis=1)
+    for stage in ("sampling", "evaluation"):
+        parts[f"in {stage}"] = [sum(simulated[name][stage].values()) for name in SCALED]
     return parts.map(lambda size: f"{unit(float(size))}B" if size else "").rename_axis("preset")
 
 

@@ -1,13 +1,16 @@
 """Build Stable Diffusion's networks at their true sizes, without weights, for pages and benchmarks that count and time."""
 
+from functools import cache
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import CLIPModel
 
-from selfimprove.planning.costs import Shapes
+from selfimprove.planning.costs import Held, ScorerMemory, Shapes
+from selfimprove.scorers.openclip import VIT_H_14
 
 
 class Shapes3(Shapes):
@@ -37,7 +40,7 @@ def stable_diffusion() -> Shapes:
     with FakeTensorMode():
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
         vae = AutoencoderKL(**_VAE)
-    return Shapes(unet, vae, (4, 64, 64), (512, 512), 77, "cuda", _resident(CLIP_TEXT, unet, vae))
+    return Shapes(unet, vae, (4, 64, 64), (512, 512), 77, "cuda", _resident(CLIP_TEXT, vae))
 
 
 def stable_diffusion_3() -> Shapes3:
@@ -49,8 +52,18 @@ def stable_diffusion_3() -> Shapes3:
     with FakeTensorMode():
         transformer = SD3Transformer2DModel(num_layers=24, num_attention_heads=24, caption_projection_dim=24 * 64, pos_embed_max_size=192)
         vae = AutoencoderKL(**_VAE, latent_channels=16, use_quant_conv=False, use_post_quant_conv=False)
-    return Shapes3(transformer, vae, (16, 128, 128), (1024, 1024), 77 + 256, "cuda", _resident(SD3_TEXT, transformer, vae))
+    return Shapes3(transformer, vae, (16, 128, 128), (1024, 1024), 77 + 256, "cuda", _resident(SD3_TEXT, vae))
 
 
-def _resident(text_encoders: int, *networks: nn.Module) -> int:
-    return 4 * (text_encoders + sum(p.numel() for network in networks for p in network.parameters()))
+def _resident(text_encoders: int, vae: nn.Module) -> int:
+    return 4 * (text_encoders + sum(p.numel() for p in vae.parameters()))
+
+
+@cache
+def largest_scorer(batch: int = 16) -> ScorerMemory:
+    """Return what the largest published scorer, a CLIP ViT-H/14 (PickScore, HPSv2), holds while it scores a batch; no weights are read."""
+    with FakeTensorMode(), (held := Held()), torch.no_grad():
+        network = CLIPModel(VIT_H_14).eval()
+        weights = held.peak = held.now
+        network.get_image_features(pixel_values=torch.zeros(batch, 3, 224, 224))
+    return ScorerMemory(weights, (held.peak - weights) // batch, batch)

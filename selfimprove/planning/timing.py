@@ -1,0 +1,85 @@
+"""Time what a run repeats: a pass of the denoiser, the VAE's two directions, and each scorer; every first call is a warm-up."""
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from selfimprove.config import Precision
+from selfimprove.models.network import Conditioning, denoise
+from selfimprove.models.pipeline import AUTOCAST, Diffuser
+from selfimprove.planning.costs import Held, ScorerMemory
+from selfimprove.planning.work import Work
+from selfimprove.scorers import Scorer, in_turn, resident_memory
+from selfimprove.scorers.interface import weights_of
+
+clock = time.perf_counter
+ENOUGH = 1.0  # seconds after which a measurement is not repeated
+
+
+class Seconds(NamedTuple):
+    """Seconds per latent (`forward`: one forward pass of the denoiser) or per image; `scorers`: by name."""
+
+    forward: float
+    decode: float
+    encode: float
+    scorers: Mapping[str, float]
+
+    def of(self, work: Work, step: float = 1.0, selecting: Collection[str] = ()) -> float:
+        """Return the seconds that one process needs for some work. `step`: forward passes that a forward and backward pass is worth."""
+        passes = work.forwards + work.opponent + step * work.trained
+        chosen = sum(seconds for name, seconds in self.scorers.items() if name in selecting)
+        vae = work.decoded * self.decode + work.encoded * self.encode
+        return passes * self.forward + vae + work.selected * chosen + work.judged * sum(self.scorers.values())
+
+
+def timed(work: Callable[[], Any], device: torch.device) -> float:
+    """Return the seconds that `work` takes until the device has finished it: the shortest of three times, or of fewer if these are long."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    found: list[float] = []
+    while len(found) < 3 and sum(found) < ENOUGH:
+        wait()
+        start = clock()
+        work()
+        wait()
+        found.append(clock() - start)
+    return min(found)
+
+
+def seconds_per_pass(diffuser: Diffuser, batch: int = 4, precision: Precision = "no") -> float:
+    """Return the seconds of one UNet forward pass per latent, timed on a small batch after a warm-up, in the `precision` of the run."""
+    noisy = torch.zeros(batch, *diffuser.latent_shape, device=diffuser.device)
+    empty = Conditioning(diffuser.embed([""]).to(diffuser.device).expand(batch, -1, -1))
+    mixed = torch.autocast(diffuser.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST)
+    with torch.inference_mode(), mixed:
+        denoise(diffuser.unet, noisy[:1], 500, empty.split(1)[0])
+        seconds = timed(lambda: denoise(diffuser.unet, noisy, 500, empty), diffuser.device)
+    return seconds / batch
+
+
+def measure(
+    diffuser: Diffuser, scorers: Mapping[str, Scorer], batch: int = 4, precision: Precision = "no"
+) -> tuple[Seconds, list[ScorerMemory]]:
+    """Return the seconds of everything that a run repeats, timed on `batch` images, and what each scorer holds while it scores them."""
+    forward, device, latents = seconds_per_pass(diffuser, batch, precision), diffuser.device, torch.zeros(batch, *diffuser.latent_shape)
+    images = diffuser.decode(latents[:1])
+    diffuser.encode(images)
+    decode = timed(lambda: diffuser.decode(latents), device)
+    images = images.expand(batch, -1, -1, -1).contiguous()
+    encode = timed(lambda: diffuser.encode(images), device)
+    seconds, memory = {}, []
+    for name, given in scorers.items():
+        with in_turn(given) as scorer:
+            held = Held()
+            scorer(images[:1], [""])  # loads the weights
+            held.know([images, *weights_of([scorer])])
+            with held:
+                scorer(images[:1], ["warm"])
+            seconds[name] = timed(lambda: scorer(images, ["warm"] * batch), device) / batch
+            memory.append(ScorerMemory(resident_memory([scorer]), held.peak, getattr(scorer, "batch_size", batch)))
+    return Seconds(forward, decode / batch, encode / batch, seconds), memory

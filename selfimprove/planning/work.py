@@ -1,0 +1,96 @@
+"""Count what a round computes, stage by stage, from its settings and the numbers of images; nothing is timed or loaded."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from selfimprove.config import Preset, Settings
+from selfimprove.evaluation.evaluate import HELD_OUT_TIMES
+from selfimprove.planning.costs import Flops
+from selfimprove.samplers import SAMPLERS
+
+
+class Work(NamedTuple):
+    """What a stage computes, in all processes together.
+
+    `forwards`: forward passes of sampling and evaluation, per latent. `opponent`: forward passes of the opponent in training. `trained`:
+    latents that pass forward and backward through the player. `decoded`, `encoded`: images that the VAE decodes and encodes. `selected`:
+    images scored by the scorers that select. `judged`: images scored by every scorer.
+    """
+
+    forwards: int = 0
+    opponent: int = 0
+    trained: int = 0
+    decoded: int = 0
+    encoded: int = 0
+    selected: int = 0
+    judged: int = 0
+
+
+class Counts(NamedTuple):
+    """What one round computes, in words (`what`) and by stage. `drawn`: images on the generated side, or in the pool to select from."""
+
+    what: str
+    stages: Mapping[str, Work]
+    drawn: int = 0
+
+    @property
+    def total(self) -> Work:
+        """Return the work of all stages."""
+        return Work(*map(sum, zip(Work(), *self.stages.values(), strict=True)))
+
+
+def count(preset: Preset, index: int, examples: int, judged: int, cache: bool = False, held_out: int = 0) -> Counts:
+    """Return what a round computes in all processes, from its settings and the numbers of real and evaluation images.
+
+    `examples`: real images. `judged`: evaluation images. `cache`: whether the opponent's errors are kept for other runs; if so, the
+    opponent draws an image for every example. `held_out`: real images that are kept out of training.
+    """
+    s = preset.for_round(max(index, 1))
+    what = f"evaluation on {judged} images"
+    stages = {
+        "evaluation": Work(forwards=judged * s.evaluation_steps * (1 + (s.evaluation_guidance != 1))),
+        "scoring": Work(decoded=judged, judged=judged),
+        "held-out error": Work(forwards=HELD_OUT_TIMES * held_out),
+    }
+    if index == 0:
+        return Counts(what, {"held-out latents": Work(encoded=held_out)} | stages)
+    recursive = s.objective == "weighted"
+    pool = s.samples if recursive else examples
+    trained_on = (s.selected or pool) * (index if s.accumulate else 1) + s.real_samples if recursive else pool
+    steps, batch = s.steps_for(trained_on), s.batch
+    made = pool if recursive else s.drawn(examples, cache)
+    rolled = made if recursive else made * (s.objective == "spin" and s.generated_source == "rollout")
+    if recursive:
+        what = f"{pool} rollouts ({_sampler(s)}), {s.selected or pool} kept ({s.strategy}), {steps} steps of {batch} (lr {s.lr:g}), {what}"
+    elif s.objective == "sft":
+        what = f"{steps} steps of {batch} images (lr {s.lr:g}), {what}"
+    else:
+        others = f"{rolled} rollouts ({_sampler(s)})" if rolled else f"{made} images to play against ({s.generated_source})"
+        what = f"{others}, {steps} steps of {batch} pairs (lr {s.lr:g}, beta {s.beta:g}), {what}"
+    trained, views = (2 if s.objective == "spin" else 1) * steps * batch, 1 + s.flip
+    again = rolled * (s.generated_latents == "reencoded")  # decoded and encoded again
+    drawing = Work(forwards=rolled * s.rollout_steps * (1 + (s.guidance != 1)), decoded=again, encoded=again * views)
+    if recursive:
+        scores = Work(decoded=pool * bool(s.metrics), selected=pool * bool(s.metrics))  # scoring decodes each image once more
+        before = {"rollout": drawing, "scores": scores, "real": Work(encoded=s.real_samples * views)}
+    else:
+        if s.objective == "spin" and not rolled:
+            twice = made * (s.generated_source == "real-reencoded")
+            drawing = Work(decoded=twice, encoded=made * views + twice)
+        before = {"real": Work(encoded=examples * views * (index == 1)), "rollout": drawing}
+    opponent = Work(opponent=trained * (s.objective == "spin"))
+    return Counts(what, before | {"opponent": opponent, "training": Work(trained=trained)} | stages, made)
+
+
+def _sampler(settings: Settings) -> str:
+    """Return the sampler and its number of steps, with a note if the papers do not use this sampler."""
+    other = "" if settings.sampler == "ddim" else ", not the papers' DDIM"
+    other += ": another opponent" if other and settings.objective == "spin" else ""
+    return f"{SAMPLERS[settings.sampler].label} in {settings.rollout_steps} steps{other}"
+
+
+def operations(work: Work | Counts, flops: Flops) -> float:
+    """Return the FLOPs of UNet and VAE. Text encoder and scorers are left out, as they take less than a hundredth."""
+    work = work.total if isinstance(work, Counts) else work
+    network = (work.forwards + work.opponent) * flops.forward + work.trained * flops.step
+    return network + work.decoded * flops.decode + work.encoded * flops.encode
