@@ -51,7 +51,7 @@ class Settings:
     validation: int = 128  #: further images that are kept out of training, for the scores that need real images
 
     # Rollout: how the opponent's images are sampled.
-    sampler: str = registered("ddim", "selfimprove.samplers:SAMPLERS")  #: the papers use "ddim"; any other sampler defines another opponent
+    sampler: str = registered("ddim", "selfimprove.models.samplers:SAMPLERS")  #: the papers use "ddim"; another sampler is another opponent
     rollout_steps: int = 50
     guidance: float = 7.5  #: classifier-free guidance scale; 1 means no guidance
     eta: float = 0.0  #: for sampler "ddim" only; 0 is DDIM, 1 is DDPM

@@ -13,7 +13,7 @@ from selfimprove import draws
 from selfimprove.config import Precision
 from selfimprove.models.network import Conditioning, Denoiser, guided
 from selfimprove.models.pipeline import AUTOCAST, Diffuser
-from selfimprove.samplers import SAMPLERS
+from selfimprove.models.samplers import SAMPLERS
 from selfimprove.schedule import Schedule, Step, Transition
 
 

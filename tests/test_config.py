@@ -1,9 +1,10 @@
 import dataclasses
 import re
+from dataclasses import fields
 
 import pytest
 
-from selfimprove.config import Settings
+from selfimprove.config import FREE, JUDGING, Settings
 from selfimprove.presets import PRESETS, get_preset
 from selfimprove.train import learning_rate
 
@@ -114,11 +115,15 @@ def test_processes_share_a_batch() -> None:
         Settings(micro_batch=-1)
 
 
-def test_settings_that_came_later_are_no_part_of_an_identity_made_before_them() -> None:
+def test_an_identity_has_what_changes_the_player_and_no_more() -> None:
     preset = PRESETS["shapes-spin"]
-    later = {"lora_rank", "lora_alpha", "sampler", "prediction_type", "error_in", "pushing", "evaluation_part"}
-    assert not later & set(preset.identity())
-    assert preset.changed(evaluation_part="validation").identity() == preset.identity() | {"evaluation_part": "validation"}
+    assert preset.changed(evaluation_prompts=9, evaluation_guidance=2.0, on_collapse="stop").identity() == preset.identity()
+    assert preset.changed(micro_batch=4, rollout_batch=3, gradient_checkpointing=True).identity() == preset.identity()
+    assert preset.changed(sampler="unipc").identity() == preset.identity() | {"sampler": "unipc"}
+    free = {*FREE, *JUDGING}
+    assert set(preset.identity()) == {field.name for field in fields(Settings)} - free
+    each = dataclasses.replace(preset, rounds=({"evaluation_steps": 3, "lr": 1e-6},))
+    assert each.identity() == preset.identity() | {"round 1 lr": 1e-6}
 
 
 def test_learning_rate_warms_up_then_decays() -> None:

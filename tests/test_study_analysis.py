@@ -6,7 +6,8 @@ import pytest
 from statsmodels.stats.proportion import proportion_confint
 
 from selfimprove.study import LEFT, RIGHT, SKIP, TIE, Trial
-from selfimprove.study.analysis import (
+from selfimprove.study.store import StudyError
+from selfimprove_lab.study_analysis import (
     bradley_terry,
     fit_bradley_terry,
     models_of,
@@ -15,7 +16,6 @@ from selfimprove.study.analysis import (
     self_agreement,
     win_shares,
 )  # fmt: skip
-from selfimprove.study.store import StudyError
 from selfimprove_lab.study_demo import simulate, simulated_study
 
 SCORES = {"a": -0.8, "b": 0.1, "c": 0.7}

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from selfimprove.config import Preset, Settings
 from selfimprove.evaluation.evaluate import HELD_OUT_TIMES
+from selfimprove.models.samplers import SAMPLERS
 from selfimprove.planning.costs import Flops
-from selfimprove.samplers import SAMPLERS
 
 
 class Work(NamedTuple):

@@ -1,4 +1,4 @@
-"""Human studies in a notebook: `panel` asks two questions about pairs of images, `analysis` evaluates answers, `grid` selects by hand."""
+"""Human studies in a notebook: `panel` asks two questions about pairs of images, `grid` selects by hand."""
 
 from selfimprove.study.pairwise import (
     LEFT,

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from selfimprove.evaluation.aggregate import RAW
 from selfimprove.evaluation.statistics import bootstrap_interval, seeds_with_intervals, student_interval
-from selfimprove.samplers import SAMPLERS
+from selfimprove.models.samplers import SAMPLERS
 from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove_lab.claims.table import QUALITY, RIGHT, Experiments, difference, qualified
 from selfimprove_lab.figures.comparison import MARKERS, colours

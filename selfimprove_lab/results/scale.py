@@ -9,8 +9,8 @@ import pandas as pd
 
 from selfimprove.config import Preset
 from selfimprove.planning.costs import Flops, Shapes, count_flops, evaluation_memory, sampling_memory, training_memory
-from selfimprove.planning.plan import PEAKS, REACHED, duration, second_network, unit
-from selfimprove.planning.work import count
+from selfimprove.planning.plan import PEAKS, REACHED, disk_space, duration, second_network, unit
+from selfimprove.planning.work import count, operations
 from selfimprove.presets import PRESETS
 from selfimprove_lab.results.true_sizes import largest_scorer, stable_diffusion, stable_diffusion_3
 
