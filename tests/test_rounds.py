@@ -215,6 +215,28 @@ def test_a_finished_round_that_is_not_what_was_written_is_refused(tiny: Path, im
     assert not (run / "round_2" / "train.parquet").exists()
 
 
+SMALLEST = {
+    "samples": 1, "validation": 0, "rollout_steps": 1, "guidance": 1.0, "rollout_batch": 1, "steps": 1, "batch": 1, "micro_batch": 1,
+    "evaluation_prompts": 1, "evaluation_images": 1, "evaluation_steps": 1, "evaluation_guidance": 1.0, "checkpoint_every": 1,
+    "caption_dropout": 0.0, "ema": 0.0, "eta": 0.0, "pushing": 0.0, "warmup": 0, "weight_decay": 0.0, "beta": 1e-9, "lr": 1e-12,
+    "clip": 1e-9,
+}  # fmt: skip
+LARGEST = {
+    "samples": 10**9, "validation": 10**9, "guidance": 50.0, "rollout_batch": 10**6, "micro_batch": 10**6, "epochs": 2,
+    "evaluation_images": 2,
+    "evaluation_guidance": 50.0, "checkpoint_every": 10**9, "caption_dropout": 1.0, "ema": 1.0, "eta": 1.0, "pushing": 1.0, "warmup": 10**6,
+    "weight_decay": 1.0, "beta": 1e9, "clip": 1e9, "flip": True, "lora_rank": 32, "lora_alpha": 10**3, "gradient_checkpointing": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("extreme", [SMALLEST, LARGEST], ids=["smallest", "largest"])
+def test_the_smallest_and_the_largest_settings_play_a_whole_round(tiny: Path, images: Path, tmp_path: Path, extreme: dict) -> None:
+    """Nothing fails after the training for want of a check before it."""
+    infos = play(prepared_run(tiny, images, tmp_path / "run", PRESET.changed(**extreme, on_collapse="ignore")), 1)
+    assert [i.played for i in infos] == [True, True]
+    assert (tmp_path / "run" / "round_1" / "metrics.json").exists()
+
+
 def test_a_larger_evaluation_goes_on_from_the_smaller_one(tiny: Path, images: Path, tmp_path: Path) -> None:
     """How players are judged is no part of the run: it is judged anew on more prompts, and no training is repeated."""
     run, preset = tmp_path / "run", PRESET.changed(evaluation_prompts=2, on_collapse="ignore")

@@ -103,8 +103,10 @@ def drift(latents: Float[Tensor, "n c h w"], base: Float[Tensor, "n c h w"], pro
     - `recall` is the share of base samples that lie in the five-neighbour ball of at least one sample (Kynkaanniemi et al. 2019).
     - `precision` is the share of samples that lie in the five-neighbour ball of at least one base sample.
 
-    No sample is compared with the base sample of its own row.
+    No sample is compared with the base sample of its own row. Of a single sample nothing can be said: then the result is empty.
     """
+    if len(base) < 2:
+        return {}
     base_own = pairwise(base, base)
     now = _measure(latents, pairwise(latents, latents), pairwise(latents, base), base_own, prompts)
     return now.relative_to(_measure(base, base_own, base_own, base_own, prompts))
