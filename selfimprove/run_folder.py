@@ -21,6 +21,7 @@ from selfimprove import __version__
 from selfimprove.config import FREE
 from selfimprove.errors import SelfImproveError
 from selfimprove.files import read_json, remove_unfinished, sha256, write_json
+from selfimprove.processes import together
 
 try:
     import fcntl
@@ -217,11 +218,12 @@ def open_run(path: Path, identity: dict[str, Any], about: dict[str, Any]) -> Run
     if others and not file.exists():
         raise RunError(f"run={str(path)!r} holds {others[0]!r} and no run.json; give another run folder, or an empty one")
     state.wait_for_everyone()  # all have looked before the main process writes
-    if state.is_main_process:
-        path.mkdir(parents=True, exist_ok=True)
-    lock = hold(path)
-    if state.is_main_process and not file.exists():
-        write_json(file, {"format": FORMAT, "identity": identity, **about})
+    with together():  # a folder that the main process cannot hold is refused to all
+        if state.is_main_process:
+            path.mkdir(parents=True, exist_ok=True)
+        lock = hold(path)
+        if state.is_main_process and not file.exists():
+            write_json(file, {"format": FORMAT, "identity": identity, **about})
     state.wait_for_everyone()  # so that all processes pass every later barrier together
     there = read_json(file)
     if there.get("format") != FORMAT:

@@ -1,6 +1,8 @@
 """Two processes, started by `accelerate launch` on the CPU (gloo), play what one plays, go on where one was killed, and fail together."""
 
+import gc
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +49,7 @@ sys.argv = ["", "spin", "--preset", "smoke", "--iter", "1", "--device", "cpu", "
 sys.argv += ["--model", tiny, "--data", images, "--run", f"{folder}/two"]
 main()
 attempt("killed")
+attempt("held")
 real = train.make_batch
 
 def broken(*arguments):
@@ -76,12 +79,16 @@ def folder(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(training, "make_batch", lambda *a: real(*a) if a[-1] < 2 else (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             play(killed, 1)
+    del killed
+    gc.collect()  # gives up the folder's lock
+    held = set_up(PRESET, "test", str(tiny), str(images), folder / "held", 0, "cpu")
     assert (folder / "killed" / "round_1" / "training" / "training.pt").exists()
     (folder / "program.py").write_text(PROGRAM)
     done = subprocess.run(
         [*LAUNCH, str(folder / "program.py"), str(tiny), str(images), str(folder)], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
+    assert held.folder.lock is not None
     assert done.stdout.count("pictures") == 1, "the main process speaks for both"
     return folder
 
@@ -118,6 +125,7 @@ def test_what_processes_cannot_share_is_refused(folder: Path) -> None:
         assert said["card"].startswith("ArgumentError: device='cuda:0' cannot be used by 2 processes, of which this one has cpu")
         assert said["batch"].startswith("ArgumentError: batch=7 cannot be shared equally by 2 processes; start a number of processes that")
         assert "killed" not in said
+        assert re.search(r"RunError: run='.*held' is being written by process \d+ on ", said["held"])
 
 
 @pytest.mark.parametrize(("variable", "name"), [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")])
