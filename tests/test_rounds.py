@@ -101,7 +101,8 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_result(
 
 def test_a_folder_of_another_run_is_refused_and_the_fields_are_named(tiny: Path, images: Path, tmp_path: Path) -> None:
     prepared_run(tiny, images, tmp_path / "run")
-    with pytest.raises(RunError, match=r"holds another run \(beta: 2000.0 there, 7.0 here; seed: 0 there, 1 here\); give another"):
+    differing = r"holds another run \(beta: 2000.0 there, 7.0 here; examples: '.*' there, '.*' here; seed: 0 there, 1 here\); give another"
+    with pytest.raises(RunError, match=differing):
         prepared_run(tiny, images, tmp_path / "run", PRESET.changed(beta=7.0), seed=1)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("do not touch")
