@@ -164,7 +164,7 @@ def estimate(case: Case, size: Size) -> dict[str, Any]:
     if case.kind == "training":
         memory = training_memory(shapes, settings, live_opponent=not (kept or settings.lora_rank)).peak
     else:
-        memory = sampling_memory(shapes, settings)
+        memory = sampling_memory(shapes, settings, settings.guidance).peak
     flops = _flops(size, settings.lora_rank, settings.gradient_checkpointing)
     return {"case": case.name, "form": case.form, "flops": flops._asdict(), "plan_bytes": memory}
 

@@ -9,7 +9,7 @@ import torch
 
 from experiments import rsi_shapes, spin_depth, spin_shapes
 from experiments.arms import ADAPTER_STEP, STEP
-from selfimprove.config import Settings
+from selfimprove.config import JUDGING, Settings
 from selfimprove.models.pipeline import load_diffuser, resolve_model
 from selfimprove.planning.costs import Shapes, count_flops
 from selfimprove.presets import PRESETS
@@ -32,7 +32,8 @@ def test_exports_have_the_settings_of_their_arms(experiment: str) -> None:
     for file in files:
         result = json.loads(file.read_text())
         arm = arms[result["arm"]]
-        expected = json.loads(json.dumps(arm.preset.identity()))
+        judged = {name: getattr(arm.preset.settings, name) for name in JUDGING if name in result["identity"]}  # earlier runs name these too
+        expected = json.loads(json.dumps(arm.preset.identity() | judged))
         found = {name: value for name, value in renamed(result["identity"]).items() if name not in ("model", "data", "seed", "prompts")}
         found |= {name: DEFAULTS[name] for name in DEFAULTS.keys() & (expected.keys() - found.keys())}  # older files name fewer settings
         assert not differences(found, expected), file.name

@@ -150,9 +150,3 @@ def test_a_rank_larger_than_the_layer_is_refused_before_anything_is_done(tiny: P
         prepared_run(tiny, images, tmp_path / "run", PRESET.changed(lora_rank=33))
     assert not (tmp_path / "run").exists()
     check_rank(load_unet(tiny), 8)
-
-
-def test_runs_without_adapters_keep_their_identity() -> None:
-    assert "lora_rank" not in PRESET.identity()
-    adapted = replace(PRESET, settings=replace(PRESET.settings, lora_rank=4))
-    assert adapted.identity()["lora_rank"] == 4

@@ -88,11 +88,11 @@ def test_a_stable_diffusion_of_another_shape(tiny: Path, images: Path, tmp_path:
 @pytest.mark.parametrize(
     ("parameters", "last_line"),
     [
-        ({"iter": 0}, "ValueError: iter=0 cannot be the round to play; give a whole number from 1 on"),
-        ({"iter": "two"}, "ValueError: iter='two' cannot be the round to play; give a whole number from 1 on"),
-        ({"iter": 1.5}, "ValueError: iter=1.5 cannot be the round to play; give a whole number from 1 on"),
-        ({"iterr": 2}, "ValueError: unknown parameter iterr; this notebook takes data, device, iter, model, preset, run, scorers, seed"),
-        ({"preset": "nosuch"}, f"ValueError: preset='nosuch' is not known; choose one of {list(PRESETS)}"),
+        ({"iter": 0}, "ArgumentError: iter=0 cannot be the round to play; give a whole number from 1 on"),
+        ({"iter": "two"}, "ArgumentError: iter='two' cannot be the round to play; give a whole number from 1 on"),
+        ({"iter": 1.5}, "ArgumentError: iter=1.5 cannot be the round to play; give a whole number from 1 on"),
+        ({"iterr": 2}, "ArgumentError: unknown parameter iterr; this notebook takes data, device, iter, model, preset, run, scorers, seed"),
+        ({"preset": "nosuch"}, f"ArgumentError: preset='nosuch' is not known; choose one of {list(PRESETS)}"),
         ({"model": "/nowhere"}, "ModelError: model='/nowhere': there is no such folder; give 'shapes', a pipeline folder, or a hub id"),
         ({"data": "/nowhere"}, "DataError: data='/nowhere': there is no such folder; give 'shapes' or a folder of images"),
     ],

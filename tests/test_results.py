@@ -1,11 +1,12 @@
 """The exported experiment: every table and figure of the page is made from it, and the README's claims hold in it."""
 
+import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from selfimprove.models.pipeline import model_hash
 from selfimprove.presets import PRESETS
 from selfimprove.shapes import PIPELINE
 from selfimprove_lab.results import arms as results
@@ -16,6 +17,7 @@ from selfimprove_lab.results.arms import (
     load_results,
     null_table,
     provenance_sentence,
+    renamed,
     rounds_figure,
     rounds_table,
     summary_markdown,
@@ -47,20 +49,30 @@ def test_seeds_are_separate_runs_judged_alike() -> None:
     runs = RESULTS["spin"].values()
     identities = [r["identity"] for r in runs]
     assert len({i["seed"] for i in identities}) == len(identities)
-    later = PRESETS["shapes-spin"].identity()  # what an older export does not name yet
-    assert len({json.dumps({**later, **i, "seed": None}, sort_keys=True) for i in identities}) == 1
+    later = asdict(PRESETS["shapes-spin"].settings)  # what an older export does not name yet
+    assert len({json.dumps({**later, **renamed(i), "seed": None}, sort_keys=True) for i in identities}) == 1
     bases = {round(r["rounds"][0]["oracle"]["quality"]["mean"], 6) for r in runs}
     assert len(bases) == 1  # the same base, prompts and noise
     assert all(i["evaluation_prompts"] >= 2000 for i in identities)
+
+
+def hash_of_format_1(folder: Path) -> str:
+    """Return the hash by which runs of format 1 knew a model: of all weights, configurations and texts below its parts."""
+    digest = hashlib.sha256()
+    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+        for path in sorted(p for p in (folder / part).rglob("*") if p.suffix in (".safetensors", ".json", ".txt")):
+            digest.update(str(path.relative_to(folder)).encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def test_results_are_of_the_preset_and_models_that_are_shipped() -> None:
     for result in RESULTS["spin"].values():
         preset = PRESETS["shapes-spin"].changed(evaluation_prompts=result["identity"]["evaluation_prompts"])
         expected = json.loads(json.dumps(preset.identity()))  # as it is exported
-        said = {k: v for k, v in result["identity"].items() if k in expected}
+        said = {k: v for k, v in renamed(result["identity"]).items() if k in expected}
         assert said == {k: expected[k] for k in said}
-        assert result["identity"]["model"] == model_hash(PIPELINE)
+        assert result["identity"]["model"] == hash_of_format_1(PIPELINE)
 
 
 def test_quality_rises_every_round_in_every_seed_and_obedience_holds() -> None:

@@ -258,16 +258,17 @@ def test_an_adapter_beside_the_base_is_none_of_the_runs(tiny: Path, images: Path
     assert play(played, 1)[1].played
 
 
-def test_later_scorers_have_no_difference_to_earlier_rounds(tiny: Path, images: Path, tmp_path: Path) -> None:
+def test_later_scorers_judge_the_earlier_rounds_too(tiny: Path, images: Path, tmp_path: Path) -> None:
     play(prepared_run(tiny, images, tmp_path / "run"), 1)
 
     def bright(pictures: torch.Tensor, prompts: list[str]) -> torch.Tensor:
         return pictures.mean((1, 2, 3))
 
     more = set_up(PRESET, "test", str(tiny), str(images), tmp_path / "run", 0, "cpu", scorers={"bright": bright})
-    scores = play(more, 2)[2].metrics["scores"]
-    assert "delta_prev" not in scores["bright"]
-    assert "delta_prev" in scores["nearest_real"]
+    infos = play(more, 2)
+    assert [i.played for i in infos] == [True, True, True]
+    assert all("bright" in i.metrics["scores"] for i in infos)
+    assert "delta_prev" in infos[2].metrics["scores"]["bright"]
 
 
 def test_recursion_on_a_short_list_of_ones_own_prompts(tiny: Path, tmp_path: Path) -> None:
