@@ -1,0 +1,59 @@
+"""Write the page of the book that says what was tried to break runs, from the results alone."""
+
+from typing import Any
+
+from faults.results import RESULTS, ROOT, Row, read
+
+PAGE = ROOT / "book" / "chapters" / "faults.md"
+HEAD = """# What was tried to break it
+
+<!-- written by python -m faults; edit faults/page.py -->
+
+`make faults` plays tiny runs of self-play (`spin`) and of recursive self-improvement (`rsi`) on the command line, a random pipeline of
+16 pixels in two rounds, and does to them what happens to runs: it kills them, damages their files, fills their disk. Then it plays on and
+compares every data file, tensors, tables, pictures and what the manifests say of them, with those of an undisturbed run.
+
+A run *survives* if it ends with the same files as an undisturbed one (*same*), if it stops with one line that names the file or the round
+(*refused*), or if nothing that was made after the fault used the damaged file (*unused*). *Traceback*: it stopped, and nothing was
+trained on, but not in one line of words. *Lost*: it ended as if all were well, with other files than an undisturbed run; or it hung.
+
+"""
+
+
+def _totals(groups: dict[str, Any]) -> list[str]:
+    rows = [Row(**row) for group in groups.values() for row in group["rows"]]
+    tried, survived, trace, lost = (sum(getattr(row, name) for row in rows) for name in ("tried", "survived", "traceback", "lost"))
+    times = sorted({group["times"] for group in groups.values()})
+    repeated = " to ".join(str(number) for number in dict.fromkeys((times[0], times[-1])))
+    return [
+        f"**{tried} faults tried, {survived} survived, {trace} stopped with a traceback, {lost} lost.** Each random fault was tried "
+        f"{repeated} time{'s' if times[-1] > 1 else ''}.\n"
+    ]
+
+
+def _group(group: dict[str, Any]) -> str:
+    rows = [Row(**row) for row in group["rows"]]
+    lines = [f"## {group['title']}\n", "| fault | tried | survived | same | refused | unused | traceback | lost |"]
+    lines.append("|" + "---|" * 8)
+    for row in rows:
+        cells = (row.tried, row.survived, row.same, row.refused, row.unused, row.traceback, row.lost)
+        lines.append(f"| {row.what.replace('_', chr(92) + '_')} | " + " | ".join(map(str, cells)) + " |")
+    notes = [f"- {row.what.split(' (')[0]}: `{note.replace('`', chr(39))}`" for row in rows for note in row.notes]
+    about = group["manifest"]
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    lines += ["", *notes, "" if notes else None] if notes else [""]  # type: ignore[list-item]
+    lines.append(
+        f"Tried {group['times']} times at revision `{about['revision'][:12]}` on {about['time'][:10]}, seed {group['seed']}, "
+        f"{group['seconds']} s; {about['machine']}, Python {about['python']}, {versions}.\n"
+    )
+    return "\n".join(line for line in lines if line is not None)
+
+
+def page() -> str:
+    """Return the page's text."""
+    groups = read(RESULTS)
+    return HEAD + "\n".join([*_totals(groups), *(_group(group) for group in groups.values())]) if groups else HEAD
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
