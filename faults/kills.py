@@ -7,8 +7,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from accelerate import PartialState
-
 from faults.bench import Bench
 from faults.fingerprint import differing, fingerprints
 from faults.process import Ended, Running
@@ -75,18 +73,12 @@ def _pair(bench: Bench, run: Path) -> list[Running]:
     }
     return [
         Running(
-            bench.command("spin", run, batch_size=2),
+            bench.command("spin", run),
             bench.log(),
-            _on_the_cpu,
             environment=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in (0, 1)
     ]
-
-
-def _on_the_cpu() -> None:
-    """Tell accelerate to share the CPU among processes, which it does only where it is told so."""
-    PartialState(cpu=True)
 
 
 def _ends(pair: list[Running], timeout: float) -> list[Ended]:

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from selfimprove import __main__ as command_line
-from selfimprove.config import Settings
 from selfimprove.scorers.published import PUBLISHED_SCORERS
 from selfimprove.scorers.registry import SCORER_FAMILIES, Family
 
@@ -18,7 +17,7 @@ STAGES = {
     "rsi": ("rollout", "scores", "selection", "weights", "training", "evaluation"),
 }
 COMMON = {
-    "samples": 12, "rollout_steps": 2, "guidance": 2.0, "lr": 1e-3, "batch_size": 4, "warmup": 1, "checkpoint_every": 1,
+    "samples": 12, "rollout_steps": 2, "guidance": 2.0, "lr": 1e-3, "batch": 4, "warmup": 1, "checkpoint_every": 1,
     "evaluation_prompts": 4, "evaluation_steps": 2, "evaluation_guidance": 2.0, "on_collapse": "ignore", "validation": 3,
 }  # fmt: skip
 OWN: dict[str, dict[str, Any]] = {
@@ -70,8 +69,3 @@ def command(world: Path, system: str, run: Path, rounds: int = 2, seed: int = 0,
     given = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     where = ["--model", str(world / "model"), "--data", str(world / "images"), "--run", str(run), "--device", "cpu", "--seed", str(seed)]
     return [system, "--iter", str(rounds), "--preset", preset, *where, *own, *given]
-
-
-def smaller_batches() -> dict[str, int] | None:
-    """Return the settings of a smaller micro-batch in the same global batch, or None if the package has no such setting."""
-    return {"micro_batch": 2} if "micro_batch" in Settings.__dataclass_fields__ else None
