@@ -125,7 +125,8 @@ def _train(run: Run, settings: Settings, data: TrainingSet, start: Path, opponen
             if cache := run.cache_of(index, opponent_hash):
                 opponent = precompute(cache, network, opponent_hash, data, run.diffuser.schedule, settings, run.seed, index)
             del network  # frees the memory if the errors are precomputed
-        log = train(player, opponent, data, run.diffuser.schedule, settings, run.seed, index, work)
+        named = identity_hash({"round": index, **made_from, "identity": run.folder.identity})
+        log = train(player, opponent, data, run.diffuser.schedule, settings, run.seed, index, work, named)
         if PartialState().is_main_process:
             if rank:
                 merge(player, rank, settings.lora_alpha, run.folder.round(index - 1) / "lora", folder / "lora")
