@@ -3,8 +3,9 @@
 import argparse
 import shutil
 import signal
+import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
@@ -38,21 +39,35 @@ def groups() -> dict[str, Group]:
     return result | {"ctrl-c": ("Ctrl-C in each stage", interrupted)}
 
 
+def smoke(bench: Bench) -> Iterator[Row]:
+    """Try three faults in half a minute, as a check of this harness: a kill, a flipped bit, a second process."""
+    killed, flipped = Row("SIGKILL in training (spin)"), Row("a flipped bit in a shard of an unfinished round (spin)")
+    run = kills.killed(bench, "spin", "training", signal.SIGKILL, 0)
+    killed.count(*bench.verdict("spin", run, bench.play("spin", run)))
+    run, shard = bench.cut_off("spin"), "round_2/rollout/00000.safetensors"
+    damage.damage(run / shard, "flipped", run / shard, bench.random("smoke"))
+    flipped.count(*bench.verdict("spin", run, bench.play("spin", run), shard))
+    yield from (killed, flipped)
+    yield from kills.writers(bench, (2,))
+
+
 def main() -> None:
     """Play the groups that are asked for, and say what became of each."""
     parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
     parser.add_argument("--times", type=int, default=10, help="how often each random fault is tried")
-    parser.add_argument("--only", nargs="*", default=["*"], help=f"patterns of groups: {', '.join(groups())}")
+    parser.add_argument("--only", nargs="*", default=["*"], help=f"patterns of groups: {', '.join(groups())}; or smoke")
     parser.add_argument("--again", action="store_true", help="also try groups that are in the results")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--keep", action="store_true", help="keep the folder with the runs")
     given = parser.parse_args()
-    wanted = {name: group for name, group in groups().items() if any(fnmatch(name, pattern) for pattern in given.only)}
+    known = groups() | ({"smoke": ("Smoke", smoke)} if given.only == ["smoke"] else {})
+    wanted = {name: group for name, group in known.items() if any(fnmatch(name, pattern) for pattern in given.only)}
     missing = {name: group for name, group in wanted.items() if given.again or name not in read(given.results)}
     if missing:
         folder = Path(tempfile.mkdtemp(prefix="faults-"))
         folder.chmod(0o755)  # another user plays in it
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # and remove the folder
         try:
             bench = Bench(folder, given.seed, given.times)
             for name, (title, play) in missing.items():

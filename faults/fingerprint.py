@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-ASIDE = ("lock", "summary.png", ".log")  # the holder's name, a drawing of what the tables hold
+ASIDE = ("lock", "summary.png", "training.damaged.pt")  # the holder's name, a drawing of what the tables hold, what has been set aside
 PASSING = ("seconds", "provenance")  # differ between any two runs
 Prints = dict[str, str]
 

@@ -21,13 +21,13 @@ def by_stage(bench: Bench, system: str, what: signal.Signals = signal.SIGKILL) -
     for stage in STAGES[system]:
         row = Row(f"{'SIGKILL' if what == signal.SIGKILL else 'Ctrl-C'} in {stage} ({system})")
         for trial in range(bench.times):
-            run = _killed(bench, system, stage, what, trial)
+            run = killed(bench, system, stage, what, trial)
             row.count(*bench.verdict(system, run, bench.play(system, run)))
             bench.drop(run)
         yield row
 
 
-def _killed(bench: Bench, system: str, stage: str, what: signal.Signals, trial: int) -> Path:
+def killed(bench: Bench, system: str, stage: str, what: signal.Signals, trial: int) -> Path:
     """Return a run that has been killed in a stage: at a random part of the time that the stage took undisturbed."""
     draw = bench.random("kill", system, stage, what.name, trial)
     for attempt in range(8):
@@ -116,9 +116,9 @@ def two_processes(bench: Bench) -> Iterator[Row]:
         yield row
 
 
-def writers(bench: Bench) -> Iterator[Row]:
+def writers(bench: Bench, counts: tuple[int, ...] = (2, 8)) -> Iterator[Row]:
     """Start two, then eight processes on one run folder: one plays, the others are refused in words."""
-    for count in (2, 8):
+    for count in counts:
         row = Row(f"{count} processes on one folder")
         for _ in range(bench.times):
             run = bench.begun("spin", 0)

@@ -149,7 +149,7 @@ def memory(bench: Bench) -> Iterator[Row]:
     for trial in range(bench.times):
         for row, changes in zip(rows, ({}, {"micro_batch": 2}), strict=True):
             run = bench.begun("spin")
-            ended = bench.play("spin", run, before=_running_out(bench.random("memory", trial).randrange(2, 6)))
+            ended = bench.play("spin", run, before=_running_out(bench.random("memory", trial).randrange(1, 5)))
             if ended.status == 0 or "OutOfMemoryError" not in ended.said:
                 raise RuntimeError(f"the memory did not run out: {ended.said[-1000:]}")
             ended = play(bench.command("spin", run, **changes), bench.log())
