@@ -149,7 +149,7 @@ def _evaluate(run: Run, player: Path, index: int, judged_by: dict[str, Any]) -> 
     """Write the scores of a round's player, and their differences from earlier rounds."""
     folder, data, diffuser = run.folder.round(index), run.data, run.diffuser
     weights, name = model_hash(player), f"round {index}" if index else "base"
-    files = ("scores.parquet", "metrics.json")
+    files = ("scores.parquet", "metrics.json", "evaluation/store.json", *(["held_out.parquet"] if data.validation else []))
     with run.folder.stage(index, "evaluation", files, rebind=True, player=weights, judged_by=judged_by):
         unet = diffuser.load_unet(player).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         held_out = None
