@@ -21,6 +21,19 @@ A run *survives* if it ends with the same files as an undisturbed one (*same*), 
 trained on, but not in one line of words. *Lost*: it ended as if all were well, with other files than an undisturbed run; or it hung.
 
 """
+FOUND = """## What this found
+
+Counts are of revisions in which what an earlier trial had found was mended:
+
+- A checkpoint of training put into another run's folder, of a network of the same shape, was trained on. A checkpoint now says of which
+  training it is.
+- `held_out.parquet` was no recorded file of an evaluation: another run's was compared with, and a damaged one ended in a traceback.
+
+"""
+
+
+def _often(number: int) -> str:
+    return {1: "once", 2: "twice"}.get(number, f"{number} times")
 
 
 def _named(what: str) -> str:
@@ -33,10 +46,10 @@ def _totals(groups: dict[str, Any]) -> list[str]:
     rows = [Row(**row) for group in groups.values() for row in group["rows"]]
     tried, survived, trace, lost = (sum(getattr(row, name) for row in rows) for name in ("tried", "survived", "traceback", "lost"))
     times = sorted({group["times"] for group in groups.values()})
-    repeated = " to ".join(str(number) for number in dict.fromkeys((times[0], times[-1])))
+    repeated = " to ".join(_often(number) for number in dict.fromkeys((times[0], times[-1])))
     return [
         f"**{tried} faults tried, {survived} survived, {trace} stopped with a traceback, {lost} lost.** Each random fault was tried "
-        f"{repeated} time{'s' if times[-1] > 1 else ''}.\n"
+        f"{repeated}.\n"
     ]
 
 
@@ -52,8 +65,8 @@ def _group(group: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     lines += ["", *notes, ""] if notes else [""]
     lines.append(
-        f"Tried {group['times']} times at revision `{about['revision'][:12]}` on {about['time'][:10]}, seed {group['seed']}, "
-        f"{group['seconds']} s; {about['machine']}, Python {about['python']}, {versions}.\n"
+        f"Random ones tried {_often(group['times'])}, at revision `{about['revision'][:12]}` on {about['time'][:10]}, "
+        f"seed {group['seed']}, {group['seconds']} s; {about['machine']}, Python {about['python']}, {versions}.\n"
     )
     return "\n".join(lines)
 
@@ -61,7 +74,7 @@ def _group(group: dict[str, Any]) -> str:
 def page() -> str:
     """Return the page's text."""
     groups = read(RESULTS)
-    return HEAD + "\n".join([*_totals(groups), *(_group(group) for group in groups.values())]) if groups else HEAD
+    return HEAD + "\n".join([*_totals(groups), FOUND + "\n".join(_group(group) for group in groups.values())]) if groups else HEAD
 
 
 if __name__ == "__main__":
