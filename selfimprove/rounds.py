@@ -125,7 +125,8 @@ def _train(run: Run, settings: Settings, data: TrainingSet, start: Path, opponen
             if cache := run.cache_of(index, opponent_hash):
                 opponent = precompute(cache, network, opponent_hash, data, run.diffuser.schedule, settings, run.seed, index)
             del network  # frees the memory if the errors are precomputed
-        log = train(player, opponent, data, run.diffuser.schedule, settings, run.seed, index, work)
+        named = identity_hash({"round": index, **made_from, "identity": run.folder.identity})
+        log = train(player, opponent, data, run.diffuser.schedule, settings, run.seed, index, work, named)
         if PartialState().is_main_process:
             if rank:
                 merge(player, rank, settings.lora_alpha, run.folder.round(index - 1) / "lora", folder / "lora")
@@ -148,7 +149,7 @@ def _evaluate(run: Run, player: Path, index: int, judged_by: dict[str, Any]) -> 
     """Write the scores of a round's player, and their differences from earlier rounds."""
     folder, data, diffuser = run.folder.round(index), run.data, run.diffuser
     weights, name = model_hash(player), f"round {index}" if index else "base"
-    files = ("scores.parquet", "metrics.json")
+    files = ("scores.parquet", "metrics.json", "evaluation/store.json", *(["held_out.parquet"] if data.validation else []))
     with run.folder.stage(index, "evaluation", files, rebind=True, player=weights, judged_by=judged_by):
         unet = diffuser.load_unet(player).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         held_out = None

@@ -167,6 +167,7 @@ def sampled_images(run: Run, store: Store, rows: range) -> Tensor:
 def _references(run: Run) -> tuple[Tensor, list[str]]:
     """Return D_0, the base model's samples of round 1, which never change, and their ids."""
     first = run.folder.round(1)
+    run.folder.record(1, "rollout")  # checks its files
     store = Store(first / "rollout")
     return store.take("mean", range(store.rows)), pd.read_parquet(first / "prompts.parquet")["id"].tolist()
 

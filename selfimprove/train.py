@@ -88,20 +88,25 @@ def _add_up(parameters: Iterable[nn.Parameter]) -> None:
         sum_.wait()
 
 
-def save_checkpoint(path: Path, step: int, batch: int, log: list[Any], trained: Mapping[str, Tensor], parts: Mapping[str, Any]) -> None:
+def save_checkpoint(
+    path: Path, step: int, batch: int, log: list[Any], trained: Mapping[str, Tensor], parts: Mapping[str, Any], made_from: str = ""
+) -> None:
     """Write what a killed run needs to go on after `step` steps: the trained weights, the state of each of `parts`, and the log."""
-    state = {"step": step, "examples": batch, "log": log, "player": {name: weight.detach() for name, weight in trained.items()}}
+    state = {"step": step, "examples": batch, "made_from": made_from, "log": log}
+    state["player"] = {name: weight.detach() for name, weight in trained.items()}
     with replacing(path) as unfinished:
         torch.save(state | {name: part.state_dict() for name, part in parts.items()}, unfinished)
 
 
-def load_checkpoint(path: Path, batch: int, trained: Mapping[str, Tensor], parts: Mapping[str, Any]) -> tuple[int, list[Any]]:
+def load_checkpoint(
+    path: Path, batch: int, trained: Mapping[str, Tensor], parts: Mapping[str, Any], made_from: str = ""
+) -> tuple[int, list[Any]]:
     """Load a checkpoint into `trained` and `parts`, and return (steps done, log): (0, []) if there is none.
 
     A checkpoint that is cut off or damaged is renamed to training.damaged.pt, with a warning; training then begins again.
 
     Raises:
-        RunError: the checkpoint was written with another number of examples per step.
+        RunError: the checkpoint was written with another number of examples per step, or by a training that was made from something else.
     """
     try:
         with ZipFile(path) as archive:  # torch writes checksums, and does not compare them
@@ -109,8 +114,8 @@ def load_checkpoint(path: Path, batch: int, trained: Mapping[str, Tensor], parts
                 raise BadZipFile(f"the checksum of {damaged} differs")
         state = torch.load(path, weights_only=True, map_location="cpu")
         weights = {name: state["player"][name] for name in trained}
-        there = {"step", "log", "examples", *parts} <= state.keys() and all(weights[n].shape == p.shape for n, p in trained.items())
-        if not there:
+        there = {"step", "log", "examples", "made_from", *parts} <= state.keys()
+        if not there or any(weights[name].shape != weight.shape for name, weight in trained.items()):
             raise ValueError("it holds another network's weights")
     except FileNotFoundError:
         return 0, []
@@ -125,6 +130,8 @@ def load_checkpoint(path: Path, batch: int, trained: Mapping[str, Tensor], parts
             f"{path} was written with batch={state['examples']}, and batch={batch} is asked for; give the same batch as before, or delete "
             "the file to train the round again"
         )
+    if state["made_from"] != made_from:
+        raise RunError(f"{path} was written by another training (of another run or round); delete the file to train the round again")
     with torch.no_grad():
         for name, weight in trained.items():
             weight.copy_(weights[name])
@@ -144,16 +151,17 @@ def train(
     seed: int,
     round_index: int,
     folder: Path,
+    made_from: str = "",
 ) -> pd.DataFrame:
     """Train, in place, the player's parameters that require a gradient, and return the log with one row per optimiser step.
 
     Columns: the mean of each loss term over the batch (see `losses`), `gradient_norm` before clipping, and `lr`. A checkpoint in
     `folder` lets a killed run continue with the same result, on any number of processes that divides the batch. With `ema`, the player
-    ends with the averaged weights.
+    ends with the averaged weights. `made_from`: a name of everything that the result depends on, by which a checkpoint is known again.
 
     Raises:
         FloatingPointError: the loss is not finite; names step, t and example.
-        RunError: the checkpoint was written with another number of examples per step.
+        RunError: the checkpoint was written with another number of examples per step, or by another training.
         ArgumentError: the number of processes does not divide the batch.
         ProcessError: another process failed.
     """
@@ -178,7 +186,7 @@ def train(
     parts = {"optimiser": optimiser, "average": average, "scaler": accelerator.scaler}
     parts = {name: part for name, part in parts.items() if part is not None}
     with together():
-        first, log = load_checkpoint(folder / CHECKPOINT, settings.batch, trained, parts)
+        first, log = load_checkpoint(folder / CHECKPOINT, settings.batch, trained, parts, made_from)
     if len(set(gather_object([first]))) > 1:
         raise RunError(f"{folder / CHECKPOINT} is not the same for all processes; give a run folder on a file system that they share")
     # Everything is already on the schedule's device, which may differ from the one that accelerate would choose. Gradients are summed here,
@@ -228,7 +236,7 @@ def train(
         if (step + 1) % settings.checkpoint_every == 0:
             with together():
                 if accelerator.is_main_process:
-                    save_checkpoint(folder / CHECKPOINT, step + 1, settings.batch, log, trained, parts)
+                    save_checkpoint(folder / CHECKPOINT, step + 1, settings.batch, log, trained, parts, made_from)
     for tracker in accelerator.trackers:  # not end_training, which would disconnect the processes for good
         tracker.finish()
     if average:

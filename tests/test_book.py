@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 BOOK = ROOT / "book"
-REFERENCE = {"api.md", "changelog.md", "cite.md", "errata.md", "glossary.md", "notation.md", "references.md"}  # looked up, not read through
+REFERENCE = {"api.md", "changelog.md", "cite.md", "errata.md", "faults.md", "glossary.md", "notation.md", "references.md"}  # looked up only
 OUTSIDE = {"study.ipynb"}  # for raters; no page of the book
 EXPERIMENTS = ["spin_round", "07_spin_rounds", "rsi_round", "08_rsi_rounds", "09_collapse", "10_ablations", "11_evaluation"]
 

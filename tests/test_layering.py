@@ -29,7 +29,7 @@ RINGS = (
     ("batches", "opponent", "train", "run", "stages", "rsi_stages", "rounds"),  # a run and its rounds
     ("planning", "report", "comparison", "study", "request", "__main__"),  # what people ask for, and are told
 )
-OUTSIDE = ("selfimprove_lab", "experiments", "benchmarks", "course", "book", "tests")  # nothing in the package knows of these
+OUTSIDE = ("selfimprove_lab", "experiments", "benchmarks", "course", "book", "faults", "tests")  # nothing in the package knows of these
 
 
 def imports(path: Path) -> Iterator[str]:

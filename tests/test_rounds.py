@@ -311,3 +311,12 @@ def test_command_line(tiny: Path, images: Path, tmp_path: Path) -> None:
     failed = subprocess.run([*command, "--iter", "0"], capture_output=True, text=True, check=False)
     assert failed.returncode != 0
     assert failed.stderr.strip().splitlines()[-1] == "error: iter=0 cannot be the round to play; give a whole number from 1 on"
+
+
+@pytest.mark.parametrize("name", ["held_out.parquet", "evaluation/store.json"])
+def test_what_later_rounds_are_compared_with_is_checked(tiny: Path, images: Path, tmp_path: Path, name: str) -> None:
+    play(prepared_run(tiny, images, tmp_path / "run"), 0)
+    file = tmp_path / "run" / "round_0" / name
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(RunError, match=rf"{name} is not what round 0's evaluation wrote"):
+        play(prepared_run(tiny, images, tmp_path / "run"), 1)

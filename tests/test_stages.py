@@ -23,6 +23,7 @@ from selfimprove.recursion.weighting import WeightingError
 from selfimprove.report import drift_table, prompt_lines, read_training, score_table, write_summary
 from selfimprove.rounds import play
 from selfimprove.run import Run, set_up
+from selfimprove.run_folder import RunError
 from selfimprove.scorers import ScorerError, load_scorers
 
 SETTINGS = Settings(
@@ -247,3 +248,12 @@ def test_bad_scores_and_weights_lose_nothing(tiny: Path, prompts: Path, tmp_path
             ),
             1,
         )
+
+
+def test_references_of_weights_are_checked(tiny: Path, prompts: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    play(prepared_run(tiny, prompts, run), 1)
+    table = run / "round_1" / "prompts.parquet"
+    table.write_bytes(table.read_bytes()[:-1])
+    with pytest.raises(RunError, match=r"prompts\.parquet is not what round 1's rollout wrote"):
+        play(prepared_run(tiny, prompts, run), 2)

@@ -181,6 +181,13 @@ def test_what_a_checkpoint_holds_comes_to_the_device_of_the_player(diffuser: Dif
     assert {state["exp_avg"].device.type for state in optimiser.state.values()} == {"meta"}
 
 
+def test_a_checkpoint_of_another_training_is_refused(diffuser: Diffuser, data: TrainingSet, tmp_path: Path) -> None:
+    run(diffuser, data, tmp_path / "run")
+    trained = dict(diffuser.unet.named_parameters())
+    with pytest.raises(RunError, match=r"training\.pt was written by another training .*; delete the file"):
+        load_checkpoint(tmp_path / "run" / "training.pt", 4, trained, {"optimiser": torch.optim.AdamW(trained.values())}, "of another seed")
+
+
 @pytest.mark.parametrize("changes", [{"ema": 0.5}, {"precision": "bf16"}])
 def test_options_survive_a_kill(diffuser: Diffuser, data: TrainingSet, tmp_path: Path, changes: dict) -> None:
     settings = replace(SETTINGS, **changes, decay=False)
