@@ -45,6 +45,11 @@ def _scenes(seed: int, stream: str, count: int) -> Tensor:
     return HELD_IN_SCENES[draws]
 
 
+def base_captions(count: int, seed: int, stream: str, kinds: dict[str, float]) -> list[Caption]:
+    """Captions of held-in scenes without images, for a text encoder."""
+    return _captions(_scenes(seed, f"{stream}/scene", count), seed, stream, kinds)
+
+
 def _captions(scenes: Tensor, seed: int, stream: str, kinds: dict[str, float]) -> list[Caption]:
     return [caption(tuple(s), seed, stream, i, kinds=kinds) for i, s in enumerate(scenes.tolist())]
 
@@ -68,11 +73,11 @@ def utility(captions: list[Caption], drawn: Drawing) -> Float[Tensor, " b"]:
     return drawn.quality - 0.5 * ((drawn.attributes != scenes) & stated).sum(1)
 
 
-def base_set(count: int, seed: int) -> Captioned:
+def base_set(count: int, seed: int, wrong: float = BASE_WRONG) -> Captioned:
     """What the shipped generator was trained on: captions of every kind, quality in BASE_QUALITY."""
     scenes = _scenes(seed, "base/scene", count)
     captions = _captions(scenes, seed, "base", KIND_WEIGHTS)
-    return Captioned(captions, _draw(scenes, seed, "base/image", BASE_QUALITY, BASE_WRONG))
+    return Captioned(captions, _draw(scenes, seed, "base/image", BASE_QUALITY, wrong))
 
 
 def pairs(count: int, seed: int, copy: int = 0) -> Pairs:

@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import save_file
 from torch import nn
-from transformers import CLIPImageProcessor
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
 
 from selfimprove.shapes import ASSETS
 from selfimprove.shapes.oracle import Oracle, load_oracle
@@ -21,6 +21,7 @@ from selfimprove.shapes.pretrain.fit import Workshop
 from selfimprove.shapes.pretrain.generator import train_generator
 from selfimprove.shapes.pretrain.oracle import train_oracle
 from selfimprove.shapes.pretrain.scorers import train_scorers
+from selfimprove.shapes.pretrain.text import train_text_encoder
 from selfimprove.shapes.pretrain.tokenizer import train_tokenizer
 from selfimprove.shapes.pretrain.vae import train_vae
 from selfimprove.shapes.render import IMAGE_SIZE
@@ -46,10 +47,18 @@ def _oracle(workshop: Workshop, vae: AutoencoderKL) -> Oracle:
     return load_oracle(workshop.folder).to(workshop.device)
 
 
+def _text_encoder(workshop: Workshop, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    folder = workshop.folder / "pipeline" / "text_encoder"
+    if not folder.exists():
+        train_text_encoder(workshop, tokenizer).to("cpu", SHIPPED).save_pretrained(folder)
+    return CLIPTextModel.from_pretrained(folder, dtype=torch.float32).to(workshop.device).eval()
+
+
 def _generator(workshop: Workshop, vae: AutoencoderKL) -> StableDiffusionPipeline:
     folder = workshop.folder / "pipeline"
     if not (folder / "model_index.json").exists():
-        pipeline = train_generator(workshop, vae, train_tokenizer())
+        tokenizer = train_tokenizer()
+        pipeline = train_generator(workshop, vae, tokenizer, _text_encoder(workshop, tokenizer))
         pipeline.to("cpu", SHIPPED).save_pretrained(folder)
         config = folder / "text_encoder" / "config.json"  # half precision is for the disk only: load in single
         config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")

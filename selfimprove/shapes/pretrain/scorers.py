@@ -19,8 +19,8 @@ from selfimprove.scorers import AestheticHead
 from selfimprove.shapes.captions import Caption, caption
 from selfimprove.shapes.image_sets import PREFERENCE_SLOPE
 from selfimprove.shapes.pretrain.fit import Workshop, fit, random_drawing
-from selfimprove.shapes.pretrain.generator import text_config
 from selfimprove.shapes.pretrain.oracle import round_trip
+from selfimprove.shapes.pretrain.text import text_config
 from selfimprove.shapes.render import COLOURS, FACTORS, IMAGE_SIZE, Drawing, render
 
 CONTRASTIVE_STEPS, PREFERENCE_STEPS, AESTHETIC_STEPS = 900, 200, 300
