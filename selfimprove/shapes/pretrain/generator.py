@@ -20,23 +20,26 @@ from selfimprove.shapes.render import IMAGE_SIZE, render
 STEPS, BATCH, LR = 40_000, 64, 1.5e-3
 IMAGES = 48_000
 DROPOUT = 0.1  # share of captions replaced by the empty one, for classifier-free guidance
-NEAR = 0.7  # share of times drawn near the middle, where shapes are decided; the others are uniform
-MIDDLE, SPREAD = 0.2, 0.9  # of the logits of those times, as a share of all
+NEAR = 0.5  # share of times drawn near the middle, where shapes are decided; the others are uniform
+MIDDLE, SPREAD = 0.3, 1.0  # of the logits of those times, as a share of all
 
 
 def build_unet() -> UNet2DConditionModel:
-    """Three levels; attention at the lowest; the caption in every block."""
+    """Three levels; attention at the lowest; the caption in every block.
+
+    Few groups in the norms: a group of two channels takes the mean over the image out of both, and with it the ground's colour.
+    """
     return UNet2DConditionModel(
         sample_size=IMAGE_SIZE // DOWNSAMPLING,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
-        block_out_channels=(32, 64, 96),
+        block_out_channels=(32, 64, 128),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         cross_attention_dim=WIDTH,
         attention_head_dim=4,
-        norm_num_groups=16,
+        norm_num_groups=4,
         resnet_time_scale_shift="scale_shift",
         addition_embed_type="text",
         addition_embed_type_num_heads=4,
@@ -51,7 +54,7 @@ def scheduler() -> DDIMScheduler:
     """
     return DDIMScheduler(
         beta_start=0.00085,
-        beta_end=0.03,
+        beta_end=0.02,
         beta_schedule="scaled_linear",
         clip_sample=False,
         set_alpha_to_one=False,
