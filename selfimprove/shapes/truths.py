@@ -58,8 +58,8 @@ def bank() -> Bank:
     stack = stack - stack.mean((1, 2), keepdim=True)
     stack = stack / stack.flatten(1).norm(dim=1)[:, None, None]
     spectra = torch.fft.rfft2(stack)
-    shape, radius, angle = zip(*rows, strict=True)
-    return Bank(spectra.conj(), torch.tensor(shape), torch.tensor(radius), torch.tensor(angle))
+    columns = [torch.tensor(column) for column in zip(*rows, strict=True)]
+    return Bank(spectra.conj(), *columns)
 
 
 def ground_colour(images: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3"]:
