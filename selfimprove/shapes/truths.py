@@ -1,110 +1,23 @@
 """Three truths read from an image by computation alone: form, obedience of the well formed, quality of the well formed.
 
-Nothing is learned. The ground's colour comes from the border; the figure is what departs from it (and from it in shadow); the
-correlation of the figure with a bank of ideal masks, at every offset by FFT, proposes a pose for each shape.
+Nothing is learned. Correlation proposes poses (`selfimprove.shapes.matching`); least squares on the renderer's own model refines them,
+and form is the share of the figure that the best ideal figure explains.
 """
 
 import math
-from functools import cache
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from selfimprove.shapes.render import BACKGROUNDS, COLOURS, IMAGE_SIZE, MAX_ANGLE, MAX_OFFSET, SHAPES, SIZES, signed_distance
+from selfimprove.shapes.matching import GROUNDS, TURNABLE, figure, ground_colour, match, pixel_grid
+from selfimprove.shapes.render import COLOURS, IMAGE_SIZE, MAX_ANGLE, MAX_OFFSET, SHAPES, SIZES, signed_distance
 
-RADII = tuple(0.26 * 1.11**i for i in range(8))  # half image widths: .26 to .54
-ANGLES = tuple(0.15 * i for i in range(-4, 5))  # radians
-SOFTNESSES = (1.4, 4.0)  # pixels
 COMMON_SOFTNESS = 3.0  # pixels: forms are compared at this softness, or at the image's own where that is softer
 EDGE = math.pi / math.sqrt(3) / 2  # standard deviation of a logistic edge of softness 1, in pixels
 WELL_FORMED = 0.96
-TURNABLE = [s not in ("circle", "ring") for s in SHAPES]
-_GROUNDS = torch.tensor(list(BACKGROUNDS.values()))
 _COLOURS = torch.tensor(list(COLOURS.values()))
-
-
-class Bank(NamedTuple):
-    """Ideal masks: their spectra, zero mean and unit norm, with the shape, radius and angle of each."""
-
-    spectra: Tensor  # (N, S, S // 2 + 1), complex
-    shape: Int[Tensor, " n"]
-    radius: Float[Tensor, " n"]
-    angle: Float[Tensor, " n"]
-
-
-def _grid() -> tuple[Tensor, Tensor]:
-    line = (torch.arange(IMAGE_SIZE) + 0.5) / IMAGE_SIZE * 2 - 1
-    rows, columns = torch.meshgrid(line, line, indexing="ij")
-    return columns, rows
-
-
-@cache
-def bank() -> Bank:
-    """Every shape at each radius, angle and softness, in the middle of the image."""
-    x, y = _grid()
-    masks, rows = [], []
-    for index, shape in enumerate(SHAPES):
-        for radius in RADII:
-            for angle in ANGLES if TURNABLE[index] else (0.0,):
-                u, v = x / radius, y / radius
-                cos, sin = math.cos(angle), math.sin(angle)
-                distance = signed_distance(shape, cos * u + sin * v, cos * v - sin * u)
-                for softness in SOFTNESSES:
-                    masks.append(torch.sigmoid(-2 * distance * radius * IMAGE_SIZE / 2 / softness))
-                    rows.append((index, radius, angle))
-    stack = torch.stack(masks)
-    stack = stack - stack.mean((1, 2), keepdim=True)
-    stack = stack / stack.flatten(1).norm(dim=1)[:, None, None]
-    spectra = torch.fft.rfft2(stack)
-    columns = [torch.tensor(column) for column in zip(*rows, strict=True)]
-    return Bank(spectra.conj(), *columns)
-
-
-def ground_colour(images: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3"]:
-    """The median colour of the image's border, two pixels wide."""
-    border = torch.ones(images.shape[-2:], dtype=torch.bool)
-    border[2:-2, 2:-2] = False
-    return images[:, :, border].median(2).values
-
-
-def figure(images: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b s s"]:
-    """How far each pixel lies from the ground's colour and from the ground in shadow."""
-    ground = ground_colour(images)
-    base = _GROUNDS - 0.5
-    gain = (((ground - 0.5) @ base.T) / (base**2).sum(1)).clamp(0.5, 1)
-    index = ((ground[:, None] - 0.5 - gain[:, :, None] * base) ** 2).sum(2).argmin(1)
-    dark = gain.gather(1, index[:, None]) * _GROUNDS[index]  # what a full shadow takes away
-    offset = images - ground[:, :, None, None]
-    shade = (-(offset * dark[:, :, None, None]).sum(1) / (dark**2).sum(1)[:, None, None]).clamp(0, 0.5)
-    return (offset + shade[:, None] * dark[:, :, None, None]).norm(dim=1)
-
-
-class Match(NamedTuple):
-    """The best member of the bank for every shape: its correlation, radius, angle and centre (x, y)."""
-
-    correlation: Float[Tensor, "b 8"]
-    radius: Float[Tensor, "b 8"]
-    angle: Float[Tensor, "b 8"]
-    centre: Float[Tensor, "b 8 2"]
-
-
-@torch.inference_mode()
-def match(figures: Float[Tensor, "b s s"]) -> Match:
-    """Correlate figures with the whole bank at every offset."""
-    members = bank()
-    parts = []
-    for one in figures:
-        one = one - one.mean()
-        one = one / one.norm().clamp_min(1e-6)
-        scores = torch.fft.irfft2(torch.fft.rfft2(one) * members.spectra, s=one.shape).flatten(1)
-        best, where = scores.max(1)
-        rows = torch.stack([best.masked_fill(members.shape != i, -1).argmax() for i in range(len(SHAPES))])
-        offset = torch.stack([where[rows] % IMAGE_SIZE, where[rows] // IMAGE_SIZE], 1)
-        offset = torch.where(offset >= IMAGE_SIZE // 2, offset - IMAGE_SIZE, offset) * 2 / IMAGE_SIZE
-        parts.append((best[rows], members.radius[rows], members.angle[rows], offset))
-    return Match(*(torch.stack(column) for column in zip(*parts, strict=True)))
 
 
 class Fit(NamedTuple):
@@ -150,7 +63,7 @@ def _coverage(shape: str, theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, 
 def _draw(shape: str, theta: Tensor, scenery: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Images, masks, bodies and grounds of figures `theta` (b, 9): x, y, log radius, angle, log softness, shading, colour."""
     ground, dark, gain = scenery
-    columns, rows = _grid()
+    columns, rows = pixel_grid()
     radius = theta[:, 2, None, None].exp()
     u, v = (columns - theta[:, 0, None, None]) / radius, (rows - theta[:, 1, None, None]) / radius
     mask, shadow = _coverage(shape, theta, u, v)
@@ -201,7 +114,7 @@ def _refine(images: Tensor, shape: str, theta: Tensor, scenery: tuple[Tensor, Te
 
 def _gain(ground: Tensor, colour: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The contrast's gain, the named ground and the named colour that agree best with a ground and a body as seen."""
-    base, paint = _GROUNDS - 0.5, _COLOURS - 0.5
+    base, paint = GROUNDS - 0.5, _COLOURS - 0.5
     energy = (base**2).sum(1)[:, None] + (paint**2).sum(1)[None]  # (4, 8)
     along = ((ground - 0.5) @ base.T)[:, :, None] + ((colour - 0.5) @ paint.T)[:, None]
     gain = (along / energy).clamp(0.5, 1)
@@ -236,7 +149,7 @@ def fit(images: Float[Tensor, "b 3 s s"], candidates: int = 2, rounds: int = 8) 
     ground = ground_colour(images)
     order = matched.correlation.argsort(1, descending=True)[:, :candidates]
     best: dict[str, Tensor] = {}
-    columns, rows = _grid()
+    columns, rows = pixel_grid()
     for rank in range(candidates):
         for index, shape in enumerate(SHAPES):
             which = (order[:, rank] == index).nonzero()[:, 0]
@@ -254,7 +167,7 @@ def fit(images: Float[Tensor, "b 3 s s"], candidates: int = 2, rounds: int = 8) 
             theta[:, 6:] = (some * mask[:, None]).sum((2, 3)) / mask.sum((1, 2))[:, None]
             for _ in range(2):  # the gain follows from the body's colour, the body's colour from the fit
                 gain, name, _ = _gain(floor, theta[:, 6:])
-                scenery = (floor, gain[:, None] * _GROUNDS[name], gain)
+                scenery = (floor, gain[:, None] * GROUNDS[name], gain)
                 theta, _ = _refine(some, shape, theta, scenery, rounds // 2)
             gain, name, colour = _gain(floor, theta[:, 6:])
             model, mask, body, below = _draw(shape, theta, scenery)
