@@ -28,6 +28,8 @@ Counts are of revisions in which what an earlier trial had found was mended:
 - A checkpoint of training put into another run's folder, of a network of the same shape, was trained on. A checkpoint now says of which
   training it is.
 - `held_out.parquet` was no recorded file of an evaluation: another run's was compared with, and a damaged one ended in a traceback.
+- Round 1's prompts and images, the references of the weights by distance, were read without a check of what the round had recorded; a
+  damaged `prompts.parquet` ended in a traceback. Where a row below still counts tracebacks for it, it was tried before this was mended.
 
 """
 
