@@ -52,6 +52,8 @@ def test_a_row_counts() -> None:
 
 def test_the_page_is_what_the_results_say() -> None:
     assert page.PAGE.read_text() == page.page(), "run python -m faults.page"
+    totals = page._totals(read(RESULTS))[0].split("**")[1]
+    assert totals.rstrip(".") in (ROOT / "README.md").read_text(), f"README.md should say: {totals}"
 
 
 def test_nothing_was_lost() -> None:
