@@ -19,6 +19,7 @@ from selfimprove.recursion.selection import SelectionError, check_selecting
 from selfimprove.run_folder import RunFolder, identity_hash, open_run
 from selfimprove.scorers import PUBLISHED_SCORERS, Scorer, load_scorers
 from selfimprove.shapes.captions import collected_prompts, concepts
+from selfimprove.shapes.render import IMAGE_SIZE
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,11 @@ def _scorers(preset: Preset, images: ImageText, device: torch.device, given: dic
 def _check(settings: Settings, diffuser: Diffuser, images: ImageText, scorers: Mapping[str, Scorer]) -> None:
     if settings.lora_rank:
         check_rank(diffuser.shape, settings.lora_rank)
+    if images.scenes and diffuser.image_size != (IMAGE_SIZE, IMAGE_SIZE):
+        raise ModelError(
+            f"model={str(diffuser.folder)!r} draws images of {diffuser.image_size} pixels, and the shapes world, which it would be "
+            f"trained or judged on, is of {(IMAGE_SIZE, IMAGE_SIZE)}; give data or prompts of your own, or model='shapes'"
+        )
     predicts = diffuser.schedule.prediction_type
     if settings.prediction_type not in ("any", predicts):
         raise ModelError(

@@ -21,7 +21,7 @@ from selfimprove.data.latents import Store
 from selfimprove.errors import SelfImproveError
 from selfimprove.evaluation import evaluate
 from selfimprove.evaluation.round_figures import training_figure
-from selfimprove.models.pipeline import load_diffuser, model_hash
+from selfimprove.models.pipeline import ModelError, load_diffuser, model_hash
 from selfimprove.planning.plan import plan
 from selfimprove.presets import PRESETS
 from selfimprove.report import ceiling_sentence, read_training, score_table, write_summary
@@ -214,6 +214,12 @@ def test_a_finished_round_that_is_not_what_was_written_is_refused(tiny: Path, im
     with pytest.raises(SelfImproveError, match="round_1"):
         play(prepared_run(tiny, images, run), 2)
     assert not (run / "round_2" / "train.parquet").exists()
+
+
+def test_a_model_of_another_size_is_no_model_of_the_shapes_world(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"draws images of \(16, 16\) pixels, and the shapes world"):
+        set_up("smoke-rsi", model=str(tiny), run=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
 
 
 SMALLEST = {
