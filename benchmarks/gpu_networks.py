@@ -114,7 +114,9 @@ class Size:
             vae.to(memory_format=torch.channels_last)
         tokenizer = CLIPTokenizer.from_pretrained(PIPELINE / "tokenizer", model_max_length=shapes.tokens)
         schedule = Schedule(DDIMScheduler(**SCHEDULE, clip_sample=False), device)
-        return Diffuser(Path("random weights"), unet, vae, text, tokenizer, schedule, device)
+        made = Diffuser(Path("random weights"), unet, vae, text, tokenizer, schedule, device)
+        vars(made)["unet"] = unet  # what would be loaded from the folder at first use
+        return made
 
 
 def _text_encoder(width: int, device: torch.device) -> CLIPTextModel:
