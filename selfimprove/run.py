@@ -148,11 +148,6 @@ def _scorers(preset: Preset, images: ImageText, device: torch.device, given: dic
 def _check(settings: Settings, diffuser: Diffuser, images: ImageText, scorers: Mapping[str, Scorer]) -> None:
     if settings.lora_rank:
         check_rank(diffuser.shape, settings.lora_rank)
-    if images.scenes and diffuser.image_size != (IMAGE_SIZE, IMAGE_SIZE):
-        raise ModelError(
-            f"model={str(diffuser.folder)!r} draws images of {diffuser.image_size} pixels, and the shapes world, which it would be "
-            f"trained or judged on, is of {(IMAGE_SIZE, IMAGE_SIZE)}; give data or prompts of your own, or model='shapes'"
-        )
     predicts = diffuser.schedule.prediction_type
     if settings.prediction_type not in ("any", predicts):
         raise ModelError(
@@ -173,4 +168,9 @@ def _check(settings: Settings, diffuser: Diffuser, images: ImageText, scorers: M
     if settings.real_samples > len(images.train):
         raise DataError(
             f"real_samples={settings.real_samples} is more than the {len(images.train)} real images; give more in data, or ask for fewer"
+        )
+    if images.scenes and diffuser.image_size != (IMAGE_SIZE, IMAGE_SIZE):
+        raise ModelError(
+            f"model={str(diffuser.folder)!r} draws images of {diffuser.image_size} pixels, and the shapes world, which it would be "
+            f"trained or judged on, is of {(IMAGE_SIZE, IMAGE_SIZE)}; give data or prompts of your own, or model='shapes'"
         )
