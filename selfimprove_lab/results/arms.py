@@ -38,7 +38,8 @@ def load_results(folder: str | Path) -> Results:
     results: Results = {}
     for path in sorted(Path(folder).glob("*-[0-9]*.json")):
         result = json.loads(path.read_text())
-        result["identity"] = renamed(result["identity"])
+        if "identity" in result:  # not in what is no run, such as sources of prompts
+            result["identity"] = renamed(result["identity"])
         results.setdefault(result["arm"], {})[result["seed"]] = result
     return results
 
