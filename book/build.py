@@ -300,7 +300,7 @@ def main() -> None:
     (EXECUTED / "colophon.md").write_text(colophon(EXECUTED, (ROOT / "book" / "_toc.yml").read_text()))
     subprocess.run([sys.executable, "-m", "course.pages"], check=True, cwd=ROOT)
     builder = [str(Path(sys.executable).parent / "jupyter-book"), "build", "-W", "--keep-going", "-q", str(ROOT / "book")]
-    subprocess.run(builder, check=True)
+    subprocess.run(builder, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})  # selfimprove_lab is not installed
     whole = time.perf_counter() - start
     print(
         f"{executed} pages executed now, {len(chosen) - executed} from the cache: {ready - start:.0f} s; "
