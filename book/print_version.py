@@ -4,6 +4,7 @@ The page is built from the executed copies that exist; `python book/build.py` ma
 """
 
 import html
+import os
 import re
 import shutil
 import subprocess
@@ -43,7 +44,8 @@ def to_pdf(page: Path) -> Path | None:
 
 def main() -> None:
     builder = [str(Path(sys.executable).parent / "jupyter-book"), "build", "-W", "--keep-going", "-q"]
-    subprocess.run([*builder, "--builder", "singlehtml", str(BOOK)], check=True)
+    beside = os.environ | {"PYTHONPATH": str(BOOK.parent)}  # selfimprove_lab is not installed
+    subprocess.run([*builder, "--builder", "singlehtml", str(BOOK)], check=True, env=beside)
     shutil.rmtree(PRINT, ignore_errors=True)
     BUILT.rename(PRINT)
     (PRINT / "intro.html").replace(PRINT / "index.html")
