@@ -5,7 +5,6 @@ or number of steps. The runs of a sweep over these settings can share the errors
 folder that keeps the errors also keeps the opponent's images (`selfimprove.stages`).
 """
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from selfimprove.batches import Batch, TrainingSet, batch_rows, make_batch
 from selfimprove.config import Settings
 from selfimprove.data.latents import SHARD, Store, build_store
 from selfimprove.errors import SelfImproveError
-from selfimprove.files import write_json
+from selfimprove.files import read_json, write_json
 from selfimprove.models.pipeline import AUTOCAST
 from selfimprove.run_folder import differences
 from selfimprove.schedule import Schedule
@@ -119,12 +118,11 @@ def check_identity(path: Path, identity: dict[str, Any]) -> None:
         CacheError: the files were computed from something else.
     """
     if path.exists():
-        differing = differences(json.loads(path.read_text()), identity)
+        differing = differences(read_json(path), identity)
         if differing:
             raise CacheError(
                 f"opponent_cache={str(path.parent)!r} was computed otherwise ({'; '.join(differing)}); give another folder, or none"
             )
-    elif PartialState().is_main_process:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    else:
         write_json(path, identity)
     PartialState().wait_for_everyone()
