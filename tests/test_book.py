@@ -95,3 +95,17 @@ def test_pages_of_experiments_link_a_term_where_it_first_stands() -> None:
         for term in ("oracle", "obedience", "guidance"):
             before, found, _ = words.partition(term)
             assert not found or before.endswith("{term}`"), (name, term)
+
+
+def test_lines_of_code_that_pages_show_are_found() -> None:
+    """What the book's build would only say after a quarter of an hour."""
+    for name, text in pages().items():
+        for path, options in re.findall(r"^```\{literalinclude\} (\S+)\n((?::.*\n)*)", text, flags=re.MULTILINE):
+            code = (BOOK / "chapters" / path).read_text()
+            shown = dict(re.findall(r'^:([\w-]+): "?(.*?)"?$', options, flags=re.MULTILINE))
+            for pattern in (shown[k] for k in ("start-at", "end-at", "start-after", "end-before") if k in shown):
+                assert pattern.strip() and pattern in code, (name, path, pattern)
+            if inside := shown.get("pyobject"):
+                names = inside.split(".")
+                assert re.search(rf"^(?:def|class) {names[0]}\b", code, flags=re.MULTILINE), (name, path, inside)
+                assert all(re.search(rf"^ +def {part}\b", code, flags=re.MULTILINE) for part in names[1:]), (name, path, inside)
