@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
-from faults import damage, kills, page, surroundings
+from faults import damage, kills, notebook, page, surroundings
 from faults.bench import Bench
 from faults.results import RESULTS, Row, export, read
 
@@ -32,11 +32,12 @@ def groups() -> dict[str, Group]:
             f"anywhere-{system}": (f"SIGKILL at any moment ({system})", partial(kills.anywhere, system=system)),
             f"damage-unfinished-{system}": (f"Damaged files of an unfinished round ({system})", partial(damage.unfinished, system=system)),
             f"damage-finished-{system}": (f"Damaged files of finished rounds ({system})", partial(damage.finished, system=system)),
+            f"exchanged-{system}": (f"Whole folders of another run ({system})", partial(damage.exchanged, system=system)),
             f"disk-{system}": (f"Disk full ({system})", partial(surroundings.disk_full, system=system)),
             f"file-limit-{system}": (f"No room for a file ({system})", partial(surroundings.file_limit, system=system)),
         }
     interrupted = partial(kills.by_stage, system="spin", what=signal.SIGINT)
-    return result | {"ctrl-c": ("Ctrl-C in each stage", interrupted)}
+    return result | {"ctrl-c": ("Ctrl-C in each stage", interrupted), "notebook": ("A notebook interrupted", notebook.interrupted)}
 
 
 def smoke(bench: Bench) -> Iterator[Row]:

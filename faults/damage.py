@@ -44,6 +44,26 @@ def unfinished(bench: Bench, system: str) -> Iterator[Row]:
     yield from _rows(bench, system, bench.cut_off(system), bench.cut_off(system, seed=1), "unfinished", "round_2/")
 
 
+def exchanged(bench: Bench, system: str) -> Iterator[Row]:
+    """Put whole folders of a run with another seed, whose files fit each other, in the place of this run's; then play round 2."""
+    for state, other, name in (
+        (bench.finished(system, 1), bench.finished(system, 1, 1), "finished"),
+        (bench.cut_off(system), bench.cut_off(system, seed=1), "unfinished"),
+    ):
+        for folder in sorted({str(Path(*Path(file).parts[:n])) for file in files(state) for n in (1, 2) if n < len(Path(file).parts)}):
+            if name == "unfinished" and not folder.startswith("round_2"):
+                continue
+            row = Row(f"{folder}/ of another run ({system}, {name} round)")
+            bench.number += 1
+            run = bench.folder / f"run-{bench.number}"
+            shutil.copytree(state, run)
+            shutil.rmtree(run / folder)
+            shutil.copytree(other / folder, run / folder)
+            row.count(*bench.verdict(system, run, bench.play(system, run), folder))
+            bench.drop(run)
+            yield row
+
+
 def _rows(bench: Bench, system: str, state: Path, other: Path, name: str, only: str = "") -> Iterator[Row]:
     for file in files(state):
         if not file.startswith(only):

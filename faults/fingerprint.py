@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 ASIDE = ("lock", "summary.png", "training.damaged.pt")  # the holder's name, a drawing of what the tables hold, what has been set aside
-PASSING = ("seconds", "provenance")  # differ between any two runs
+PASSING = ("seconds", "provenance", "mark", "run")  # differ between any two runs
 Prints = dict[str, str]
 
 
@@ -19,7 +19,7 @@ def fingerprints(run: Path) -> Prints:
 def _print(path: Path) -> str:
     content = path.read_bytes()
     try:
-        if path.name == "manifest.json":
+        if path.name in ("manifest.json", "run.json"):
             content = json.dumps(_lasting(json.loads(content)), sort_keys=True).encode()
         elif path.suffix == ".safetensors":  # the order of the header's entries varies, what they say does not
             size = 8 + int.from_bytes(content[:8], "little")

@@ -14,7 +14,8 @@ HEAD = """# What was tried to break it
 compares every data file, tensors, tables, pictures and what the manifests say of them, with those of an undisturbed run. Each process is
 forked from one that has imported everything, and prints no plan, which writes nothing: a trial takes seconds. After a smaller micro-batch,
 whose sums are rounded in another order, losses are compared within 0.001. A damaged file is damaged in one way at a time: one bit flipped,
-cut off at a random place, deleted, or replaced by the file of the same name of a run with another seed (by noise if that has none).
+cut off at a random place, deleted, or replaced by the file of the same name of a run with another seed (by noise if that has none). Whole
+folders of that run, whose files fit each other, are exchanged too.
 
 A run *survives* if it ends with the same files as an undisturbed one (*same*), if it stops with one line that names the file or the round
 (*refused*), or if nothing that was made after the fault used the damaged file (*unused*). *Traceback*: it stopped, and nothing was
@@ -29,7 +30,9 @@ Counts are of revisions in which what an earlier trial had found was mended:
   training it is.
 - `held_out.parquet` was no recorded file of an evaluation: another run's was compared with, and a damaged one ended in a traceback.
 - Round 1's prompts and images, the references of the weights by distance, were read without a check of what the round had recorded; a
-  damaged `prompts.parquet` ended in a traceback. Where a row below still counts tracebacks for it, it was tried before this was mended.
+  damaged `prompts.parquet` ended in a traceback.
+- A whole round's folder of another run, files and manifest together, was played on. Every manifest now carries a mark that was drawn when
+  its run's folder was made.
 
 """
 

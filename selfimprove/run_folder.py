@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import subprocess
 import time
 from collections.abc import Iterator
@@ -107,15 +108,28 @@ class RunFolder:
     path: Path
     identity: dict[str, Any]
     lock: Lock | None = field(default=None, repr=False, compare=False)
+    mark: str = ""  # drawn when the folder was made, and written into every manifest
 
     def round(self, index: int) -> Path:
         """Return the folder of a round."""
         return self.path / f"round_{index}"
 
     def manifest(self, index: int) -> dict[str, Any]:
-        """Return {"round": index, "stages": {name: {"seconds", "files", ...}}}; "stages" is empty before the first stage is done."""
+        """Return {"round": index, "run": mark, "stages": {name: {"seconds", "files", ...}}}; "stages" is empty at first.
+
+        Raises:
+            RunError: the round's folder comes from another run.
+        """
         path = self.round(index) / "manifest.json"
-        return read_json(path) if path.exists() else {"round": index, "stages": {}}
+        if not path.exists():
+            return {"round": index, "run": self.mark, "stages": {}}
+        manifest = read_json(path)
+        if (manifest.get("round"), manifest.get("run", "")) != (index, self.mark):
+            raise RunError(
+                f"{self.round(index)} is round {manifest.get('round')} of another run (its manifest.json does not carry this run's mark); "
+                "put the right folder back, or delete it and the folders of later rounds to have them played again"
+            )
+        return manifest
 
     def is_done(self, index: int, stage: str) -> bool:
         """Return whether a stage of a round is finished."""
@@ -223,7 +237,7 @@ def open_run(path: Path, identity: dict[str, Any], about: dict[str, Any]) -> Run
             path.mkdir(parents=True, exist_ok=True)
         lock = hold(path)
         if state.is_main_process and not file.exists():
-            write_json(file, {"format": FORMAT, "identity": identity, **about})
+            write_json(file, {"format": FORMAT, "mark": secrets.token_hex(8), "identity": identity, **about})
     state.wait_for_everyone()  # so that all processes pass every later barrier together
     there = read_json(file)
     if there.get("format") != FORMAT:
@@ -233,4 +247,4 @@ def open_run(path: Path, identity: dict[str, Any], about: dict[str, Any]) -> Run
         )
     if differing := differences(there["identity"], identity):
         raise RunError(f"run={str(path)!r} holds another run ({'; '.join(differing)}); give another run folder, or the same settings")
-    return RunFolder(path, identity, lock)
+    return RunFolder(path, identity, lock, there.get("mark", ""))

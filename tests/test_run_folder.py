@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -141,3 +142,19 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir(mode=0o500)
     with pytest.raises(PermissionError, match="run"):
         open_run(tmp_path / "run", {}, {})
+
+
+def test_a_round_of_another_run_is_refused(tmp_path: Path) -> None:
+    ours, theirs = (open_run(tmp_path / name, {"seed": 0}, {}) for name in ("ours", "theirs"))
+    for run in (ours, theirs):
+        with run.stage(0, "evaluation"):
+            pass
+    with ours.stage(1, "training"):
+        pass
+    shutil.copyfile(theirs.round(0) / "manifest.json", ours.round(0) / "manifest.json")
+    with pytest.raises(RunError, match=r"round_0 is round 0 of another run"):
+        ours.is_done(0, "evaluation")
+    shutil.copyfile(ours.round(1) / "manifest.json", ours.round(0) / "manifest.json")
+    with pytest.raises(RunError, match=r"round_0 is round 1 of another run"):
+        ours.manifest(0)
+    assert open_run(tmp_path / "ours", {"seed": 0}, {}).is_done(1, "training")
