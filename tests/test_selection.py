@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from selfimprove.recursion.selection import SelectionError, combine, random_control, select
+from selfimprove.recursion.selection import SelectionError, combine, select
 
 BOTH = {"a": 1.0, "b": 1.0}
 
@@ -55,16 +55,6 @@ def test_strategies() -> None:
     assert kept(select(scores, {"a": 1.0}, "manual", 0, seed=0, kept_ids=["i7", "i3"])) == ["i3", "i7"]
     assert best["reason"][best["place"] == 0].iloc[0] == "among the best 5 of the pool, place 1"
     assert best["reason"][best["place"] == 5].iloc[0] == "not kept, place 6"
-
-
-def test_every_strategy_has_a_random_control_of_its_size() -> None:
-    for strategy, size in (("pool", 7), ("per-prompt", 12), ("threshold", 0)):
-        chosen = select(pool(), BOTH, strategy, size, seed=0, threshold=0.6)
-        control = random_control(chosen, seed=1)
-        assert control["kept"].sum() == chosen["kept"].sum()
-        assert kept(control) != kept(chosen)
-        assert kept(control) == kept(random_control(chosen, seed=1))
-        assert kept(control) != kept(random_control(chosen, seed=2))
 
 
 def test_ties_are_broken_by_seed_and_id_not_by_position() -> None:

@@ -7,7 +7,6 @@ from selfimprove.evaluation.statistics import (
     holm,
     paired_p_value,
     prompts_for_difference,
-    prompts_for_win_rate,
     seeds_and_prompts,
     seeds_with_intervals,
     student_interval,
@@ -93,17 +92,6 @@ def test_as_many_prompts_as_advised_find_the_difference_eight_times_in_ten() -> 
     assert 0.74 <= np.mean(found) <= 0.86
     assert prompts_for_difference(pilot, -0.3) == needed
     assert prompts_for_difference(np.ones(3), 1.0) == 2
-
-
-def test_prompts_for_a_win_rate() -> None:
-    assert 760 <= prompts_for_win_rate(0.55) <= 800  # (1.96 + .84)^2 .25 / .05^2 is 785
-    assert prompts_for_win_rate(0.45) == prompts_for_win_rate(0.55)
-
-
-@pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
-def test_a_win_rate_that_cannot_be_planned_for(rate: float) -> None:
-    with pytest.raises(ValueError, match="rate="):
-        prompts_for_win_rate(rate)
 
 
 def test_no_difference_cannot_be_planned_for() -> None:

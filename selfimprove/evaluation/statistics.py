@@ -107,18 +107,3 @@ def prompts_for_difference(differences: Float[np.ndarray, " n"], wanted: float) 
         return 2
     effect = min(abs(wanted) / spread, 10.0)  # above 10 two prompts are enough, and the solver fails
     return max(2, int(np.ceil(TTestPower().solve_power(effect_size=effect, alpha=0.05, power=POWER))))
-
-
-def prompts_for_win_rate(rate: float) -> int:
-    """Return how many prompts tell a win rate of `rate` from one half (level 5 %, power 0.8).
-
-    Raises:
-        ValueError: `rate` is one half, or outside (0, 1).
-    """
-    if not 0 < rate < 1 or rate == 0.5:
-        raise ValueError(f"rate={rate!r} cannot be planned for; give a win rate between 0 and 1 other than .5")
-    from statsmodels.stats.power import NormalIndPower
-    from statsmodels.stats.proportion import proportion_effectsize
-
-    effect = abs(proportion_effectsize(rate, 0.5))
-    return int(np.ceil(NormalIndPower().solve_power(effect_size=effect, alpha=0.05, power=POWER, ratio=0)))

@@ -160,9 +160,3 @@ def _manual(ids: pd.Series, kept_ids: Collection[str]) -> np.ndarray:
     if not kept_ids:
         raise SelectionError("the list of kept ids is empty; keep at least one image")
     return np.array(sorted(known[name] for name in set(kept_ids)))
-
-
-def random_control(selection: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Return the same candidates with the same number kept at random. A strategy must be compared with this control."""
-    candidates = selection.drop(columns=["place", "kept", "reason"])
-    return select(candidates, {}, "random", int(selection["kept"].sum()), seed)

@@ -140,8 +140,3 @@ def coupled_beta(sigma: float, steps: int, penalty: float) -> float:
     if not sigma > 0:
         raise ValueError(f"sigma={sigma!r}: the coupled beta is infinite there (always so at t = 1); give beta apart from sigma")
     return penalty * steps / (2 * sigma**2)
-
-
-def proof_beta(scale: float, gamma: float, h: float) -> float:
-    """Return beta_t = s gamma_t / h_t^2, as in the proof of Theorem 5.2."""
-    return scale * gamma / h**2
