@@ -29,7 +29,9 @@ def _arguments() -> tuple[Request, dict[str, Any], str]:
         command.add_argument("--iter", type=int, required=True, help="the round to play; missing earlier rounds are played first")
         command.add_argument("--preset", default=presets[0], help=f"one of {', '.join(presets)}")
         command.add_argument("--model", default="", help="'shapes', a pipeline folder or a hub id; default: the preset's")
-        command.add_argument("--data", default="", help="'shapes', 'shapes-base' or an imagefolder; default: the preset's")
+        command.add_argument(
+            "--data", default="", help="'shapes', or captioned images or pairs: a folder, table, shards, tar, id; default: the preset's"
+        )
         if kind is RsiRequest:
             command.add_argument("--prompts", default="", help="'shapes', a file of prompts, or a datasets id; default: the preset's")
         command.add_argument("--run", default="", help="run folder; default: runs/<preset>-<identity>")
@@ -61,7 +63,7 @@ def main() -> None:
             opponent_cache=cache,
         )  # fmt: skip
         if PartialState().is_main_process:
-            print("\n".join(plan(run, request.iter).lines), flush=True)
+            print("\n".join([*run.account(), *plan(run, request.iter).lines]), flush=True)
         infos = play(run, request.iter)
     except SelfImproveError as error:
         sys.exit(f"error: {error}")

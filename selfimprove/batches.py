@@ -34,6 +34,11 @@ class TrainingSet:
     generated: Store | None
     weights: Float[Tensor, " examples"] | None = None
 
+    @property
+    def images(self) -> int:
+        """Return the number of different images: an epoch trains on each once, with one of its captions."""
+        return draws.count_images(self.ids)
+
     def fingerprint(self) -> str:
         """Return 12 hexadecimal digits of a hash of ids, text, latents and weights."""
         stores = [store.digest() for store in (self.text, self.real, self.generated) if store]
@@ -64,16 +69,23 @@ class Batch:
 
 @lru_cache(maxsize=2)
 def _epoch_order(ids: tuple[str, ...], seed: int, round_index: int, epoch: int) -> list[int]:
-    return sorted(range(len(ids)), key=lambda i: draws.key_hash(seed, "order", round_index, epoch, ids[i]))
+    """Return the examples of an epoch in order: of each image one, whose caption is drawn among the image's captions."""
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(ids):
+        rows.setdefault(draws.image_of(name), []).append(row)
+    order = sorted(rows, key=lambda image: draws.key_hash(seed, "order", round_index, epoch, image))
+    # the least hash draws the same caption among all of an image as among those that the round reaches
+    caption = lambda i: draws.key_hash(seed, "caption", round_index, epoch, ids[i])  # noqa: E731
+    return [rows[image][0] if len(rows[image]) == 1 else min(rows[image], key=caption) for image in order]
 
 
 def batch_rows(ids: tuple[str, ...], seed: int, round_index: int, first: int, count: int) -> list[tuple[int, int]]:
-    """Return (example, epoch) at positions first..first+count-1 of the round; every epoch has its own permutation of the examples."""
-    rows = []
-    for epoch in range(first // len(ids), (first + count - 1) // len(ids) + 1):
+    """Return (example, epoch) at positions first..first+count-1 of the round; every epoch has its own permutation of the images."""
+    rows, images = [], draws.count_images(ids)
+    for epoch in range(first // images, (first + count - 1) // images + 1):
         order = _epoch_order(ids, seed, round_index, epoch)
-        start = epoch * len(ids)
-        rows += [(order[p - start], epoch) for p in range(max(first, start), min(first + count, start + len(ids)))]
+        start = epoch * images
+        rows += [(order[p - start], epoch) for p in range(max(first, start), min(first + count, start + images))]
     return rows
 
 

@@ -48,6 +48,8 @@ class Settings:
     # Sphinx takes the words before a colon in a `#:` comment for a type, so these comments have no colon.
     # Examples: `samples` is the number of (image, caption) pairs per round, fewer if the data are fewer; in recursion, of images drawn.
     samples: int = 1024
+    image_column: str = ""  #: column of `data`'s table that names the images; if empty, file_name or another usual name
+    caption_column: str = ""  #: column that holds the captions; if empty, text, caption, prompt or another usual name
     validation: int = 128  #: further images that are kept out of training, for the scores that need real images
 
     # Rollout: how the opponent's images are sampled.
@@ -214,6 +216,7 @@ def _fits(value: Any, kind: Any) -> bool:
 FREE = ("rollout_batch", "micro_batch", "gradient_checkpointing", "checkpoint_every")
 # Settings of how players are judged and of what a sitting does: no player depends on them. Evaluations record them on their own.
 JUDGING = ("evaluation_prompts", "evaluation_images", "evaluation_steps", "evaluation_guidance", "evaluation_part", "on_collapse")
+COLUMNS = ("image_column", "caption_column")
 _FIELDS = {f.name: f for f in fields(Settings)}
 
 
@@ -259,9 +262,9 @@ class Preset:
         """Return the settings that change the players as a flat dictionary: {"lr": ..., "round 3 lr": ...}.
 
         The settings in `FREE` are left out: after an out-of-memory error a run may continue with smaller batches. So are those in
-        `JUDGING`: a finished run may be judged on more prompts.
+        `JUDGING`: a finished run may be judged on more prompts; and those in `COLUMNS`, as the data are known by what was read.
         """
-        free = {*FREE, *JUDGING}
+        free = {*FREE, *JUDGING, *COLUMNS}
         flat = {name: value for name, value in asdict(self.settings).items() if name not in free}
         for index, differences in enumerate(self.rounds, start=1):
             flat |= {f"round {index} {name}": value for name, value in differences.items() if name not in free}

@@ -6,6 +6,7 @@ example is identified by the hash of its prompt and image index, so any single e
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float, Int
@@ -25,6 +26,22 @@ def key_hash(*parts: Key) -> int:
 def example_id(prompt: str, image: int = 0) -> str:
     """Return the identifier of image number `image` of a prompt: 16 hexadecimal digits."""
     return f"{key_hash('example', prompt, image):016x}"
+
+
+def several_captions(image: str, example: str) -> str:
+    """Return the identifier of an example whose image, of that identity, has several captions and an example for each."""
+    return f"{image}#{example}"
+
+
+def image_of(example: str) -> str:
+    """Return the identity of an example's image, which examples of its other captions share."""
+    return example.partition("#")[0]
+
+
+@lru_cache(maxsize=2)
+def count_images(examples: tuple[str, ...]) -> int:
+    """Return the number of different images among examples: the length of an epoch."""
+    return len({image_of(example) for example in examples})
 
 
 def generator(*key: Key) -> torch.Generator:

@@ -7,3 +7,7 @@ class SelfImproveError(ValueError):
 
 class ArgumentError(SelfImproveError):
     """An argument or a setting has a value that cannot be used."""
+
+
+class DataError(SelfImproveError):
+    """The data cannot be used; the message says why and what to do."""

@@ -106,7 +106,7 @@ def precompute(
         return {"errors": torch.cat(errors)}
 
     live = LiveOpponent(network)
-    wanted = settings.steps_for(len(data.ids)) * per_step
+    wanted = settings.steps_for(data.images) * per_step
     whole_shards = math.ceil(wanted / SHARD) * SHARD  # so that a longer run only adds shards to the store
     return PrecomputedOpponent(build_store(folder, whole_shards, make, f"round {round_index}: the opponent's errors"))
 

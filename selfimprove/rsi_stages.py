@@ -141,7 +141,7 @@ def _selected(run: Run, settings: Settings, index: int, dtype: torch.dtype) -> T
     prompts = [p for frame in frames.values() for p in frame["prompt"]]
     weights = [w for frame in frames.values() for w in frame["weight"]]
     data = run.data
-    real = data.train[: settings.real_samples]
+    real = data.train_rows(settings.real_samples)
     ids += [f"real-{data.ids[i]}" for i in real]
     prompts += [data.captions[i] for i in real]
     weights += [1.0] * len(real)

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 
 from selfimprove.config import Preset, Settings
-from selfimprove.data.images import STREAMS, DataError, ImageText, load_data, no_images, shapes_prompts
+from selfimprove.data.images import STREAMS, ImageText, load_data, no_images, shapes_prompts, shortened
+from selfimprove.errors import DataError
+from selfimprove.files import write_json
 from selfimprove.models.lora import check_rank
 from selfimprove.models.pipeline import Diffuser, ModelError, load_diffuser, model_hash, resolve_model
 from selfimprove.opponent import check_identity
@@ -39,10 +42,15 @@ class Run:
         """Return the cache folder of round `index` and of the opponent with this hash, or None; a sweep may have several opponents."""
         return self.opponent_cache / f"round_{index}-{opponent[:12]}" if self.opponent_cache else None
 
-    @property
+    @cached_property
     def truncated(self) -> list[str]:
         """Return the captions and prompts that the tokenizer cuts at its limit."""
         return self.diffuser.truncated([*self.data.captions, *(self.collection.prompts if self.collection else [])])
+
+    def account(self) -> list[str]:
+        """Return in lines what of the data is used and what is not, and why. `data.json` in the run folder has the whole lists."""
+        cut = [f"captions longer than the tokenizer's limit, truncated: {len(self.truncated)}", *shortened(self.truncated)]
+        return [*self.data.account(), *cut]
 
 
 def set_up(
@@ -57,7 +65,8 @@ def set_up(
     scorers: Mapping[str, Scorer] | None = None,
     opponent_cache: str | Path = "",
 ) -> Run:
-    """Load and check model, data and prompts, without expensive work; write only run.json (and cache.json in a new cache).
+    """Load and check model, data and prompts, without expensive work; write only run.json and data.json (and cache.json in a
+    new cache).
 
     `preset`: a preset or its name. `name`: the first part of the default run folder's name; if empty, the preset's name, or "run".
     `model`, `data`, `prompts`: if empty, the preset's. `run`: the run folder; if empty, `runs/<name>-<hash of the identity>`. `device`: if
@@ -86,7 +95,8 @@ def set_up(
     diffuser = load_diffuser(folder, chosen)
     if data:
         counts = (settings.samples, settings.validation, settings.evaluation_prompts)
-        images = load_data(data, *counts, diffuser.image_size, seed, settings.evaluation_part)
+        columns = (settings.image_column, settings.caption_column)
+        images = load_data(data, *counts, diffuser.image_size, seed, settings.evaluation_part, *columns)
     else:
         images = no_images()
     images = _judged_on(images, collection, prompts, settings)
@@ -103,7 +113,10 @@ def set_up(
     if cache:  # a cache belongs to one model, data set and seed; inside, each round and opponent has a folder
         check_identity(cache / "cache.json", {name: identity[name] for name in ("model", "data", "seed")})
     path = Path(run) if run else Path("runs") / f"{name}-{identity_hash(identity)}"
-    return Run(preset, diffuser, images, available, seed, open_run(path, identity, about), collection, cache)
+    made = Run(preset, diffuser, images, available, seed, open_run(path, identity, about), collection, cache)
+    lists = {"name": images.name, "notes": images.notes, "skipped": images.skipped, "truncated": made.truncated}
+    write_json(path / "data.json", lists)
+    return made
 
 
 def _collect(prompts: str, settings: Settings, seed: int) -> Collection:
@@ -165,9 +178,9 @@ def _check(settings: Settings, diffuser: Diffuser, images: ImageText, scorers: M
         raise DataError("generated_source='loser' needs labelled pairs: Pick-a-Pic (shards, or a dataset's id owner/name) or data='shapes'")
     if source in ("real", "real-reencoded") and images.fetch_fresh is None:
         raise DataError(f"generated_source={source!r} needs fresh real images, which only data='shapes' can give")
-    if settings.real_samples > len(images.train):
+    if settings.real_samples > images.examples:
         raise DataError(
-            f"real_samples={settings.real_samples} is more than the {len(images.train)} real images; give more in data, or ask for fewer"
+            f"real_samples={settings.real_samples} is more than the {images.examples} real images; give more in data, or ask for fewer"
         )
     if images.scenes and diffuser.image_size != (IMAGE_SIZE, IMAGE_SIZE):
         raise ModelError(

@@ -14,6 +14,7 @@ from torch import Tensor
 from selfimprove.batches import TrainingSet, batch_rows
 from selfimprove.config import Settings
 from selfimprove.data.latents import Part, Store, build_store, link_store
+from selfimprove.draws import image_of
 from selfimprove.files import write_json, write_table
 from selfimprove.models.pipeline import model_hash
 from selfimprove.opponent import check_identity
@@ -28,14 +29,19 @@ def spin_training_set(run: Run, settings: Settings, opponent: Path, index: int) 
     data, folder, dtype = run.data, run.folder.path, stored_as(settings)
     captions, ids = [data.captions[i] for i in data.train], tuple(data.ids[i] for i in data.train)
     text, rows = text_store(run, folder / "text", captions, dtype)
+    first = {image_of(name): row for name, row in zip(reversed(ids), reversed(data.train), strict=True)}  # a row of each image
+    images = list(reversed(first.values()))
     real = build_store(
-        folder / "real", len(captions),
-        lambda r: encoded(run, data.images([data.train[i] for i in r]), settings.flip), "real latents", dtype,
-        {**of_identity(run, "model", "data"), "flip": settings.flip}, ids,
+        folder / "real", len(images),
+        lambda r: encoded(run, data.images(images[r.start : r.stop]), settings.flip), "real latents", dtype,
+        {**of_identity(run, "model", "data"), "flip": settings.flip}, list(reversed(first)),
     )  # fmt: skip
+    if len(images) < len(ids):
+        place = {image: number for number, image in enumerate(reversed(first))}
+        real = Part(real, [place[image_of(name)] for name in ids])
     if settings.objective == "sft":
         return TrainingSet(ids, rows, text, real, None)
-    chosen = _reached(run, settings, ids, index)
+    chosen = reached(run, settings, index)
     if len(chosen) < len(ids):
         ids, rows, captions = tuple(ids[i] for i in chosen), [rows[i] for i in chosen], [captions[i] for i in chosen]
         real = Part(real, chosen)
@@ -60,15 +66,20 @@ def held_out_latents(run: Run) -> Tensor:
     return store.take("mean", range(store.rows))
 
 
-def _reached(run: Run, settings: Settings, ids: tuple[str, ...], index: int) -> list[int]:
+def reached(run: Run, settings: Settings, index: int) -> list[int]:
     """Return the rows of the examples for which the opponent draws an image (`Settings.drawn`), in ascending order.
 
-    Within the first epoch, these examples come in the same order as among all examples, so the batches are the same.
+    Within the first epoch, these examples come in the same order as among all examples, so the batches are the same. Of an image with
+    several captions, those count that an epoch of the round draws.
     """
-    count = settings.drawn(len(ids), bool(run.opponent_cache))
-    if count == len(ids):
+    data = run.data
+    ids, images = tuple(data.ids[i] for i in data.train), data.examples
+    count = settings.drawn(images, bool(run.opponent_cache))
+    everything = count == images and (images == len(ids) or run.opponent_cache or settings.weighting != "none")
+    if everything:
         return list(range(len(ids)))
-    return sorted(row for row, _ in batch_rows(ids, run.seed, index, 0, count))
+    positions = count if images == len(ids) else settings.steps_for(images) * settings.batch
+    return sorted({row for row, _ in batch_rows(ids, run.seed, index, 0, positions)})
 
 
 def of_identity(run: Run, *names: str) -> dict[str, Any]:

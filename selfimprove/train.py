@@ -193,7 +193,7 @@ def train(
     # not by a wrapper of the model, so the model needs only its precision.
     model = accelerator.prepare_model(player, device_placement=False, evaluation_mode=True)
     prepared = accelerator.prepare_optimizer(optimiser, device_placement=False)
-    steps = settings.steps_for(len(data.ids))
+    steps = settings.steps_for(data.images)
 
     progress = tqdm(
         range(first, steps), desc=f"round {round_index}: training", initial=first, total=steps,

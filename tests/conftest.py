@@ -13,6 +13,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from selfimprove.batches import TrainingSet
+from selfimprove.data import items
 from selfimprove.data.latents import Store, build_store
 from selfimprove.models.pipeline import load_diffuser
 from selfimprove.shapes import PIPELINE
@@ -43,6 +44,14 @@ def tiny_pipeline(seed: int = 0) -> StableDiffusionPipeline:
         vae=vae, text_encoder=CLIPTextModel(text), tokenizer=tokenizer, unet=unet, scheduler=scheduler,
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def checked(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What was found in images is kept in a folder of the test's own."""
+    folder = tmp_path_factory.mktemp("checked")
+    monkeypatch.setattr(items, "CHECKED", folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

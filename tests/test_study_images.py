@@ -64,9 +64,9 @@ def test_errors_of_a_folder(tmp_path: Path) -> None:
         load_pictures(tmp_path)
     table = tmp_path / "metadata.csv"
     for text, message in {
-        "file_name,caption\nx.png,a\n": "has no column prompt, only",
-        "file_name,prompt\nx.png,\n": "has no prompt for x.png",
-        "file_name,prompt\n": "has no images",
+        "file_name,said\nx.png,a\n": "has no column text, caption, prompt or the like; its columns are",
+        "file_name,prompt\nx.png,\n": "metadata.csv row 1 .line 2. .x.png. has an empty caption",
+        "file_name,prompt\n": "has no rows",
         "file_name,prompt\nx.png,a\n": "lists x.png, which is not there",
         "file_name,prompt\nbad.png,a\n": "cannot be read as an image",
         "file_name,prompt,image\ny.png,a,0\nz.png,a,0\n": "has image 0 of 'a' twice .y.png, z.png.",

@@ -1,36 +1,41 @@
-"""Load image-text sets: the winners of the shapes world, a folder in the Hugging Face imagefolder convention, or Pick-a-Pic."""
+"""Load image-text sets: the winners of the shapes world, people's own captioned images, or labelled pairs such as Pick-a-Pic."""
 
-import csv
 import hashlib
-import json
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from selfimprove.data.pairs import LEAST, DataError, Shards, kept_out
+from selfimprove.data.folders import list_images
+from selfimprove.data.items import THREADS, Item, Listing, looks
+from selfimprove.data.opening import Look, fitted
+from selfimprove.data.pairs import Shards, pair_shards
+from selfimprove.data.splits import LEAST, group, kept_out
 from selfimprove.data.streaming import streamed
-from selfimprove.draws import EVALUATION_SEED, example_id, key_hash
+from selfimprove.draws import EVALUATION_SEED, count_images, example_id, image_of, key_hash, several_captions
+from selfimprove.errors import DataError
 from selfimprove.scorers import SHAPES_SCORERS
-from selfimprove.scorers.images import to_rgb
 from selfimprove.shapes.captions import Caption, caption
 from selfimprove.shapes.image_sets import HELD_IN_SCENES, base_set, losers, winners
 from selfimprove.shapes.render import Drawing, render
 
+SHOWN = 5  # examples of what is skipped, in the lines that are printed
+CUT = 0.5  # share of an image that the centre crop should leave
 STREAMS = {"test": "evaluation", "validation": "validation"}  # part -> stream that phrases the shapes world's prompts
 
 
 @dataclass(frozen=True)
 class ImageText:
     """A set of captioned images. `fetch(i)` returns image i, (3, H, W) in [0, 1]. No training reads the rows in `validation`.
+
+    Row i is an image and one of its captions. The rows of an image with several captions share the first part of their ids (see
+    `draws.image_of`); an epoch trains on one of them.
 
     `evaluation` holds one (prompt, image index) per evaluation image. Its prompts come from one of the two parts kept out of training.
     `scenes` holds what each evaluation prompt says; it is None unless the truth about a prompt is known, as in the shapes world.
@@ -44,15 +49,32 @@ class ImageText:
     validation: list[int]
     evaluation: list[tuple[str, int]]
     fingerprint: str
-    skipped: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)  # what is not used, and why, one text each
+    notes: list[str] = field(default_factory=list)  # how many images each part has, and what else is to be said of them
     scenes: list[Caption] | None = None
     scorers: tuple[str, ...] = ()  # names of learned scorers for this kind of image (see `scorers.load_scorers`)
     fetch_fresh: Callable[[int], Tensor] | None = field(default=None, repr=False)  # returns another real image of caption i
     fetch_loser: Callable[[int], Tensor] | None = field(default=None, repr=False)  # returns the loser of labelled pair i
+    threads: int = 1  # how many images are decoded at once
+
+    @property
+    def examples(self) -> int:
+        """Return the number of different images to train on; an image has a row per caption."""
+        return count_images(tuple(self.ids[i] for i in self.train))
+
+    def train_rows(self, images: int) -> list[int]:
+        """Return the training rows of the first images, with all their captions."""
+        first = list(dict.fromkeys(image_of(self.ids[i]) for i in self.train))[:images]
+        return [i for i in self.train if image_of(self.ids[i]) in set(first)]
+
+    def account(self) -> list[str]:
+        """Return in lines what of the data is used, and what is not and why: `SHOWN` examples of many."""
+        return [*self.notes, f"images or rows skipped: {len(self.skipped)}", *shortened(self.skipped)]
 
     def images(self, rows: Sequence[int]) -> Float[Tensor, "b 3 h w"]:
         """Return the images of the given rows, stacked."""
-        return torch.stack([self.fetch(i) for i in rows])
+        with ThreadPoolExecutor(self.threads) as pool:
+            return torch.stack(list(pool.map(self.fetch, rows)) if self.threads > 1 else [self.fetch(i) for i in rows])
 
     def judged_on(self, prompts: Sequence[str], scenes: Sequence[Caption] | None, copies: int) -> "ImageText":
         """Return the same images with other evaluation prompts, `copies` images of each. Without `scenes` the result names no scorers."""
@@ -65,21 +87,23 @@ class ImageText:
 
 
 def load_data(
-    data: str, samples: int, validation: int, evaluation: int, image_size: tuple[int, int], seed: int, part: str = "test"
-) -> ImageText:
+    data: str, samples: int, validation: int, evaluation: int, image_size: tuple[int, int], seed: int, part: str = "test",
+    image_column: str = "", caption_column: str = "",
+) -> ImageText:  # fmt: skip
     """Load `samples` training and `validation` further images with captions, and `evaluation` prompts of the test or validation `part`.
 
-    For a folder or pairs, the parts train, validation and test share no caption. Validation and test together hold at most a tenth of the
-    captions, but at least one each. Neither `seed` nor `part` changes the split; `seed` chooses the training images among the rest.
+    Of images that are given, the parts train, validation and test share no caption and no image, by content. Validation and test together
+    hold at most a tenth of the captions, but at least one each. Neither `seed` nor `part` changes the split; `seed` chooses the training
+    images among the rest. Of fewer than three different captions the parts share captions, but no image.
 
-    `data` is "shapes" (the winners), "shapes-base" (the training set of the embedded model), a folder of images with `metadata.jsonl` or
-    `metadata.csv` (columns `file_name` and `text`), or pairs in Pick-a-Pic's schema, whose preferred images are the real ones. Pairs are
-    given as a parquet shard, a folder of shards, or the id owner/name of a data set on the hub, which is streamed as far as needed.
-    A folder with fewer than three different captions is split by image.
+    `data` is "shapes" (the winners), "shapes-base" (the training set of the embedded model), captioned images in a form that
+    `folders.list_images` reads, or pairs in Pick-a-Pic's schema, whose preferred images are the real ones. Pairs are given as a parquet
+    shard, a folder of shards, or the id owner/name of a data set on the hub, which is streamed as far as needed. `image_column` and
+    `caption_column` name the columns of a table; if empty, those of a usual name are read.
 
     Raises:
-        DataError: see `_read_metadata`, `pairs.Shards` and `streaming.streamed`; also if no image can be read, there are too few captions
-            or images to split, or `part` is unknown.
+        DataError: see `folders.list_images`, `pairs.Shards` and `streaming.streamed`; also if no image can be read, there are too few
+            captions or images to split, or `part` is unknown.
     """
     if part not in STREAMS:
         raise DataError(f"evaluation_part={part!r} is not known; choose one of {list(STREAMS)}")
@@ -87,12 +111,20 @@ def load_data(
         raise DataError("data='' names nothing; give 'shapes' or a folder of images with metadata.jsonl")
     if data in ("shapes", "shapes-base"):
         return _shapes(data, samples, validation, evaluation, seed, part)
-    path = Path(data).expanduser()
-    if path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
-        return _pairs(path.name, Shards(data), samples, validation, evaluation, image_size, seed, part)
+    path, counts = Path(data).expanduser(), (samples, validation, evaluation)
+    if shards := pair_shards(path):
+        return _pairs(path.name, str(path), Shards(shards), counts, image_size, seed, part)
     if not path.exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", data):
-        return _pairs(data, _first_pairs(data, samples, validation, evaluation), samples, validation, evaluation, image_size, seed, part)
-    return _folder(path, samples, validation, evaluation, image_size, seed, part)
+        return _streamed_pairs(data, counts, image_size, seed, part)
+    listing = list_images(path, image_column, caption_column)
+    in_order = bool(listing.items) and listing.items[0].in_shard
+    return _assembled(path.name, str(path), listing, counts, image_size, seed, part, in_order=in_order)
+
+
+def shortened(texts: Sequence[str]) -> list[str]:
+    """Return the first texts, indented, and how many more there are."""
+    more = [f"  and {len(texts) - SHOWN} more, in data.json of the run folder"] if len(texts) > SHOWN else []
+    return [*(f"  {text}" for text in texts[:SHOWN]), *more]
 
 
 def no_images() -> ImageText:
@@ -151,147 +183,106 @@ def _shapes(name: str, samples: int, validation: int, evaluation: int, seed: int
     )
 
 
-def _read_metadata(folder: Path) -> list[tuple[Path, str]]:
-    """Return (image file, caption) of every row.
+def _assembled(
+    name: str, source: str, listing: Listing, counts: tuple[int, int, int], image_size: tuple[int, int], seed: int, part: str,
+    losers: Sequence[Item] = (), in_order: bool = False,
+) -> ImageText:  # fmt: skip
+    """Return the set of the items in a listing that can be read, split by caption and content; see `load_data`.
 
-    Raises:
-        DataError: the folder is missing or empty, has no metadata file, or has a row without a file name, a caption or an existing file.
+    `counts`: samples, validation, evaluation. `losers`: one per item, for pairs. `in_order`: train in the order of the source, so that each
+    of its shards is read once; otherwise the set depends on contents and captions, not on names.
     """
-    if not folder.is_dir():
-        raise DataError(f"data={str(folder)!r}: there is no such folder; give 'shapes' or a folder of images")
-    if not any(folder.iterdir()):
-        raise DataError(f"data={str(folder)!r} is empty; put images and a metadata.jsonl into it")
-    files = [folder / name for name in ("metadata.jsonl", "metadata.csv") if (folder / name).exists()]
-    if not files:
-        raise DataError(
-            f"data={str(folder)!r} has no metadata.jsonl or metadata.csv; "
-            'write one row an image, such as {"file_name": "cat.png", "text": "a cat"}'
-        )
-    if files[0].suffix == ".csv":
-        with files[0].open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-    else:
-        lines = files[0].read_text(encoding="utf-8").split("\n")  # unlike splitlines, keeps other line breaks inside a caption
-        try:
-            rows = [json.loads(line) for line in lines if line.strip()]
-        except json.JSONDecodeError as error:
-            raise DataError(f"{files[0].name} holds a line that is no JSON ({error}); write one object a line") from error
-    if not rows:
-        raise DataError(f"{files[0].name} has no rows; write one row an image")
-    entries = []
-    for number, row in enumerate(rows, start=1):
-        name, text = row.get("file_name"), row.get("text")
-        if not name or not isinstance(text, str):
-            raise DataError(f"{files[0].name} row {number} lacks file_name or text; both columns are needed")
-        if not text.strip():
-            raise DataError(f"{files[0].name} row {number} ({name}) has an empty caption; write one or remove the row")
-        if not (folder / name).is_file():
-            raise DataError(f"{files[0].name} row {number} names {name!r}, which is not in the folder; add it or remove the row")
-        entries.append((folder / name, text.strip()))
-    return entries
+    samples, validation, evaluation = counts
+    seen = looks(source, [*listing.items, *losers])
+    firsts, others = seen[: len(listing.items)], seen[len(listing.items) :]
+    skipped = [f"{item.name}: {each.problem}" for item, each in zip([*listing.items, *losers], seen, strict=True) if each.problem]
+    usable = [i for i, each in enumerate(firsts) if not each.problem and not (losers and others[i].problem)]
+    if not in_order:  # other names of the same files are the same data
+        usable.sort(key=lambda i: (firsts[i].digest, listing.items[i].captions))
+    items, shown = [listing.items[i] for i in usable], [firsts[i] for i in usable]
+    against, beaten = ([losers[i] for i in usable], [others[i] for i in usable]) if losers else ([], [])
+    digest = hashlib.sha256(b"train, validation, test by caption and content\0")
+    for item, *sides in zip(items, shown, *([beaten] if losers else []), strict=True):
+        digest.update("\0".join([*(side.digest for side in sides), *item.captions, ""]).encode())
+    rows = [(i, text) for i, item in enumerate(items) for text in item.captions]
+    captions = [text for _, text in rows]
+    ids = [
+        example_id(text, k) if len(items[i].captions) == 1 else several_captions(shown[i].digest[:16], example_id(text, k))
+        for (i, _), (text, k) in zip(rows, indexed(captions), strict=True)
+    ]
+    of_item = {i: row for row, (i, _) in reversed(list(enumerate(rows)))}  # the first row of each item
+    said = "; ".join([*(listing.notes if losers else []), *skipped[:1]])
+    found = f"data={source!r}: {len(items)} of {len(listing.items)} {'pairs' if losers else 'images'} can be read{said and f' ({said})'}"
+    groups, notes = group(items, shown + beaten, [ids[of_item[i]] for i in range(len(items))])
+    parts = kept_out(groups, validation, evaluation, found)
+    place = {group: number for number, group in enumerate(parts.validation)}
+    free, prompted = set(groups).difference(*parts), {name: number for number, name in enumerate(getattr(parts, part))}
+    train = sorted((i for i, g in enumerate(groups) if g in free), key=lambda i: key_hash(seed, "chosen", image_of(ids[of_item[i]])))
+    chosen = train[:samples]
+    if in_order:
+        chosen.sort()
+    held = sorted((i for i, g in enumerate(groups) if g in place), key=lambda i: place[groups[i]])
+    judging = sorted((prompted[groups[i]], row) for row, (i, _) in enumerate(rows) if groups[i] in prompted)
+    prompts = list(dict.fromkeys(captions[row] for _, row in judging))
+    tested = len(items) - len(train) - len(held)
+    notes = [
+        f"{len(items)} images with {len(rows)} captions: {len(chosen)} to train on, {len(held)} in the validation part, {tested} in the "
+        f"test part, {len(train) - len(chosen)} left over",
+        *listing.notes, *notes, *_sizes(items, shown, image_size),
+    ]  # fmt: skip
+    order = {i: number for number, i in enumerate(chosen)}
 
+    def fetch(row: int) -> Tensor:
+        i = rows[row][0]
+        return fitted(items[i].image(shown[i]), image_size)
 
-def open_image(path: Path, size: tuple[int, int]) -> Float[Tensor, "3 h w"]:
-    """Read an image file and fit it to `size` (see `fitted`).
-
-    Raises:
-        OSError: the file cannot be read as an image.
-    """
-    with Image.open(path) as opened:
-        image = ImageOps.exif_transpose(opened)
-        image.load()
-    return fitted(image, size)
-
-
-def fitted(image: Image.Image, size: tuple[int, int]) -> Float[Tensor, "3 h w"]:
-    """Convert an image of any size and mode to RGB in [0, 1]: scaled to cover `size` (height, width), centre-cropped, alpha on white.
-
-    Raises:
-        ScorerError: the image has mode F, whose range is unknown.
-    """
-    if image.mode.startswith(("I", "F")):  # 16 bits or more: PIL would clip the values at 255
-        image = to_rgb(image)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = ImageOps.fit(image.convert("RGB"), (size[1], size[0]), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
-
-
-def _folder(folder: Path, samples: int, validation: int, evaluation: int, image_size: tuple[int, int], seed: int, part: str) -> ImageText:
-    entries = _read_metadata(folder)
-    digest = hashlib.sha256(b"train, validation, test\0")  # another kind of split would be other data
-    paths, captions, skipped = [], [], []
-    for path, text in tqdm(entries, desc="reading images", leave=False):
-        digest.update(f"{path.relative_to(folder)}\0{text}\0".encode())
-        digest.update(path.read_bytes())
-        try:
-            open_image(path, image_size)
-        except (OSError, ValueError, SyntaxError):  # raised by PIL for broken files
-            skipped.append(path.relative_to(folder).as_posix())
-            continue
-        paths.append(path)
-        captions.append(text)
-    ids = [example_id(*pair) for pair in indexed(captions)]
-    keys = captions if len(set(captions)) >= LEAST else ids
-    parts = kept_out(keys, validation, evaluation, f"data={str(folder)!r}: {len(paths)} of {len(entries)} images can be read")
-    held_out = {key: place for place, key in enumerate(parts.validation)}
-    trainable, judging = set(keys).difference(*parts), getattr(parts, part)
-    said = dict(zip(keys, captions, strict=True))
-    return ImageText(
-        name=folder.name,
-        captions=captions,
-        ids=ids,
-        fetch=lambda i: open_image(paths[i], image_size),
-        train=sorted((i for i, k in enumerate(keys) if k in trainable), key=lambda i: key_hash(seed, "chosen", ids[i]))[:samples],
-        validation=sorted((i for i, k in enumerate(keys) if k in held_out), key=lambda i: held_out[keys[i]])[:validation],
-        evaluation=indexed([said[judging[i % len(judging)]] for i in range(evaluation)]),
-        fingerprint=digest.hexdigest(),
-        skipped=skipped,
-    )
-
-
-def _first_pairs(source: str, samples: int, validation: int, evaluation: int) -> Shards:
-    """Return the first pairs of a hub data set that leave `samples` pairs for training after the split; all pairs if there are too few."""
-    count = samples + validation + evaluation
-    while True:
-        shards = Shards(streamed(source, count), count)
-        captions = [row.prompt for row in shards.rows]
-        short = count  # too few prompts to split: double the count
-        if len(set(captions)) >= LEAST:
-            away = set[str]().union(*kept_out(captions, validation, evaluation, source))
-            short = samples - sum(caption not in away for caption in captions)
-        if short <= 0 or len(captions) < count:
-            return shards
-        count += short
-
-
-def _pairs(
-    name: str, shards: Shards, samples: int, validation: int, evaluation: int, image_size: tuple[int, int], seed: int, part: str
-) -> ImageText:
-    """Build the set from pairs: winners are the real images, losers the images they were preferred to. A prompt is in one part only."""
-    captions = [row.prompt for row in shards.rows]
-    found = f"data={name!r} has {len(set(captions))} prompts with a preference ({shards.dropped})"
-    parts = kept_out(captions, validation, evaluation, found)
-    trainable, judging = set(captions).difference(*parts), getattr(parts, part)
-    ids = [example_id(*pair) for pair in indexed(captions)]
-    first_of = {caption: i for i, caption in reversed(list(enumerate(captions)))}
-    rows = [i for i, caption in enumerate(captions) if caption in trainable]
-    chosen = sorted(sorted(rows, key=lambda i: key_hash(seed, "chosen", ids[i]))[:samples])  # in shard order, to read each shard once
-
-    def side(row: int, won: bool) -> Tensor:
-        pair = shards.rows[row]
-        return fitted(shards.image(pair, pair.first_wins == won), image_size)
+    def fetch_loser(row: int) -> Tensor:
+        i = rows[row][0]
+        return fitted(against[i].image(beaten[i]), image_size)
 
     return ImageText(
         name=name,
         captions=captions,
         ids=ids,
-        fetch=lambda i: side(i, True),
-        fetch_loser=lambda i: side(i, False),
-        train=chosen,
-        validation=[first_of[p] for p in parts.validation[:validation]],
-        evaluation=indexed([judging[i % len(judging)] for i in range(evaluation)]),
-        fingerprint=shards.fingerprint(),
-        skipped=[str(shards.dropped)] if shards.dropped else [],
+        fetch=fetch,
+        fetch_loser=fetch_loser if losers else None,
+        train=sorted((row for row, (i, _) in enumerate(rows) if i in order), key=lambda row: order[rows[row][0]]),
+        validation=[of_item[i] for i in held[:validation]],
+        evaluation=indexed([prompts[i % len(prompts)] for i in range(evaluation)]),
+        fingerprint=digest.hexdigest(),
+        skipped=[*listing.skipped, *skipped],
+        notes=notes,
+        threads=THREADS,
     )
+
+
+def _sizes(items: Sequence[Item], seen: Sequence[Look], size: tuple[int, int]) -> list[str]:
+    """Return notes on images that are enlarged, and on those of which the centre crop leaves little."""
+    scale = [max(size[0] / each.height, size[1] / each.width) for each in seen]
+    small = [f"{item.name} ({each.width} x {each.height})" for item, each, s in zip(items, seen, scale, strict=True) if s > 1]
+    kept = [size[0] * size[1] / (s * s * each.height * each.width) for each, s in zip(seen, scale, strict=True)]
+    cut = [item.name for item, share in zip(items, kept, strict=True) if share < CUT]
+    notes = [f"{len(small)} images are smaller than {size[1]} x {size[0]} pixels, and enlarged: {', '.join(small[:3])}"] if small else []
+    return notes + ([f"{len(cut)} images lose more than half to the crop of their centre: {', '.join(cut[:3])}"] if cut else [])
+
+
+def _pairs(name: str, source: str, shards: Shards, counts: tuple[int, int, int], size: tuple[int, int], seed: int, part: str) -> ImageText:
+    """Build the set from pairs: winners are the real images, losers the images they were preferred to. A prompt is in one part only."""
+    listing = Listing([shards.item(row, row.first_wins) for row in shards.rows], [], [str(shards.dropped)] * bool(shards.dropped))
+    losers = [shards.item(row, not row.first_wins) for row in shards.rows]
+    return _assembled(name, source, listing, counts, size, seed, part, losers, in_order=True)
+
+
+def _streamed_pairs(source: str, counts: tuple[int, int, int], size: tuple[int, int], seed: int, part: str) -> ImageText:
+    """Return the set of the first pairs of a hub data set that leave enough to train on after the split; of all if there are too few."""
+    count = sum(counts)
+    while True:
+        folder = streamed(source, count)
+        shards = Shards(folder, count)
+        ended, short = len(shards.rows) < count, count  # too few prompts to split: double the count
+        if ended or len({text for row in shards.rows for text in row.prompts}) >= LEAST:
+            found = _pairs(source, folder, shards, counts, size, seed, part)
+            short = counts[0] - found.examples
+        if short <= 0 or ended:
+            return found
+        count += short

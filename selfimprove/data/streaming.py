@@ -1,7 +1,6 @@
 """Stream a data set of labelled pairs from the hub into parquet shards, as far as a run needs it."""
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from itertools import islice
@@ -13,7 +12,10 @@ import pyarrow.parquet as pq
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from selfimprove.data.pairs import COLUMNS, IMAGES, DataError, Dropped
+from selfimprove.data.opening import look
+from selfimprove.data.pairs import COLUMNS, IMAGES, Dropped
+from selfimprove.errors import DataError
+from selfimprove.files import replacing
 
 STREAMED = Path("runs/datasets")  # holds the streamed parts of hub data sets
 ROWS = 256  # pairs per shard; a shard with fewer (even none) is the last
@@ -53,9 +55,12 @@ def streamed(source: str, count: int) -> str:
 
 def _stream(source: str, folder: Path, first: int, end: int, position: dict[str, Any]) -> None:
     """Write shards `first` to `end` - 1 from the rows after `position`, where the previous shard ended."""
-    from datasets import load_dataset  # slow to import, and only needed here
+    from datasets import Image, load_dataset  # slow to import, and only needed here
 
     stream = load_dataset(source, split="train", streaming=True)
+    for name, kind in (getattr(stream, "features", None) or {}).items():
+        if isinstance(kind, Image):  # as they are encoded, not decoded by the library
+            stream = stream.cast_column(name, Image(decode=False))
     rows: Iterable[Mapping[str, Any]] = stream
     if "state" in position and hasattr(stream, "load_state_dict"):  # skips whole files of the data set without fetching them
         stream.load_state_dict(position["state"])
@@ -70,9 +75,8 @@ def _stream(source: str, folder: Path, first: int, end: int, position: dict[str,
         metadata = {"dropped": json.dumps(asdict(dropped)), "position": json.dumps(here)}
         table = pa.Table.from_pylist(kept, pa.schema(list(zip(COLUMNS, _KINDS, strict=True)), metadata))
         path = folder / f"{shard:06d}.parquet"
-        unfinished = path.with_suffix(f".{os.getpid()}-unfinished")  # concurrent runs may write the same shard
-        pq.write_table(table, unfinished, compression="none", use_dictionary=False)  # images are already compressed
-        unfinished.rename(path)
+        with replacing(path) as unfinished:  # concurrent runs may write the same shard
+            pq.write_table(table, unfinished, compression="none", use_dictionary=False)  # images are already compressed
 
     with tqdm(desc=f"streaming {source}", unit="pairs", initial=first * ROWS, total=end * ROWS) as progress:
         for row in rows:
@@ -81,10 +85,14 @@ def _stream(source: str, folder: Path, first: int, end: int, position: dict[str,
                 raise DataError(f"data={source!r} lacks the columns {missing}; Pick-a-Pic has {list(COLUMNS)}")
             if dropped.first_wins(row, f"{source}, row {read}") is None:
                 continue
-            if not (row["caption"] and all(row[name] for name in IMAGES)):
+            images = {name: row[name]["bytes"] if isinstance(row[name], dict) else row[name] for name in IMAGES}
+            if not (isinstance(row["caption"], str) and row["caption"].strip() and all(images.values())):
                 dropped.incomplete += 1
                 continue
-            kept.append({name: row[name] for name in COLUMNS})
+            if any(look(encoded).problem for encoded in images.values()):
+                dropped.unreadable += 1
+                continue
+            kept.append({name: row[name] for name in COLUMNS} | images)
             progress.update()
             if len(kept) == ROWS:
                 write()

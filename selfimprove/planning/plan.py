@@ -16,6 +16,7 @@ from selfimprove.planning.timing import measure
 from selfimprove.planning.work import Counts, Work, count, operations
 from selfimprove.run import Run
 from selfimprove.scorers import resident_memory
+from selfimprove.stages import reached
 
 # (dense bf16 FLOP/s, GB of memory), from the makers' data sheets
 PEAKS = {"an A100 (80 GB)": (312e12, 80), "an H100 or H200": (989e12, 80), "an RTX 4090": (165e12, 24)}
@@ -50,7 +51,7 @@ def plan(run: Run, last: int) -> Plan:
     Only what is still to do is counted: finished stages, shards of stores, and what an opponent cache holds are left out.
     """
     preset, settings, folder, diffuser = run.preset, run.preset.settings, run.folder, run.diffuser
-    shapes, examples, judged = Shapes.of(diffuser), len(run.data.train), len(run.data.evaluation)
+    shapes, examples, judged = Shapes.of(diffuser), run.data.examples, len(run.data.evaluation)
     processes, held_out = PartialState().num_processes, len(run.data.validation)
     flops = count_flops(shapes, settings)
     # a smaller batch on a CPU, so that timing a large network does not take minutes
@@ -61,12 +62,14 @@ def plan(run: Run, last: int) -> Plan:
     if run.collection:
         lines.append(f"{len(run.collection.prompts)} different prompts collected, {len(run.collection.held_out)} kept out for evaluation")
     lines.append(f"{examples} real images with captions, {held_out} kept out of training")
+    several = not run.collection and examples < len(run.data.train)  # images have several captions, and each is drawn for
     minutes = total = 0.0
     for index in range(last + 1):
         if folder.is_done(index, "evaluation"):
             lines.append(f"round {index}: finished already")
             continue
-        counts = count(preset, index, examples, judged, bool(run.opponent_cache), held_out)
+        drawn = len(reached(run, preset.for_round(index), index)) if index and several else None
+        counts = count(preset, index, examples, judged, bool(run.opponent_cache), held_out, drawn)
         selecting = [name for name, _ in preset.for_round(max(index, 1)).metrics]
         left = remaining(run, index, counts, processes)
         needed = sum(stage.own * seconds.of(stage.work, flops.step / flops.forward, selecting) for stage in left) / 60
@@ -107,7 +110,7 @@ def remaining(run: Run, index: int, counts: Counts, processes: int) -> list[Left
     places = math.ceil(counts.total.opponent / 2)  # pairs whose errors the opponent computes
     stores = {
         "held-out latents": (path / "held_out", len(run.data.validation)),
-        "real": (folder / "selected", s.real_samples) if s.objective == "weighted" else (path / "real", len(run.data.train)),
+        "real": (folder / "selected", s.real_samples) if s.objective == "weighted" else (path / "real", run.data.examples),
         "rollout": (cache / "rollout" if cache else folder / "rollout", counts.drawn),
         "scores": (folder / "pool", counts.drawn),
         "opponent": (cache or folder / "errors", places),

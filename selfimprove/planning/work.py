@@ -39,11 +39,14 @@ class Counts(NamedTuple):
         return Work(*map(sum, zip(Work(), *self.stages.values(), strict=True)))
 
 
-def count(preset: Preset, index: int, examples: int, judged: int, cache: bool = False, held_out: int = 0) -> Counts:
+def count(
+    preset: Preset, index: int, examples: int, judged: int, cache: bool = False, held_out: int = 0, drawn: int | None = None
+) -> Counts:
     """Return what a round computes in all processes, from its settings and the numbers of real and evaluation images.
 
     `examples`: real images. `judged`: evaluation images. `cache`: whether the opponent's errors are kept for other runs; if so, the
-    opponent draws an image for every example. `held_out`: real images that are kept out of training.
+    opponent draws an image for every example. `held_out`: real images that are kept out of training. `drawn`: images that the opponent
+    draws, where that is another number than by the settings, as images have several captions.
     """
     s = preset.for_round(max(index, 1))
     what = f"evaluation on {judged} images"
@@ -58,7 +61,7 @@ def count(preset: Preset, index: int, examples: int, judged: int, cache: bool = 
     pool = s.samples if recursive else examples
     trained_on = (s.selected or pool) * (index if s.accumulate else 1) + s.real_samples if recursive else pool
     steps, batch = s.steps_for(trained_on), s.batch
-    made = pool if recursive else s.drawn(examples, cache)
+    made = pool if recursive else s.drawn(examples, cache) if drawn is None else drawn
     rolled = made if recursive else made * (s.objective == "spin" and s.generated_source == "rollout")
     if recursive:
         what = f"{pool} rollouts ({_sampler(s)}), {s.selected or pool} kept ({s.strategy}), {steps} steps of {batch} (lr {s.lr:g}), {what}"

@@ -2,19 +2,23 @@
 
 import hashlib
 import io
-import json
 from collections.abc import Iterable
 from math import ceil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from selfimprove.data.folders import Files, table_rows
+from selfimprove.data.items import Item, looks, stamp_of
+from selfimprove.data.opening import ImageError, open_image
+from selfimprove.data.tables import NAMES, read_table
 from selfimprove.draws import example_id
+from selfimprove.errors import DataError
 from selfimprove.study.store import StudyError
 
-TABLES = (".parquet", ".csv", ".jsonl")
+TABLES = (".parquet", ".csv", ".tsv", ".jsonl")
 
 
 class Picture(NamedTuple):
@@ -30,8 +34,9 @@ def load_pictures(folder: str | Path) -> list[Picture]:
     """Return the pictures of a folder, in the order of its table.
 
     The folder is either a round of a run (`round_<k>/`, with the evaluation images kept as files and the prompts of `scores.parquet`), or
-    images with one parquet, csv or jsonl table. The table has the columns `file_name` and `prompt` (or `text`), and optionally `image`, the
-    image's number within its prompt. Without `image`, the images of a prompt are numbered in the order of the table.
+    images with one parquet, csv or jsonl table (see `data.tables`). The table has the columns `file_name` and `prompt`, or others of usual
+    names, and optionally, beside `file_name`, `image`: the image's number within its prompt. Without numbers, the images of a prompt are
+    numbered in the order of the table.
 
     Raises:
         StudyError: there is no folder, not exactly one table, no image, or a column or a prompt is missing; a listed image is missing or
@@ -76,27 +81,32 @@ def _evaluation(folder: Path, scores: Path) -> pd.DataFrame:
 
 
 def _listed(folder: Path) -> pd.DataFrame:
-    tables = sorted(p for p in folder.iterdir() if p.suffix in TABLES)
+    tables = [folder / name for name in NAMES if (folder / name).is_file()][:1]
+    tables = tables or sorted(p for p in folder.iterdir() if p.suffix in TABLES and not p.name.startswith("."))
     if len(tables) != 1:
         found = ", ".join(p.name for p in tables) or "none"
         raise StudyError(f"{str(folder)!r} needs one table of prompts (parquet, csv or jsonl) and has {found}; write metadata.csv")
-    table = tables[0]
-    if table.suffix == ".parquet":
-        frame = pd.read_parquet(table)
-    elif table.suffix == ".csv":
-        frame = pd.read_csv(table, dtype=str, keep_default_na=False)
-    else:
-        frame = pd.DataFrame([json.loads(line) for line in table.read_text().splitlines() if line.strip()])
-    if "prompt" not in frame and "text" in frame:
-        frame = frame.rename(columns={"text": "prompt"})
-    missing = [c for c in ("file_name", "prompt") if c not in frame]
-    if missing:
-        raise StudyError(f"{str(table)!r} has no column {' and no column '.join(missing)}, only {list(frame)}; add it")
-    bare = frame[[not (isinstance(p, str) and p.strip()) for p in frame["prompt"]]]
-    if len(bare):
-        raise StudyError(f"{str(table)!r} has no prompt for {bare['file_name'].iloc[0]} ({len(bare)} in all); add it")
-    frame["path"] = [folder / str(name) for name in frame["file_name"]]
-    return frame[["prompt", "path"] + (["image"] if "image" in frame else [])]
+    try:
+        table = read_table(tables[0])
+        numbered = "file_name" in table.columns and "image" in table.columns
+        files, rows = Files(folder), []
+        for where, name, prompts in table_rows(table, "", ""):
+            if len(prompts) > 1:
+                raise StudyError(f"{where} has several prompts; give one, from which the image was made")
+            rows.append({"prompt": prompts[0], "path": files.find(name, where) or folder / name})
+        frame = pd.DataFrame(rows)
+        if numbered:
+            frame["image"] = [_number(row.fields.get("image"), row.where) for row in table.rows]
+    except DataError as error:
+        raise StudyError(f"{str(folder)!r}: {error}") from error
+    return frame
+
+
+def _number(value: Any, where: str) -> int:
+    text = str(value).strip().removesuffix(".0")
+    if not text.isdecimal():
+        raise StudyError(f"{where} has image={value!r:.50}, which is no number; number the images of a prompt from 0, or leave image out")
+    return int(text)
 
 
 def _checked(folder: Path, pictures: list[Picture]) -> list[Picture]:
@@ -109,13 +119,12 @@ def _checked(folder: Path, pictures: list[Picture]) -> list[Picture]:
             both = f"{seen[key].name}, {picture.path.name}"
             raise StudyError(f"{str(folder)!r} has image {picture.image} of {picture.prompt!r} twice ({both}); number them apart")
         seen[key] = picture.path
-        try:
-            with Image.open(picture.path) as image:
-                image.verify()
-        except FileNotFoundError as error:
-            raise StudyError(f"{str(folder)!r} lists {picture.path.name}, which is not there; add it, or take it off the table") from error
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise StudyError(f"{str(picture.path)!r} cannot be read as an image ({error}); replace it") from error
+        if not picture.path.is_file():
+            raise StudyError(f"{str(folder)!r} lists {picture.path.name}, which is not there; add it, or take it off the table")
+    items = [Item(str(p.path), (p.prompt,), p.path.read_bytes, stamp_of(p.path)) for p in pictures]
+    for item, shown in zip(items, looks(str(folder), items), strict=True):
+        if shown.problem:
+            raise StudyError(f"{item.name!r} cannot be read as an image ({shown.problem}); replace it")
     return pictures
 
 
@@ -130,11 +139,16 @@ def digest(pictures: Iterable[Picture]) -> str:
 def png(path: Path, size: int) -> bytes:
     """Return the image as a PNG for a square of `size` CSS pixels. The PNG has no metadata, which might name the model.
 
-    Small images are enlarged by an integer factor without interpolation, so that no browser smooths them. Large images keep two pixels per
-    CSS pixel.
+    The image is opened as training opens it (see `data.opening`). Small images are enlarged by an integer factor without interpolation, so
+    that no browser smooths them. Large images keep two pixels per CSS pixel.
+
+    Raises:
+        StudyError: the image cannot be read.
     """
-    with Image.open(path) as opened:
-        image = opened.convert("RGB")
+    try:
+        image = open_image(path.read_bytes())
+    except (ImageError, OSError) as error:
+        raise StudyError(f"{str(path)!r} cannot be read as an image ({error}); replace it") from error
     longest = max(image.size)
     if longest < size:
         factor = ceil(2 * size / longest)

@@ -1,0 +1,155 @@
+"""Read captioned images out of parquet shards, as `datasets` writes them, and out of tar archives, as webdataset writes them."""
+
+import json
+import os
+import tarfile
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from pathlib import Path, PurePosixPath
+from threading import Lock
+from typing import Any
+
+import pyarrow as pa
+
+from selfimprove.data.items import Item, Listing, stamp_of
+from selfimprove.data.opening import SUFFIXES
+from selfimprove.data.tables import (
+    CAPTION_COLUMNS,
+    FILE_COLUMNS,
+    NAMES,
+    captions_of,
+    choose_column,
+    decode,
+    is_image,
+    open_parquet,
+    read_group,
+)
+from selfimprove.errors import DataError
+
+CAPTIONS = (".txt", ".caption")  # endings of the files that hold the caption of the image of the same name
+_lock = Lock()
+
+
+def train_shards(folder: Path, ending: str) -> tuple[list[Path], list[str]]:
+    """Return the shards of a folder in `datasets`' layout, only those of its train part, and notes on the others."""
+    for place in (folder, folder / "data", folder / "train"):
+        found = sorted(p for p in place.glob(f"*{ending}") if p.is_file() and p.name not in NAMES and not p.name.startswith("."))
+        train = [p for p in found if p.name.startswith("train")]
+        if others := [p.name for p in found if p not in train] if train else []:
+            return train, [f"{len(others)} files of other parts than train are not read: {', '.join(others[:5])}"]
+        if found:
+            return found, []
+    return [], []
+
+
+@lru_cache(maxsize=2)
+def _group(shard: Path, stamp: tuple[int, int], group: int, column: tuple[str, ...]) -> pa.Table:
+    """Return a row group; `stamp` makes a changed file another one. Rows are read in order, so a cache of two groups is enough."""
+    return read_group(open_parquet(shard), shard, group, list(column))
+
+
+def read_cell(shard: Path, group: int, place: int, column: str, columns: tuple[str, ...]) -> bytes:
+    """Return the encoded image in a cell: bytes, a structure of bytes and path, or the path of a file below the shard's folder.
+
+    `columns`: those that are read at once. Raises OSError if the cell is null or the file is not there.
+    """
+    with _lock:
+        value: Any = _group(shard, stamp_of(shard), group, columns)[column][place].as_py()
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes) and value:
+        return value
+    if isinstance(value, str) and value:
+        return within(shard.parent, value, f"{shard}, {column}").read_bytes()
+    raise OSError(f"{column} is null" if not value else f"{column} holds no image: {value!r:.50}")
+
+
+def within(folder: Path, name: str, where: str) -> Path:
+    """Return the path that a table gives, taken from `folder`; links inside the folder may lead out of it.
+
+    Raises:
+        DataError: the path leads out of the folder.
+    """
+    path = Path(os.path.normpath(folder.absolute() / name))
+    if not (path.is_relative_to(os.path.normpath(folder.absolute())) or path.is_relative_to(folder.resolve())):
+        raise DataError(f"{where} names {name!r}, which lies outside {str(folder)!r}; move the file into it, or give a folder above both")
+    return path
+
+
+def parquet_images(shards: Sequence[Path], image_column: str, caption_column: str) -> Listing:
+    """Return the images of parquet shards with a column of encoded images and one of captions.
+
+    Raises:
+        DataError: a shard is damaged, a column is missing, or a caption is no text. The message names file and row.
+    """
+    listing = Listing()
+    for shard in shards:
+        file = open_parquet(shard)
+        kinds = {each.name: is_image(each.type) for each in file.schema_arrow}
+        pictures = [name for name, image in kinds.items() if image or name == image_column]
+        known = tuple(name.lower() for name in pictures) if len(pictures) == 1 else (*FILE_COLUMNS, "jpg", "png", "webp")
+        image = choose_column(pictures, image_column, known, "image_column", str(shard))
+        others = [name for name, image in kinds.items() if not image]
+        text, stamp, number = choose_column(others, caption_column, CAPTION_COLUMNS, "caption_column", str(shard)), stamp_of(shard), 0
+        for group in range(file.num_row_groups):
+            for place, value in enumerate(read_group(file, shard, group, [text])[text].to_pylist()):
+                number += 1
+                name = f"{shard.name}, row {number}"
+                read = partial(read_cell, shard, group, place, image, (image,))
+                listing.items.append(Item(name, captions_of(value, name, free=True), read, stamp, in_shard=True))
+    if not listing.items:
+        raise DataError(f"{', '.join(p.name for p in shards)} has no rows; give shards with images")
+    return listing
+
+
+def tar_images(archives: Sequence[Path], caption_column: str) -> Listing:
+    """Return the images of tar archives. An image and its caption, a txt, caption or json member, have one name but for the ending.
+
+    Raises:
+        DataError: an archive is cut off, compressed or none, or a caption is no text. The message names archive and member.
+    """
+    listing = Listing()
+    for archive in archives:
+        members: dict[str, dict[str, tuple[int, int]]] = {}
+        try:
+            with tarfile.open(archive, "r:") as tar:
+                for member in tar:
+                    if member.isfile() and not PurePosixPath(member.name).name.startswith("."):
+                        stem, ending = os.path.splitext(member.name)
+                        members.setdefault(stem, {})[ending.lower()] = member.offset_data, member.size
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise DataError(f"{archive} is cut off or no tar archive ({error}); replace it, and unpack a compressed one") from error
+        stamp = stamp_of(archive)
+        for stem, parts in members.items():
+            where = f"{archive.name}/{stem}"
+            pictures = [ending for ending in parts if ending in SUFFIXES]
+            texts = [ending for ending in (*CAPTIONS, ".json") if ending in parts]
+            if len(pictures) != 1 or not texts:
+                said = "no image" if not pictures else "no caption (.txt or .json)" if not texts else f"several images ({pictures})"
+                listing.skipped.append(f"{where}: {said}")
+                continue
+            value: Any = decode(_slice(archive, *parts[texts[0]]), where + texts[0])
+            if texts[0] == ".json":
+                value = _field(value, where + texts[0], caption_column)
+            read = partial(_slice, archive, *parts[pictures[0]])
+            listing.items.append(Item(where + pictures[0], captions_of(value, where + texts[0], free=True), read, stamp))
+    return listing
+
+
+def _field(text: str, where: str, caption_column: str) -> Any:
+    try:
+        row = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{where} is no JSON ({error}); mend or remove it") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{where} holds no object; write one with a text")
+    return row[choose_column(list(row), caption_column, CAPTION_COLUMNS, "caption_column", where)]
+
+
+def _slice(path: Path, offset: int, size: int) -> bytes:
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        found = stream.read(size)
+    if len(found) < size:
+        raise DataError(f"{path} is cut off; replace it")
+    return found
