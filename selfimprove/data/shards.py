@@ -56,12 +56,12 @@ def read_cell(shard: Path, group: int, place: int, column: str, columns: tuple[s
     with _lock:
         value: Any = _group(shard, stamp_of(shard), group, columns)[column][place].as_py()
     if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path")
-    if isinstance(value, bytes) and value:
+        value = value.get("path") if value.get("bytes") is None else value["bytes"]
+    if isinstance(value, bytes):
         return value
     if isinstance(value, str) and value:
         return within(shard.parent, value, f"{shard}, {column}").read_bytes()
-    raise OSError(f"{column} is null" if not value else f"{column} holds no image: {value!r:.50}")
+    raise OSError(f"{column} is null" if not value else f"{column} holds no image: {str(value)[:50]!r}")
 
 
 def within(folder: Path, name: str, where: str) -> Path:
