@@ -29,16 +29,7 @@ def spin_training_set(run: Run, settings: Settings, opponent: Path, index: int) 
     data, folder, dtype = run.data, run.folder.path, stored_as(settings)
     captions, ids = [data.captions[i] for i in data.train], tuple(data.ids[i] for i in data.train)
     text, rows = text_store(run, folder / "text", captions, dtype)
-    first = {image_of(name): row for name, row in zip(reversed(ids), reversed(data.train), strict=True)}  # a row of each image
-    images = list(reversed(first.values()))
-    real = build_store(
-        folder / "real", len(images),
-        lambda r: encoded(run, data.images(images[r.start : r.stop]), settings.flip), "real latents", dtype,
-        {**of_identity(run, "model", "data"), "flip": settings.flip}, list(reversed(first)),
-    )  # fmt: skip
-    if len(images) < len(ids):
-        place = {image: number for number, image in enumerate(reversed(first))}
-        real = Part(real, [place[image_of(name)] for name in ids])
+    real = _real_latents(run, settings, ids)
     if settings.objective == "sft":
         return TrainingSet(ids, rows, text, real, None)
     chosen = reached(run, settings, index)
@@ -50,6 +41,20 @@ def spin_training_set(run: Run, settings: Settings, opponent: Path, index: int) 
     if settings.weighting != "none":
         weights = settings.pushing * distance_weights(run, settings, index, list(ids), generated, range(len(ids)))
     return TrainingSet(ids, rows, text, real, generated, weights)
+
+
+def _real_latents(run: Run, settings: Settings, ids: tuple[str, ...]) -> Store:
+    """Return the latents of the real images, a row per example; an image with several captions is encoded and stored once."""
+    data, images = run.data, dict[str, int]()
+    for name, row in zip(ids, data.train, strict=True):
+        images.setdefault(image_of(name), row)
+    rows = list(images.values())
+    store = build_store(
+        run.folder.path / "real", len(rows), lambda r: encoded(run, data.images(rows[r.start : r.stop]), settings.flip), "real latents",
+        stored_as(settings), {**of_identity(run, "model", "data"), "flip": settings.flip}, list(images),
+    )  # fmt: skip
+    place = {image: number for number, image in enumerate(images)}
+    return store if len(rows) == len(ids) else Part(store, [place[image_of(name)] for name in ids])
 
 
 def held_out_latents(run: Run) -> Tensor:
@@ -75,8 +80,7 @@ def reached(run: Run, settings: Settings, index: int) -> list[int]:
     data = run.data
     ids, images = tuple(data.ids[i] for i in data.train), data.examples
     count = settings.drawn(images, bool(run.opponent_cache))
-    everything = count == images and (images == len(ids) or run.opponent_cache or settings.weighting != "none")
-    if everything:
+    if count == images and (images == len(ids) or run.opponent_cache or settings.weighting != "none"):
         return list(range(len(ids)))
     positions = count if images == len(ids) else settings.steps_for(images) * settings.batch
     return sorted({row for row, _ in batch_rows(ids, run.seed, index, 0, positions)})

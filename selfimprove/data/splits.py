@@ -15,7 +15,7 @@ from selfimprove.draws import EVALUATION_SEED, key_hash
 from selfimprove.errors import DataError
 
 LEAST = 3  # different captions needed for a split into training, validation and test
-NEAR = 3  # two images whose thumbs differ by no more, in levels of 255, show the same: one was scaled or encoded again
+NEAR = 6  # two images whose thumbs differ by no more, in levels of 255, show the same: one was scaled or encoded again
 CONTRAST = 24  # levels between the darkest and the brightest value of a thumb, below which images are told apart by all their pixels
 
 
