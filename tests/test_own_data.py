@@ -5,8 +5,10 @@ import io
 import json
 import os
 import shutil
+import struct
 import tarfile
 import unicodedata
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -141,6 +143,9 @@ FORMS: dict[str, Callable[[Path], Path]] = {
     "caption beside, in a folder": lambda f: beside(f, ".caption", "10_cats/"),
     "train folder, table": lambda f: write(pictures(f, "train/"), {"train/metadata.jsonl": jsonl(ROWS), "test/metadata.jsonl": "{}"}),
     "train folder, txt": lambda f: beside(f, ".txt", "train/"),
+    "data/train folder": lambda f: write(
+        pictures(f, "data/train/"), {"data/train/metadata.jsonl": jsonl(ROWS), "data/test/metadata.jsonl": "{}"}
+    ),
     "tables in folders": lambda f: write(pictures(f, "a/b/"), {"a/b/metadata.csv": csv(ROWS)}),
     "datasets' shards": lambda f: shard_of(f, "data/train-00000-of-00001.parquet"),
     "datasets' shards and a test part": lambda f: write(
@@ -191,6 +196,7 @@ def csv_with(place: int, line: str) -> str:
     return "\n".join([*LINES[: place + 1], line, *LINES[place + 2 :]]) + "\n"
 
 
+# ruff: noqa: E501
 REFUSED = {
     "comma": ("metadata.csv", csv_with(2, "002.png,a cat 2, on a mat"), r"row 3 \(line 4\) has 3 fields, and the header 2 .*double quotes"),
     "missing field": ("metadata.csv", csv_with(2, "002.png"), r"row 3 \(line 4\) has 1 fields, and the header 2"),
@@ -243,6 +249,19 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
         load(folder, image_column="id", caption_column="nothing")
 
 
+def floats() -> bytes:
+    stream = io.BytesIO()
+    Image.new("F", (20, 20), 0.5).save(stream, "TIFF")
+    return stream.getvalue()
+
+
+def long_text() -> bytes:
+    """A PNG that viewers open, with a text of 70 MB."""
+    content = b"zTXt" + b"text\0\0" + zlib.compress(b"a" * 70_000_000)
+    chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+    return encoded(3)[:33] + chunk + encoded(3)[33:]
+
+
 def huge_png() -> bytes:
     stream = io.BytesIO()
     Image.new("1", (20_000, 10_000)).save(stream, "PNG")
@@ -259,6 +278,8 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "HEIC": (b"\0\0\0\x18ftypheic" + b"\0" * 50, "a HEIC image"),
     "SVG": (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG drawing"),
     "bomb": (huge_png(), "too many pixels"),
+    "floats": (floats(), "has no known range"),
+    "long text": (long_text(), "MAX_TEXT_CHUNK"),
 }
 
 
@@ -279,19 +300,23 @@ def test_a_broken_image_is_skipped_with_its_reason(tmp_path: Path, form: str, wh
 def test_every_row_and_every_file_is_used_or_accounted_for(tiny: Path, tmp_path: Path) -> None:
     """The same list stands in the notebook and on the command line (`Run.account`), and, whole, in the run folder."""
     folder = pictures(tmp_path / "mine")
-    write(folder, {"metadata.jsonl": jsonl([*ROWS[:10], ROWS[0], {"file_name": "GONE.png", "text": "a"}, {"file_name": "001.PNG", "text": "b"}])})
+    write(
+        folder,
+        {"metadata.jsonl": jsonl([*ROWS[:10], ROWS[0], {"file_name": "GONE.png", "text": "a"}, {"file_name": "001.PNG", "text": "b"}])},
+    )
     write(folder, {"002.png": b"", "002.txt": "a", "notes.md": "a", "metadata.csv": "file_name,text\n", ".hidden.png": b"a"})
     made = set_up(PRESET, "test", str(tiny), str(folder), tmp_path / "run", 0, "cpu")
     data = made.data
     assert len(data.captions) == 9
-    assert [text for text in data.skipped if "not named" in text] == [f"{i:03d}.png: in the folder, but not named in metadata.jsonl" for i in range(10, 20)]
+    assert [text for text in data.skipped if "not named" in text] == [
+        f"{i:03d}.png: in the folder, but not named in metadata.jsonl" for i in range(10, 20)
+    ]
     assert "GONE.png: named in metadata.jsonl row 12, but not in the folder" in data.skipped
     assert "001.PNG: named in metadata.jsonl row 13, but not in the folder, which has '001.png'" in data.skipped
     assert "002.png: an empty file" in data.skipped
     assert len(data.skipped) == 13
-    assert any(note.startswith("1 rows repeat an earlier one: metadata.jsonl row 11") for note in data.notes)
-    assert any(note.startswith("1 text files are not read") for note in data.notes)
-    assert "metadata.csv is not read, as there is metadata.jsonl" in data.notes
+    assert "rows that repeat an earlier one: 1 (metadata.jsonl row 11)" in data.notes
+    assert "files that are no images and are not read: 3 (002.txt, metadata.csv, notes.md)" in data.notes
     numbers = [int(word) for word in data.notes[0].replace(":", "").replace(",", "").split() if word.isdecimal()]
     assert numbers[0] == sum(numbers[2:]) == 9
     lines = made.account()
@@ -308,9 +333,22 @@ def test_images_without_a_caption_file_are_skipped(tmp_path: Path) -> None:
     (folder / "005.txt").unlink()
     data = load(folder)
     assert data.skipped == ["003.png: its caption file is empty", "005.png: no caption file (005.txt) beside it"]
-    assert "1 files are no images and belong to none (): LICENSE" in data.notes
+    assert "files that are no images and are not read: 1 (LICENSE)" in data.notes
     write(folder, {"006.caption": "something else"})
     with pytest.raises(DataError, match=r"006.png has several caption files \(006.txt, 006.caption\) that differ; keep one"):
+        load(folder)
+
+
+def test_links_that_lead_nowhere_and_addresses_are_skipped(tmp_path: Path) -> None:
+    folder = write(pictures(tmp_path), {"metadata.jsonl": jsonl([*ROWS[:19], ROWS[19] | {"file_name": "https://somewhere/a.jpg"}])})
+    (folder / "019.png").unlink()
+    (folder / "019.png").symlink_to("nowhere.png")
+    assert sorted(load(folder).skipped) == [
+        "019.png: no file, or a link that leads nowhere",
+        "https://somewhere/a.jpg: named in metadata.jsonl row 20, but not in the folder",
+    ]
+    write(folder, {"metadata.jsonl": jsonl([r | {"file_name": "https://somewhere/" + r["file_name"]} for r in ROWS])})
+    with pytest.raises(DataError, match="0 of 40 images can be read .https://somewhere/000.png: named in metadata.jsonl row 1, but not in"):
         load(folder)
 
 
@@ -486,8 +524,14 @@ def test_pairs_are_read_as_datasets_writes_them_and_refused_by_row(tmp_path: Pat
 
 STUDIES = {
     "bomb": ({"a.png": huge_png(), "metadata.csv": "file_name,prompt\na.png,a\n"}, "a.png' cannot be read as an image .too many pixels"),
-    "no JSON": ({"a.png": encoded(1), "metadata.jsonl": '{"file_name": "a.png", "prompt": "a"}\n{oh\n'}, "row 2 holds a line that is no JSON"),
-    "number": ({"a.png": encoded(1), "metadata.csv": "file_name,prompt,image\na.png,a,first\n"}, "row 1 .* has image='first', which is no number"),
+    "no JSON": (
+        {"a.png": encoded(1), "metadata.jsonl": '{"file_name": "a.png", "prompt": "a"}\n{oh\n'},
+        "row 2 holds a line that is no JSON",
+    ),
+    "number": (
+        {"a.png": encoded(1), "metadata.csv": "file_name,prompt,image\na.png,a,first\n"},
+        "row 1 .* has image='first', which is no number",
+    ),
     "outside": ({"metadata.csv": "file_name,prompt\n../a.png,a\n"}, "lies outside"),
     "several": ({"a.png": encoded(1), "metadata.jsonl": '{"file_name": "a.png", "prompt": ["a", "b"]}\n'}, "row 1 has several prompts"),
 }
@@ -539,7 +583,9 @@ def test_a_file_that_changes_under_a_run_is_noticed(tmp_path: Path, form: str, m
     with pytest.raises(DataError, match="has changed since the data were loaded; start again"):
         data.fetch(row)
     again = load(folder)
-    assert np.allclose(again.fetch(again.captions.index(caption(3))).permute(1, 2, 0) * 255, np.asarray(open_image(encoded(3), SIZE)), atol=1e-3)
+    assert np.allclose(
+        again.fetch(again.captions.index(caption(3))).permute(1, 2, 0) * 255, np.asarray(open_image(encoded(3), SIZE)), atol=1e-3
+    )
     shutil.rmtree(folder)
     with pytest.raises(DataError, match="cannot be read any more"):
         again.fetch(row)

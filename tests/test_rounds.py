@@ -313,6 +313,8 @@ def test_command_line(tiny: Path, images: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "selfimprove", "spin", "--preset", "smoke", "--model", str(tiny), "--data", str(images)]
     done = subprocess.run([*command, "--iter", "1", "--run", str(tmp_path / "run")], capture_output=True, text=True, check=True)
     assert "round 1: 21 rollouts (DDIM in 2 steps), 3 steps of 8 pairs" in done.stdout
+    assert "30 images with 30 captions: 21 to train on, " in done.stdout
+    assert "images or rows skipped: 0\n" in done.stdout
     assert str(tmp_path / "run" / "summary.png") in done.stdout
     failed = subprocess.run([*command, "--iter", "0"], capture_output=True, text=True, check=False)
     assert failed.returncode != 0

@@ -64,8 +64,8 @@ class ImageText:
 
     def train_rows(self, images: int) -> list[int]:
         """Return the training rows of the first images, with all their captions."""
-        first = list(dict.fromkeys(image_of(self.ids[i]) for i in self.train))[:images]
-        return [i for i in self.train if image_of(self.ids[i]) in set(first)]
+        first = set(list(dict.fromkeys(image_of(self.ids[i]) for i in self.train))[:images])
+        return [i for i in self.train if image_of(self.ids[i]) in first]
 
     def account(self) -> list[str]:
         """Return in lines what of the data is used, and what is not and why: `SHOWN` examples of many."""
@@ -112,11 +112,14 @@ def load_data(
     if data in ("shapes", "shapes-base"):
         return _shapes(data, samples, validation, evaluation, seed, part)
     path, counts = Path(data).expanduser(), (samples, validation, evaluation)
-    if shards := pair_shards(path):
-        return _pairs(path.name, str(path), Shards(shards), counts, image_size, seed, part)
-    if not path.exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", data):
+    if not path.exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", data) and path.suffix != ".parquet":
         return _streamed_pairs(data, counts, image_size, seed, part)
-    listing = list_images(path, image_column, caption_column)
+    try:
+        if shards := pair_shards(path):
+            return _pairs(path.name, str(path), Shards(shards), counts, image_size, seed, part)
+        listing = list_images(path, image_column, caption_column)
+    except OSError as error:  # such as a folder without permission
+        raise DataError(f"data={data!r} cannot be read ({error}); mend that, or give another") from error
     in_order = bool(listing.items) and listing.items[0].in_shard
     return _assembled(path.name, str(path), listing, counts, image_size, seed, part, in_order=in_order)
 
@@ -211,8 +214,9 @@ def _assembled(
         for (i, _), (text, k) in zip(rows, indexed(captions), strict=True)
     ]
     of_item = {i: row for row, (i, _) in reversed(list(enumerate(rows)))}  # the first row of each item
+    skipped, count = [*listing.skipped, *skipped], len(listing.items) + len(listing.skipped)
     said = "; ".join([*(listing.notes if losers else []), *skipped[:1]])
-    found = f"data={source!r}: {len(items)} of {len(listing.items)} {'pairs' if losers else 'images'} can be read{said and f' ({said})'}"
+    found = f"data={source!r}: {len(items)} of {count} {'pairs' if losers else 'images'} can be read{said and f' ({said})'}"
     groups, notes = group(items, shown + beaten, [ids[of_item[i]] for i in range(len(items))])
     parts = kept_out(groups, validation, evaluation, found)
     place = {group: number for number, group in enumerate(parts.validation)}
@@ -250,7 +254,7 @@ def _assembled(
         validation=[of_item[i] for i in held[:validation]],
         evaluation=indexed([prompts[i % len(prompts)] for i in range(evaluation)]),
         fingerprint=digest.hexdigest(),
-        skipped=[*listing.skipped, *skipped],
+        skipped=skipped,
         notes=notes,
         threads=THREADS,
     )

@@ -109,5 +109,5 @@ def _kept(path: Path) -> dict[tuple[str, int, int], Look]:
 def _keep(path: Path, found: dict[tuple[str, int, int], Look]) -> None:
     try:
         write_table(path, pd.DataFrame([(*key, *seen) for key, seen in found.items()], columns=["name", "size", "time", *Look._fields]))
-    except OSError:  # a folder that cannot be written: the next start looks again
+    except (OSError, ValueError):  # a folder that cannot be written, or a name that is no Unicode: the next start looks again
         return

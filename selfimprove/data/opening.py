@@ -40,7 +40,7 @@ def kind_of(encoded: bytes) -> str:
         return "an HTML page: download the file again"
     if encoded[4:8] == b"ftyp" and encoded[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"):
         return "a HEIC image, which is not read: convert it to JPEG or PNG"
-    if b"<svg" in start:
+    if start.startswith((b"<svg", b"<?xml")):
         return "an SVG drawing, which is not read: convert it to PNG"
     return ""
 

@@ -17,7 +17,7 @@ from PIL import Image
 from selfimprove.data.items import Item, stamp_of
 from selfimprove.data.opening import ImageError, open_image
 from selfimprove.data.shards import read_cell, train_shards
-from selfimprove.data.tables import NAMES, captions_of, open_parquet, read_group
+from selfimprove.data.tables import NAMES, captions_of, numbered_rows, open_parquet
 from selfimprove.errors import DataError
 from selfimprove.scorers.images import eight_bit
 from selfimprove.shapes import image_sets
@@ -146,17 +146,15 @@ class Shards:
         self.rows = self.rows[:limit]
 
     def _index(self, file: pq.ParquetFile, shard: Path) -> None:
-        number = 0
         if recorded := (file.schema_arrow.metadata or {}).get(b"dropped"):  # rows dropped while this shard was streamed
             counts = asdict(self.dropped)
             self.dropped = replace(self.dropped, **{name: counts[name] + count for name, count in json.loads(recorded).items()})
-        for group in range(file.num_row_groups):
-            for place, row in enumerate(read_group(file, shard, group, [c for c in COLUMNS if c not in IMAGES]).to_pylist()):
-                number += 1
-                where = f"{shard}, row {number}"
-                won = self.dropped.first_wins(row, where)
-                if won is not None:
-                    self.rows.append(Row(captions_of(row["caption"], where, free=True), won, shard, group, place, number))
+        columns = [c for c in COLUMNS if c not in IMAGES]
+        for number, (group, place, row) in enumerate(numbered_rows(file, shard, columns), start=1):
+            where = f"{shard}, row {number}"
+            won = self.dropped.first_wins(row, where)
+            if won is not None:
+                self.rows.append(Row(captions_of(row["caption"], where, free=True), won, shard, group, place, number))
 
     def __iter__(self) -> Iterator[LabelledPair]:
         for row in self.rows:

@@ -11,19 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from selfimprove.data import tables
 from selfimprove.data.items import Item, Listing, stamp_of
 from selfimprove.data.opening import SUFFIXES
-from selfimprove.data.tables import (
-    CAPTION_COLUMNS,
-    FILE_COLUMNS,
-    NAMES,
-    captions_of,
-    choose_column,
-    decode,
-    is_image,
-    open_parquet,
-    read_group,
-)
 from selfimprove.errors import DataError
 
 CAPTIONS = (".txt", ".caption")  # endings of the files that hold the caption of the image of the same name
@@ -33,7 +23,7 @@ _lock = Lock()
 def train_shards(folder: Path, ending: str) -> tuple[list[Path], list[str]]:
     """Return the shards of a folder in `datasets`' layout, only those of its train part, and notes on the others."""
     for place in (folder, folder / "data", folder / "train"):
-        found = sorted(p for p in place.glob(f"*{ending}") if p.is_file() and p.name not in NAMES and not p.name.startswith("."))
+        found = sorted(p for p in place.glob(f"*{ending}") if p.is_file() and p.name not in tables.NAMES and not p.name.startswith("."))
         train = [p for p in found if p.name.startswith("train")]
         if others := [p.name for p in found if p not in train] if train else []:
             return train, [f"{len(others)} files of other parts than train are not read: {', '.join(others[:5])}"]
@@ -45,7 +35,7 @@ def train_shards(folder: Path, ending: str) -> tuple[list[Path], list[str]]:
 @lru_cache(maxsize=2)
 def _group(shard: Path, stamp: tuple[int, int], group: int, column: tuple[str, ...]) -> pa.Table:
     """Return a row group; `stamp` makes a changed file another one. Rows are read in order, so a cache of two groups is enough."""
-    return read_group(open_parquet(shard), shard, group, list(column))
+    return tables.read_group(tables.open_parquet(shard), shard, group, list(column))
 
 
 def read_cell(shard: Path, group: int, place: int, column: str, columns: tuple[str, ...]) -> bytes:
@@ -84,19 +74,16 @@ def parquet_images(shards: Sequence[Path], image_column: str, caption_column: st
     """
     listing = Listing()
     for shard in shards:
-        file = open_parquet(shard)
-        kinds = {each.name: is_image(each.type) for each in file.schema_arrow}
+        file = tables.open_parquet(shard)
+        kinds = {each.name: tables.is_image(each.type) for each in file.schema_arrow}
         pictures = [name for name, image in kinds.items() if image or name == image_column]
-        known = tuple(name.lower() for name in pictures) if len(pictures) == 1 else (*FILE_COLUMNS, "jpg", "png", "webp")
-        image = choose_column(pictures, image_column, known, "image_column", str(shard))
+        known = tuple(name.lower() for name in pictures) if len(pictures) == 1 else (*tables.FILE_COLUMNS, "jpg", "png", "webp")
+        image = tables.choose_column(pictures, image_column, known, "image_column", str(shard))
         others = [name for name, image in kinds.items() if not image]
-        text, stamp, number = choose_column(others, caption_column, CAPTION_COLUMNS, "caption_column", str(shard)), stamp_of(shard), 0
-        for group in range(file.num_row_groups):
-            for place, value in enumerate(read_group(file, shard, group, [text])[text].to_pylist()):
-                number += 1
-                name = f"{shard.name}, row {number}"
-                read = partial(read_cell, shard, group, place, image, (image,))
-                listing.items.append(Item(name, captions_of(value, name, free=True), read, stamp, in_shard=True))
+        text = tables.choose_column(others, caption_column, tables.CAPTION_COLUMNS, "caption_column", str(shard))
+        for number, (group, place, row) in enumerate(tables.numbered_rows(file, shard, [text]), start=1):
+            name, read = f"{shard.name}, row {number}", partial(read_cell, shard, group, place, image, (image,))
+            listing.items.append(Item(name, tables.captions_of(row[text], name, free=True), read, stamp_of(shard), in_shard=True))
     if not listing.items:
         raise DataError(f"{', '.join(p.name for p in shards)} has no rows; give shards with images")
     return listing
@@ -125,14 +112,14 @@ def tar_images(archives: Sequence[Path], caption_column: str) -> Listing:
             pictures = [ending for ending in parts if ending in SUFFIXES]
             texts = [ending for ending in (*CAPTIONS, ".json") if ending in parts]
             if len(pictures) != 1 or not texts:
-                said = "no image" if not pictures else "no caption (.txt or .json)" if not texts else f"several images ({pictures})"
+                said = "no caption (.txt or .json)" if not texts else f"several images ({', '.join(pictures)})" if pictures else "no image"
                 listing.skipped.append(f"{where}: {said}")
                 continue
-            value: Any = decode(_slice(archive, *parts[texts[0]]), where + texts[0])
+            value: Any = tables.decode(_slice(archive, *parts[texts[0]]), where + texts[0])
             if texts[0] == ".json":
                 value = _field(value, where + texts[0], caption_column)
             read = partial(_slice, archive, *parts[pictures[0]])
-            listing.items.append(Item(where + pictures[0], captions_of(value, where + texts[0], free=True), read, stamp))
+            listing.items.append(Item(where + pictures[0], tables.captions_of(value, where + texts[0], free=True), read, stamp))
     return listing
 
 
@@ -143,7 +130,7 @@ def _field(text: str, where: str, caption_column: str) -> Any:
         raise DataError(f"{where} is no JSON ({error}); mend or remove it") from error
     if not isinstance(row, dict):
         raise DataError(f"{where} holds no object; write one with a text")
-    return row[choose_column(list(row), caption_column, CAPTION_COLUMNS, "caption_column", where)]
+    return row[tables.choose_column(list(row), caption_column, tables.CAPTION_COLUMNS, "caption_column", where)]
 
 
 def _slice(path: Path, offset: int, size: int) -> bytes:

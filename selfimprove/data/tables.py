@@ -18,6 +18,11 @@ from selfimprove.errors import DataError
 NAMES = ("metadata.jsonl", "metadata.csv", "metadata.tsv", "metadata.parquet")  # the first that is there counts
 FILE_COLUMNS = ("file_name", "image", "filename", "file", "image_path", "path", "image_file", "img")
 CAPTION_COLUMNS = ("text", "caption", "prompt", "captions", "texts", "prompts", "txt", "description", "sentence", "sentences")
+EXAMPLE = '{"file_name": "cat.png", "text": "a cat"}'
+FORMS = (
+    f"a metadata.jsonl with one row an image, such as {EXAMPLE} (or metadata.csv, .tsv, .parquet), a .txt or .caption file beside each "
+    "image, parquet shards or tar archives"
+)
 LONGEST = 131_072  # letters of a field, the limit of Python's csv
 _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
@@ -67,7 +72,7 @@ def read_table(path: Path) -> Table:
     if path.suffix == ".parquet":
         file = open_parquet(path)
         columns = [field.name for field in file.schema_arrow if not is_image(field.type)]
-        rows = [Row(f"{path.name} row {n}", row) for n, row in enumerate(_groups(file, path, columns), start=1)]
+        rows = [Row(f"{path.name} row {n}", row) for n, (*_, row) in enumerate(numbered_rows(file, path, columns), start=1)]
     elif path.suffix in (".csv", ".tsv"):
         columns, rows = _separated(path, decode(path.read_bytes(), path))
     else:
@@ -96,9 +101,6 @@ def _json_lines(path: Path, text: str) -> Iterator[Row]:
             if not isinstance(row, dict):
                 raise DataError(f"{where} is {_kind(row)}, not an object; write one object a line, such as " + EXAMPLE)
             yield Row(where, row)
-
-
-EXAMPLE = '{"file_name": "cat.png", "text": "a cat"}'
 
 
 def _separated(path: Path, text: str) -> tuple[list[str], list[Row]]:
@@ -154,11 +156,6 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         raise DataError(f"{path} is {what}; replace or remove it") from error
 
 
-def _groups(file: pq.ParquetFile, path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
-    for group in range(file.num_row_groups):
-        yield from read_group(file, path, group, columns).to_pylist()
-
-
 def read_group(file: pq.ParquetFile, path: Path, group: int, columns: list[str]) -> pa.Table:
     """Read some columns of a row group.
 
@@ -173,11 +170,22 @@ def read_group(file: pq.ParquetFile, path: Path, group: int, columns: list[str])
         raise DataError(f"{path}, {rows}: the file is damaged there ({error}); replace or remove it") from error
 
 
+def numbered_rows(file: pq.ParquetFile, path: Path, columns: list[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Yield some columns of each row, with the number of its row group and its place in that, from 0."""
+    for group in range(file.num_row_groups):
+        yield from ((group, place, row) for place, row in enumerate(read_group(file, path, group, columns).to_pylist()))
+
+
 def is_image(kind: pa.DataType) -> bool:
     """Return whether a parquet column can hold encoded images: bytes, or `datasets`' structure of bytes and path."""
     if pa.types.is_struct(kind):
         return {"bytes", "path"} <= {field.name for field in kind}
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def holds_images(shards: Sequence[Path]) -> bool:
+    """Return whether a parquet file among these has a column that can hold images."""
+    return any(is_image(field.type) for shard in shards for field in open_parquet(shard).schema_arrow)
 
 
 def choose_column(columns: Sequence[str], wanted: str, known: Sequence[str], setting: str, where: str) -> str:
