@@ -15,7 +15,7 @@ from torch import Tensor
 from selfimprove.data.folders import list_images
 from selfimprove.data.items import THREADS, Item, Listing, looks
 from selfimprove.data.opening import Look, fitted
-from selfimprove.data.pairs import Shards, pair_shards
+from selfimprove.data.pairs import Shards, holds_pairs
 from selfimprove.data.splits import LEAST, group, kept_out
 from selfimprove.data.streaming import streamed
 from selfimprove.draws import EVALUATION_SEED, count_images, example_id, image_of, key_hash, several_captions
@@ -115,8 +115,8 @@ def load_data(
     if not path.exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", data) and path.suffix != ".parquet":
         return _streamed_pairs(data, counts, image_size, seed, part)
     try:
-        if shards := pair_shards(path):
-            return _pairs(path.name, str(path), Shards(shards), counts, image_size, seed, part)
+        if holds_pairs(path):
+            return _pairs(path.name, str(path), Shards(str(path)), counts, image_size, seed, part)
         listing = list_images(path, image_column, caption_column)
     except OSError as error:  # such as a folder without permission
         raise DataError(f"data={data!r} cannot be read ({error}); mend that, or give another") from error
@@ -198,7 +198,8 @@ def _assembled(
     samples, validation, evaluation = counts
     seen = looks(source, [*listing.items, *losers])
     firsts, others = seen[: len(listing.items)], seen[len(listing.items) :]
-    skipped = [f"{item.name}: {each.problem}" for item, each in zip([*listing.items, *losers], seen, strict=True) if each.problem]
+    broken = [f"{item.name}: {each.problem}" for item, each in zip([*listing.items, *losers], seen, strict=True) if each.problem]
+    skipped = [*listing.skipped, *broken]
     usable = [i for i, each in enumerate(firsts) if not each.problem and not (losers and others[i].problem)]
     if not in_order:  # other names of the same files are the same data
         usable.sort(key=lambda i: (firsts[i].digest, listing.items[i].captions))
@@ -214,9 +215,9 @@ def _assembled(
         for (i, _), (text, k) in zip(rows, indexed(captions), strict=True)
     ]
     of_item = {i: row for row, (i, _) in reversed(list(enumerate(rows)))}  # the first row of each item
-    skipped, count = [*listing.skipped, *skipped], len(listing.items) + len(listing.skipped)
     said = "; ".join([*(listing.notes if losers else []), *skipped[:1]])
-    found = f"data={source!r}: {len(items)} of {count} {'pairs' if losers else 'images'} can be read{said and f' ({said})'}"
+    total, kind = len(listing.items) + len(listing.skipped), "pairs" if losers else "images"
+    found = f"data={source!r}: {len(items)} of {total} {kind} can be read{said and f' ({said})'}"
     groups, notes = group(items, shown + beaten, [ids[of_item[i]] for i in range(len(items))])
     parts = kept_out(groups, validation, evaluation, found)
     place = {group: number for number, group in enumerate(parts.validation)}
@@ -262,17 +263,17 @@ def _assembled(
 
 def _sizes(items: Sequence[Item], seen: Sequence[Look], size: tuple[int, int]) -> list[str]:
     """Return notes on images that are enlarged, and on those of which the centre crop leaves little."""
-    scale = [max(size[0] / each.height, size[1] / each.width) for each in seen]
-    small = [f"{item.name} ({each.width} x {each.height})" for item, each, s in zip(items, seen, scale, strict=True) if s > 1]
-    kept = [size[0] * size[1] / (s * s * each.height * each.width) for each, s in zip(seen, scale, strict=True)]
-    cut = [item.name for item, share in zip(items, kept, strict=True) if share < CUT]
+    scaled = [(item.name, each, max(size[0] / each.height, size[1] / each.width)) for item, each in zip(items, seen, strict=True)]
+    small = [f"{name} ({each.width} x {each.height})" for name, each, scale in scaled if scale > 1]
+    cut = [name for name, each, scale in scaled if size[0] * size[1] < CUT * scale**2 * each.height * each.width]
     notes = [f"{len(small)} images are smaller than {size[1]} x {size[0]} pixels, and enlarged: {', '.join(small[:3])}"] if small else []
     return notes + ([f"{len(cut)} images lose more than half to the crop of their centre: {', '.join(cut[:3])}"] if cut else [])
 
 
 def _pairs(name: str, source: str, shards: Shards, counts: tuple[int, int, int], size: tuple[int, int], seed: int, part: str) -> ImageText:
     """Build the set from pairs: winners are the real images, losers the images they were preferred to. A prompt is in one part only."""
-    listing = Listing([shards.item(row, row.first_wins) for row in shards.rows], [], [str(shards.dropped)] * bool(shards.dropped))
+    notes = [*([str(shards.dropped)] if shards.dropped else []), *shards.notes]
+    listing = Listing([shards.item(row, row.first_wins) for row in shards.rows], [], notes)
     losers = [shards.item(row, not row.first_wins) for row in shards.rows]
     return _assembled(name, source, listing, counts, size, seed, part, losers, in_order=True)
 

@@ -5,7 +5,7 @@ A shard has the columns `caption`, `jpg_0`, `jpg_1` (encoded images), `label_0`,
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -98,38 +98,30 @@ class Row(NamedTuple):
         return f"{self.shard}, row {self.number}"
 
 
-def pair_shards(path: Path) -> list[Path]:
-    """Return the shards of labelled pairs that a path names: a shard, or a folder of shards; none if it holds something else.
-
-    Raises:
-        DataError: the shard is not there, or a shard is damaged.
-    """
-    shards = [path] if path.suffix == ".parquet" else []
-    if path.is_dir() and not any((path / name).is_file() for name in NAMES):
-        shards = train_shards(path, ".parquet")[0]
-    if shards and not shards[0].is_file():
-        raise DataError(f"data={str(path)!r} has no parquet shard; give a shard or a folder of shards")
-    return shards if any({*COLUMNS[1:5]} & {*open_parquet(shard).schema_arrow.names} for shard in shards) else []
+def holds_pairs(path: Path) -> bool:
+    """Return whether a shard, or a folder of shards without a metadata table, has columns of labelled pairs; true for a shard not there."""
+    if path.suffix == ".parquet" and not path.is_dir():
+        return not path.is_file() or not {*COLUMNS[1:5]}.isdisjoint(open_parquet(path).schema_arrow.names)
+    shards = [] if any((path / name).is_file() for name in NAMES) else train_shards(path, ".parquet")[0]
+    return any(holds_pairs(shard) for shard in shards)
 
 
 class Shards:
     """Pairs in parquet shards. Labels are read and checked at once; images are read on demand, one row group at a time.
 
     `rows` holds the pairs with a preference, in order; with `limit`, only that many. `dropped` counts the rows without one.
+    `notes` name shards of other parts than train, which are not read.
 
     Raises:
         DataError: there is no shard, one is damaged, a column is missing, or a row has no caption or invalid labels (the message names file
             and row).
     """
 
-    def __init__(self, source: str | Sequence[Path], limit: int | None = None) -> None:
-        if isinstance(source, str):
-            path = Path(source).expanduser()
-            paths = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-        else:
-            paths = list(source)
+    def __init__(self, source: str, limit: int | None = None) -> None:
+        path = Path(source).expanduser()
+        paths, self.notes = train_shards(path, ".parquet") if path.is_dir() else ([path], [])
         if not paths or not paths[0].is_file():
-            raise DataError(f"data={str(source)!r} has no parquet shard; give a shard or a folder of shards")
+            raise DataError(f"data={source!r} has no parquet shard; give a shard or a folder of shards")
         self.rows: list[Row] = []
         self.dropped = Dropped()
         for shard in paths:
