@@ -12,12 +12,13 @@ from selfimprove.config import Preset, Settings
 from selfimprove.data.images import STREAMS, ImageText, load_data, no_images, shapes_prompts, shortened
 from selfimprove.errors import DataError
 from selfimprove.files import write_json
+from selfimprove.data.prompt_files import PromptError, load_prompts
 from selfimprove.models.lora import check_rank
 from selfimprove.models.pipeline import Diffuser, ModelError, load_diffuser, model_hash, resolve_model
 from selfimprove.opponent import check_identity
 from selfimprove.presets import get_preset
 from selfimprove.processes import choose_device
-from selfimprove.recursion.prompts import Collection, PromptError, collect, fingerprint, load_prompts, templates
+from selfimprove.recursion.prompts import Collection, collect, fingerprint, templates
 from selfimprove.recursion.selection import SelectionError, check_selecting
 from selfimprove.run_folder import RunFolder, identity_hash, open_run
 from selfimprove.scorers import PUBLISHED_SCORERS, Scorer, load_scorers
@@ -121,7 +122,7 @@ def set_up(
 
 def _collect(prompts: str, settings: Settings, seed: int) -> Collection:
     if not prompts:
-        raise PromptError("prompts='' names nothing; give 'shapes', a txt, jsonl, csv or parquet file, or a datasets id")
+        raise PromptError("prompts='' names nothing; give 'shapes', a txt, csv, tsv, json, jsonl or parquet file, or a datasets id")
     if prompts == "shapes":  # the evaluation prompts are the shapes world's own, the same for all systems
         source = concepts() if settings.prompt_source == "template" else collected_prompts(settings.collected, seed)
     else:

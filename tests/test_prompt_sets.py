@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from selfimprove.data import prompt_sets
+from selfimprove.data.prompt_files import PromptError
 from selfimprove.data.prompt_sets import judged_prompts
-from selfimprove.recursion.prompts import PromptError
 from selfimprove.shapes.captions import HELD_OUT, SCENES
 
 

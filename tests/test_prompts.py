@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 from conftest import tiny_language_model
 
+from selfimprove.data.latents import SHARD
+from selfimprove.data.prompt_files import PromptError, load_prompts
 from selfimprove.recursion.judges import JudgeError, LanguageModelJudge, ShapesRules, judged, read_answer
 from selfimprove.recursion.prompts import (
     Collection,
-    PromptError,
     PromptSet,
     collect,
     drop_duplicates,
-    load_prompts,
     prepare,
     spread,
     templates,
@@ -29,44 +29,130 @@ def letters(prompts: list[str]) -> np.ndarray:
     return np.array([[p.count(c) for c in "abcdefghijklmnopqrstuvwxyz "] for p in prompts], dtype=np.float32)
 
 
-@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv", "tsv", "json", "parquet"])
 def test_every_kind_of_file(tmp_path: Path, kind: str) -> None:
     path, frame = tmp_path / f"prompts.{kind}", pd.DataFrame({"id": range(4), "prompt": TEXTS})
     if kind == "txt":
         path.write_text("\n".join(TEXTS))
-    elif kind == "jsonl":
-        frame.to_json(path, orient="records", lines=True)
-    elif kind == "csv":
-        frame.to_csv(path, index=False)
-    else:
+    elif kind.startswith("json"):
+        frame.to_json(path, orient="records", lines=kind == "jsonl")
+    elif kind == "parquet":
         frame.to_parquet(path)
+    else:
+        frame.to_csv(path, index=False, sep="," if kind == "csv" else "\t")
     assert load_prompts(str(path)) == TEXTS
     if kind != "txt":
-        with pytest.raises(PromptError, match=r"has no column caption; it has \['id', 'prompt'\]"):
-            load_prompts(str(path), "caption")
+        for one_of_two in ((str(path), "caption"), (f"{path}#caption", "")):
+            with pytest.raises(PromptError, match=r"has no column caption; it has \['id', 'prompt'\]: name one, as in prompts='.*#name'"):
+                load_prompts(*one_of_two)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("notepad.txt", "\ufeffa cat\r\n007\r\n"),
+        ("notepad.csv", "\ufeffprompt\r\na cat\r\n007\r\n"),
+        ("PartiPrompts.tsv", "Prompt\tCategory\tNote\na cat\tAbstract\t\n007\tAbstract\tSimple numbers\n"),
+        ("utf-16.csv", "prompt\tn\na cat\t1\n007\t2\n"),
+        ("old.json", '{"version": 1, "prompts": [{"Prompt": "a cat"}, {"Prompt": "007"}]}'),
+        ("lines.json", '{"prompt": "a cat"}\n{"prompt": "007"}\n'),
+        ("table.parquet", ""),
+        ("DrawBench.csv", 'Prompts,Category\n"a cat",Colors\n007,Counting\n'),
+        ("excel.csv", "id;Caption\n1;a cat\n2;007\n"),
+        ("anime.json", '["a cat", "007"]'),
+        ("evaluation_metadata.jsonl", '{"tag": "x", "include": [], "prompt": "a cat"}\n{"tag": "y", "include": [], "prompt": "007"}\n'),
+        ("any.csv#Sentence", "text,Sentence\nno,a cat\nno,007\n"),
+        ("in any case.csv#sentence", "text,Sentence\nno,a cat\nno,007\n"),
+        ("a#b.txt", "a cat\n007"),
+        ("capitals.TXT", "a cat\n007"),
+    ],
+)
+def test_published_forms_give_the_same_two_prompts(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / (name if name.startswith("a#") else name.partition("#")[0])
+    path.write_text(text, encoding="utf-16" if name.startswith("utf-16") else "utf-8", newline="")
+    if name.endswith(".parquet"):
+        pd.DataFrame({"image": [b"x"] * 2, "TEXT": ["a cat", "007"]}).to_parquet(path)
+    assert load_prompts(str(tmp_path / name)) == ["a cat", "007"]
+
+
+def test_quotes_of_partiprompts_are_text(tmp_path: Path) -> None:
+    """The published file has such lines, and others that hold quotes further on; other programs quote a text that holds one."""
+    lines = ['"G I G G L E" painted on a wall\tx', 'the word "PEACE"\tsays "so"', '"a ""red"" cat"\tx', "'BUY MILK'\t"]
+    (tmp_path / "a.tsv").write_text("Prompt\tNote\n" + "\n".join(lines))
+    expected = ['"G I G G L E" painted on a wall', 'the word "PEACE"', 'a "red" cat', "'BUY MILK'"]
+    assert load_prompts(str(tmp_path / "a.tsv")) == expected
+    (tmp_path / "a.tsv").write_text('Prompt\tNote\na cat\tx\n"5 inch nails\tx\na dog\tx\n')
+    with pytest.raises(PromptError, match=r"a.tsv row 2 \(line 3\)"):
+        load_prompts(str(tmp_path / "a.tsv"))
+
+
+def test_texts_that_look_like_something_else_stay_texts(tmp_path: Path) -> None:
+    said = ["None", "NA", "nan", "2024-01-31", "1e3", "7.10", "true"]
+    pd.DataFrame({"prompt": said}).to_csv(tmp_path / "a.csv", index=False)
+    (tmp_path / "b.jsonl").write_text("\n".join(json.dumps({"prompt": p}) for p in said))
+    assert load_prompts(str(tmp_path / "a.csv")) == load_prompts(str(tmp_path / "b.jsonl")) == said
+
+
+def test_rows_that_are_no_text_are_refused_by_number(tmp_path: Path) -> None:
+    captions = [["a cat", "a kitten"], ["a dog"]]
+    pd.DataFrame({"caption": captions}).to_parquet(tmp_path / "coco.parquet")
+    pd.DataFrame({"caption": captions}).to_json(tmp_path / "coco.jsonl", orient="records", lines=True)
+    for kind in ("parquet", "jsonl"):
+        with pytest.raises(PromptError, match=r"coco.*row 1, column 'caption': .*a cat.* is of type list, and not one text"):
+            load_prompts(str(tmp_path / f"coco.{kind}"))
+    (tmp_path / "numbers.jsonl").write_text('{"prompt": "a"}\n{"prompt": 7}\n')
+    with pytest.raises(PromptError, match="row 2, column 'prompt': '7' is of type int"):
+        load_prompts(str(tmp_path / "numbers.jsonl"))
+    (tmp_path / "half.json").write_text(r'["a cat", "a \ud83d cat"]')
+    with pytest.raises(PromptError, match="row 2: .* is of type str, and not one text of whole characters"):
+        load_prompts(str(tmp_path / "half.json"))
+    (tmp_path / "loose.csv").write_text("prompt,kind\na cat,x\na cat, red, asleep,x\n")
+    with pytest.raises(PromptError, match=r"loose.csv row 2 \(line 3\) has 4 fields"):
+        load_prompts(str(tmp_path / "loose.csv"))
+    (tmp_path / "no header.csv").write_text("1,a cat\n2,a dog\n")
+    with pytest.raises(PromptError, match=r"no column prompt or prompts or text or caption; it has \['1', 'a cat'\]"):
+        load_prompts(str(tmp_path / "no header.csv"))
 
 
 def test_sources_that_cannot_be_used(tmp_path: Path) -> None:
-    with pytest.raises(PromptError, match="there is no such file; give a txt, jsonl, csv or parquet file"):
+    with pytest.raises(PromptError, match=r"there is no such file; give a .txt, .csv, .tsv, .json, .jsonl, .ndjson, .parquet file"):
         load_prompts(str(tmp_path / "nowhere.txt"))
     with pytest.raises(PromptError, match="is not understood"):
         load_prompts(str(tmp_path))
-    for kind in ("txt", "jsonl"):
-        (tmp_path / f"empty.{kind}").write_text("")
-        with pytest.raises(PromptError, match="holds no prompt; give at least one a line"):
-            load_prompts(str(tmp_path / f"empty.{kind}"))
+    for kind in ("txt", "jsonl", "csv", "tsv", "json"):
+        for text in ("", "\ufeff\n"):
+            (tmp_path / f"empty.{kind}").write_text(text, encoding="utf-8")
+            with pytest.raises(PromptError, match="holds no prompt; give at least one a line|has no rows"):
+                load_prompts(str(tmp_path / f"empty.{kind}"))
     (tmp_path / "broken.jsonl").write_text("{nonsense\n")
-    with pytest.raises(PromptError, match="cannot be read as jsonl"):
+    with pytest.raises(PromptError, match="broken.jsonl row 1 holds a line that is no JSON"):
         load_prompts(str(tmp_path / "broken.jsonl"))
 
 
-def test_a_datasets_id(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_datasets_id_sends_one_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: datasets.Dataset.from_dict({"text": TEXTS}))
-    assert load_prompts("someone/prompts") == TEXTS
+    (tmp_path / "parquet").mkdir()
+    pd.DataFrame({"n": range(4), "text": TEXTS, "image": [b"x"] * 4}).to_parquet(tmp_path / "parquet" / "train.parquet")
+    (tmp_path / "lines").mkdir()
+    pd.DataFrame({"Prompt": TEXTS}).to_json(tmp_path / "lines" / "train.jsonl", orient="records", lines=True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    load, asked = datasets.load_dataset, []
 
-    def absent(name: str, split: str) -> None:
+    def local(name: str, **options: object) -> object:
+        asked.append(options)
+        return load(str(tmp_path / name.partition("/")[2]), cache_dir=str(tmp_path / "cache"), **options)
+
+    monkeypatch.setattr(datasets, "load_dataset", local)
+    assert load_prompts("someone/parquet") == load_prompts("someone/parquet#TEXT") == load_prompts("someone/lines") == TEXTS
+    assert all(options["streaming"] for options in asked)
+    assert asked[1]["columns"] == ["text"]
+    with pytest.raises(PromptError, match=r"'someone/parquet', row 1, column 'image': .* is of type bytes"):
+        load_prompts("someone/parquet#image")
+    with pytest.raises(PromptError, match=r"has no column nothing; it has \['n', 'text', 'image'\]"):
+        load_prompts("someone/parquet", "nothing")
+
+    def absent(name: str, **options: object) -> None:
         raise ConnectionError
 
     monkeypatch.setattr(datasets, "load_dataset", absent)
@@ -98,14 +184,14 @@ def test_rules_of_the_shapes_world() -> None:
 
 def test_preparation_reports_what_it_drops_and_spreads_out(tmp_path: Path) -> None:
     collection = collect(collected_prompts(1500, 0), 10, 0)
-    made = prepare(collection, ShapesRules(), letters, clusters=12, keep=60, seed=0, cache=tmp_path / "judged.jsonl")
+    made = prepare(collection, ShapesRules(), letters, clusters=12, keep=60, seed=0, cache=tmp_path / "judged")
     assert len(made.prompts) == len(set(made.prompts)) == 60
     assert not set(made.prompts) & set(collection.held_out)
     assert [r.name for r in made.reports] == ["empty or repeated", "near-duplicate", "clarity", "specificity", "diversity"]
     assert all(r.after < r.before for r in made.reports)
     assert [a.after for a in made.reports[:-2]] != [a.before for a in made.reports[:-2]]
     assert made.of_round(2, 40) == made.prompts[40:] + made.prompts[:20]  # fresh ones first, then over again
-    again = prepare(collection, ShapesRules(), letters, clusters=12, keep=60, seed=0, cache=tmp_path / "judged.jsonl")
+    again = prepare(collection, ShapesRules(), letters, clusters=12, keep=60, seed=0, cache=tmp_path / "judged")
     assert again == made
 
 
@@ -185,14 +271,19 @@ def test_unknown_is_never_a_pass_and_is_reported(tmp_path: Path) -> None:
 
 
 def test_answers_survive_a_killed_process(tmp_path: Path) -> None:
-    cache, judge, prompts = tmp_path / "judged.jsonl", Counting(), [f"prompt {i}" for i in range(5)]
-    judged(judge, "clarity", prompts[:4], cache)
-    cache.write_text(cache.read_text()[:-9])  # killed while writing the last line
-    assert judged(judge, "clarity", prompts, cache) == [True, True, True, None, True]
-    assert judge.asked == prompts[:4] + prompts[3:]
-    assert judged(judge, "specificity", prompts[:1], cache) == [True]
-    assert len(judge.asked) == 7
-    assert json.loads(cache.read_text().splitlines()[0]) == ["counting", "clarity", "prompt 0", True]
+    cache, judge, prompts = tmp_path / "judged", Counting(), [f"prompt {i}" for i in range(SHARD + 5)]
+    expected = [None if i % 10 == 3 else True for i in range(len(prompts))]
+    assert judged(judge, "clarity", prompts, cache) == expected
+    assert judged(judge, "clarity", prompts, cache) == expected
+    assert judge.asked == prompts
+    (cache / "clarity" / "00001.safetensors").unlink()  # killed before it was written
+    assert judged(judge, "clarity", prompts, cache) == expected
+    assert judge.asked == prompts + prompts[SHARD:]
+    assert judged(judge, "specificity", prompts[:1], cache) == [True]  # another question, other prompts, another judge: asked anew
+    assert judged(judge, "clarity", prompts[1:3], cache) == [True, True]
+    judge.name = "other"
+    assert judged(judge, "clarity", prompts[1:3], cache) == [True, True]
+    assert len(judge.asked) == len(prompts) + 5 + 1 + 2 + 2
 
 
 def test_a_language_model_that_says_yes(tmp_path: Path) -> None:

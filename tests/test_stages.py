@@ -13,11 +13,11 @@ from selfimprove import stages as samples
 from selfimprove.config import Preset, Settings
 from selfimprove.data.images import DataError
 from selfimprove.data.latents import Store
+from selfimprove.data.prompt_files import PromptError
 from selfimprove.evaluation.round_figures import selection_figure, training_figure
 from selfimprove.models.pipeline import model_hash
 from selfimprove.planning.plan import plan
 from selfimprove.recursion.collapse import CollapseError
-from selfimprove.recursion.prompts import PromptError
 from selfimprove.recursion.selection import SelectionError
 from selfimprove.recursion.weighting import WeightingError
 from selfimprove.report import drift_table, prompt_lines, read_training, score_table, write_summary

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from selfimprove.data.images import shapes_prompts
+from selfimprove.data.prompt_files import PromptError, hub_column, load_prompts
 from selfimprove.draws import EVALUATION_SEED, key_hash
-from selfimprove.recursion.prompts import PromptError, fingerprint, load_prompts, normalise
+from selfimprove.recursion.prompts import fingerprint, normalise
 from selfimprove.shapes.captions import HELD_OUT, SCENES, Caption
 from selfimprove.shapes.image_sets import HELD_IN_SCENES
 
@@ -29,15 +31,6 @@ class JudgedPrompts:
         return fingerprint(self.prompts)[:12]
 
 
-def _hub_column(repository: str, split: str, column: str) -> Callable[[], list[str]]:
-    def fetch() -> list[str]:
-        from datasets import load_dataset  # slow to import, and only needed here
-
-        return [str(p) for p in load_dataset(repository, split=split, columns=[column])[column]]
-
-    return fetch
-
-
 def _hpsv2() -> list[str]:
     from huggingface_hub import hf_hub_download
 
@@ -51,16 +44,16 @@ def _hpsv2() -> list[str]:
 
 # Name -> function that downloads the prompts. Pick-a-Pic is no longer at its first address; this mirror has the same card and schema.
 PUBLISHED_SETS: dict[str, Callable[[], list[str]]] = {
-    "pickapic-test": _hub_column("liuhuohuo2/pick-a-pic-v2", "test_unique", "caption"),
-    "pickapic-validation": _hub_column("liuhuohuo2/pick-a-pic-v2", "validation_unique", "caption"),
-    "partiprompts": _hub_column("nateraw/parti-prompts", "train", "Prompt"),
+    "pickapic-test": partial(hub_column, "liuhuohuo2/pick-a-pic-v2", "test_unique", "caption"),
+    "pickapic-validation": partial(hub_column, "liuhuohuo2/pick-a-pic-v2", "validation_unique", "caption"),
+    "partiprompts": partial(hub_column, "nateraw/parti-prompts", "train", "Prompt"),
     "hpsv2": _hpsv2,
 }
 SHAPES: dict[str, Any] = {"shapes-held-in": HELD_IN_SCENES, "shapes-held-out": SCENES[HELD_OUT]}
 
 
 def judged_prompts(source: str, count: int = 0) -> JudgedPrompts:
-    """Load a prompt set by name, from a file, or by `datasets` id (see `prompts.load_prompts`). Repeated prompts are dropped.
+    """Load a prompt set by name, from a file, or by `datasets` id (see `prompt_files.load_prompts`). Repeated prompts are dropped.
 
     `count` > 0 takes that many prompts, and the choice does not depend on their order in the file. 0 takes all, or 512 of a shapes set.
 

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,11 +70,12 @@ def read_table(path: Path) -> Table:
         DataError: the file is cut off or of another kind, has no header or no row, or a row has surplus or missing fields, an unclosed
             quote, or a field of more than 131,072 letters. The message names file and row.
     """
-    if path.suffix == ".parquet":
+    kind = path.suffix.lower()
+    if kind == ".parquet":
         file = open_parquet(path)
         columns = [field.name for field in file.schema_arrow if not is_image(field.type)]
         rows = [Row(f"{path.name} row {n}", row) for n, (*_, row) in enumerate(numbered_rows(file, path, columns), start=1)]
-    elif path.suffix in (".csv", ".tsv"):
+    elif kind in (".csv", ".tsv"):
         columns, rows = _separated(path, decode(path.read_bytes(), path))
     else:
         rows = list(_json_lines(path, decode(path.read_bytes(), path)))
@@ -113,13 +115,15 @@ def _separated(path: Path, text: str) -> tuple[list[str], list[Row]]:
     def fields(separator: str) -> list[str]:
         return [name.strip() for name in next(csv.reader([first], delimiter=separator, skipinitialspace=True), [])]
 
-    order = "\t,;|" if path.suffix == ".tsv" else ",;\t|"
+    order = "\t,;|" if path.suffix.lower() == ".tsv" else ",;\t|"
     separator = max(order, key=lambda s: (sum(name.lower() in known for name in fields(s)), len(fields(s))))
     header = fields(separator)
     if named := [name for name in header if name and (path.parent / name).is_file()]:
         raise DataError(f"{path.name} has no header: its first line names the file {named[0]!r}; write file_name{separator}text above it")
     if twice := [name for name in header if name and header.count(name) > 1]:
         raise DataError(f"{path.name} has two columns {twice[0]!r}; rename one")
+    if separator == "\t":
+        lines = re.sub(r'(?<![^\t\r\n])"[^\t\r\n]*', _escaped, lines)
     rows: list[Row] = []
     reader, start, where = csv.reader(io.StringIO(lines, newline=""), delimiter=separator, skipinitialspace=True, strict=True), 1, ""
     quoting = "put a field that holds a separator, a quote or a line break in double quotes, and write a quote inside it twice"
@@ -140,6 +144,13 @@ def _separated(path: Path, text: str) -> tuple[list[str], list[Row]]:
         said = "a double quote is opened and never closed" if "unexpected end" in str(error) else str(error)
         raise DataError(f"{path.name} row {len(rows) + 1} (line {start}): {said}; {quoting}") from error
     return [name for name in header if name], rows
+
+
+def _escaped(field: re.Match[str]) -> str:
+    """Return a field of a tsv file as csv has it: published ones begin fields with a quote that is part of the text."""
+    if field[0].count('"') % 2 or re.fullmatch(r'"(?:[^"]|"")*"', field[0]):
+        return field[0]
+    return '"' + field[0].replace('"', '""') + '"'
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:

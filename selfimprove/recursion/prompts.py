@@ -13,23 +13,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, Int
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from tqdm.auto import tqdm
 
+from selfimprove.data.prompt_files import PromptError
 from selfimprove.draws import EVALUATION_SEED, key_hash
-from selfimprove.errors import SelfImproveError
 from selfimprove.recursion.judges import QUESTIONS, Judge, judged
 
 FILLERS = frozenset({"a", "an", "the", "please"})  # words ignored in the search for near-duplicates
 MINI_BATCH_ABOVE = 20_000  # number of prompts above which K-means uses mini-batches
 TEMPLATE = "a photo of a {concept}"
 SHOWN = 3  # dropped prompts quoted per report
-
-
-class PromptError(SelfImproveError):
-    """The prompts cannot be used; the message says why and what to do."""
 
 
 class FilterReport(NamedTuple):
@@ -76,63 +71,6 @@ class PromptSet:
         return [self.prompts[i % len(self.prompts)] for i in range((index - 1) * count, index * count)]
 
 
-def load_prompts(source: str, column: str = "") -> list[str]:
-    """Load prompts from a text file (one per line), from a column of a jsonl, csv or parquet file, or from a `datasets` id.
-
-    If `column` is empty, the first existing column of prompt, text and caption is used. Of a data set, the `train` split is used.
-
-    Raises:
-        PromptError: the source is missing or of an unknown kind, has no such column, or holds no prompt.
-    """
-    path = Path(source).expanduser()
-    if path.suffix in (".txt", ".jsonl", ".csv", ".parquet"):
-        if not path.is_file():
-            raise PromptError(f"prompts={source!r}: there is no such file; give a txt, jsonl, csv or parquet file, or a datasets id")
-        prompts = _read(path, column)
-    elif len(path.parts) == 2 and not path.exists():
-        prompts = _download(source, column)
-    else:
-        raise PromptError(f"prompts={source!r} is not understood; give a txt, jsonl, csv or parquet file, or a datasets id owner/name")
-    if not any(p.strip() for p in prompts):
-        raise PromptError(f"prompts={source!r} holds no prompt; give at least one a line")
-    return prompts
-
-
-def _read(path: Path, column: str) -> list[str]:
-    if path.suffix == ".txt":
-        return path.read_text(encoding="utf-8").splitlines()
-    if path.stat().st_size == 0:
-        return []
-    try:
-        if path.suffix == ".jsonl":
-            frame = pd.read_json(path, lines=True, dtype=False)
-        else:
-            frame = pd.read_csv(path, keep_default_na=False) if path.suffix == ".csv" else pd.read_parquet(path)
-    except (ValueError, OSError) as error:
-        raise PromptError(f"prompts={str(path)!r} cannot be read as {path.suffix[1:]} ({error}); mend the file") from error
-    return _column(list(frame.columns), lambda name: frame[name].dropna().tolist(), str(path), column)
-
-
-def _download(source: str, column: str) -> list[str]:
-    from datasets import load_dataset  # slow to import, and only needed here
-
-    try:
-        data = load_dataset(source, split="train")
-    except Exception as error:  # the hub client raises many unrelated types
-        raise PromptError(
-            f"prompts={source!r}: no such file here, and no data set could be had ({type(error).__name__}); give a file"
-        ) from error
-    return _column(data.column_names, lambda name: list(data[name]), source, column)
-
-
-def _column(names: list[str], take: Callable[[str], list[object]], source: str, column: str) -> list[str]:
-    wanted = [column] if column else ["prompt", "text", "caption"]
-    found = [name for name in wanted if name in names]
-    if not found:
-        raise PromptError(f"prompts={source!r} has no column {' or '.join(wanted)}; it has {names}; name one")
-    return [str(value) for value in take(found[0])]
-
-
 def normalise(prompt: str) -> str:
     """Return the prompt in normal form: Unicode NFKC, single spaces, and no spaces at the ends."""
     return " ".join(unicodedata.normalize("NFKC", prompt).split())
@@ -165,7 +103,7 @@ def drop_duplicates(prompts: Sequence[str]) -> tuple[list[str], list[FilterRepor
 
 
 def apply_judge(prompts: Sequence[str], judge: Judge, cache: Path | None = None) -> tuple[list[str], list[FilterReport]]:
-    """Keep the prompts that are judged clear and specific. An unreadable answer drops the prompt. The file `cache` keeps the answers.
+    """Keep the prompts that are judged clear and specific. An unreadable answer drops the prompt. The folder `cache` keeps the answers.
 
     Raises:
         PromptError: no prompt passes.
