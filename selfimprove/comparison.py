@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import PartialState
 from jaxtyping import Float
 
 from selfimprove.config import Settings
@@ -20,11 +20,12 @@ from selfimprove.data.images import no_images
 from selfimprove.data.prompt_sets import JudgedPrompts, judged_prompts
 from selfimprove.errors import ArgumentError
 from selfimprove.evaluation.aggregate import comparison
-from selfimprove.evaluation.evaluate import evaluate, evaluation_latents
-from selfimprove.evaluation.protocol import Scored, read_scores
-from selfimprove.models.pipeline import Diffuser, check_folder, load_diffuser, model_hash, resolve_model
+from selfimprove.evaluation.evaluate import drawn_by, evaluate, evaluation_latents
+from selfimprove.evaluation.protocol import Scored, disagreements, read_scores
+from selfimprove.models.pipeline import Diffuser, load_diffuser, model_hash, resolve_model
 from selfimprove.planning.timing import measure
 from selfimprove.planning.work import Work
+from selfimprove.processes import choose_device
 from selfimprove.run_folder import identity_hash, open_run
 from selfimprove.scorers import SHAPES_SCORERS, Scorer, load_scorers
 
@@ -90,6 +91,7 @@ class Comparison:
     sampling: Sampling
     run: Path
     device: torch.device
+    drawn: Mapping[str, Any]  # what draws the images of every model alike (see `evaluate.drawn_by`)
 
     def folder(self, name: str, guidance: float) -> Path:
         """Return the folder of one model's scores and latents at one guidance."""
@@ -133,7 +135,7 @@ class Comparison:
     def _open(self, name: str, guidance: float) -> None:
         identity = {
             "model": model_hash(self.models[name]), "prompts": self.prompts.hash, "images": self.sampling.images,
-            "steps": self.sampling.steps, "guidance": guidance,
+            "steps": self.sampling.steps, "guidance": guidance, **self.drawn,
         }  # fmt: skip
         open_run(self.folder(name, guidance), identity, {"prompts_name": self.prompts.name})
 
@@ -177,12 +179,16 @@ def set_up_comparison(
 ) -> Comparison:
     """Check models and names before anything is sampled.
 
+    All models must be drawn alike, so that the table compares networks alone: the same time steps and final alpha, by the schedulers of
+    their folders, and images of the same size, which start from the same noise.
+
     `models` maps the name that tables show to a pipeline folder, a hub id or "shapes". `run` is the folder of scores and latents; if
     empty, `runs/compare-<hash of what is compared>`.
 
     Raises:
         ModelError: a model cannot be used.
-        ValueError: there is no model, two models have the same weights, or two names would share their files or give no file name.
+        ArgumentError: there is no model, two models have the same weights or would be drawn in different ways, two names would share their
+            files or give no file name, or the device cannot be used.
     """
     if not models:
         raise ArgumentError("models is empty; give at least one, such as {'base': 'shapes'}")
@@ -197,16 +203,24 @@ def set_up_comparison(
             )
         files[file] = name
     folders = {name: resolve_model(model) for name, model in models.items()}
-    chosen = torch.device(device) if device else PartialState().device
-    hashes: dict[str, str] = {}
+    chosen = choose_device(device)
+    hashes, drawn = dict[str, str](), dict[str, Any]()
     for name, folder in folders.items():
-        check_folder(folder)
+        diffuser = load_diffuser(folder, chosen)
+        here = {**drawn_by(diffuser, sampling.settings(1.0)), "latent_shape": diffuser.latent_shape}
+        if differing := disagreements(drawn or here, here):
+            raise ArgumentError(
+                f"models {next(iter(folders))!r} and {name!r} would be drawn in different ways ({'; '.join(differing)}), and "
+                "a table would compare these; give models of one image size, with the same timestep_spacing, steps_offset and "
+                "set_alpha_to_one in scheduler/scheduler_config.json"
+            )
+        drawn = here
         weights = model_hash(folder)
         if weights in hashes:
             raise ArgumentError(f"models {hashes[weights]!r} and {name!r} have the same weights; give two different pipelines")
         hashes[weights] = name
     asked = {**models, "prompts": prompts.hash, "images": sampling.images, "steps": sampling.steps}
-    return Comparison(folders, prompts, scorers, sampling, Path(run or f"runs/compare-{identity_hash(asked)}"), chosen)
+    return Comparison(folders, prompts, scorers, sampling, Path(run or f"runs/compare-{identity_hash(asked)}"), chosen, drawn)
 
 
 def compare(
@@ -226,10 +240,9 @@ def compare(
     Raises:
         ValueError: see `set_up_comparison`, `judged_prompts` and `read_scorers`.
     """
-    chosen = torch.device(device) if device else PartialState().device
-    judges = read_scorers(scorers, chosen)
-    drawn = set_up_comparison(models, judged_prompts(prompts, count), judges, sampling or Sampling(), run, str(chosen))
-    return comparison(list(drawn.play()), list(judges), allowed=("guidance",))
+    judges = read_scorers(scorers, choose_device(device))
+    set_up = set_up_comparison(models, judged_prompts(prompts, count), judges, sampling or Sampling(), run, device)
+    return comparison(list(set_up.play()), list(judges), allowed=("guidance",))
 
 
 def newest_player(runs: Path = Path("runs")) -> Path:

@@ -24,11 +24,17 @@ class ProcessError(SelfImproveError):
     """Another process failed; the message says which, and how."""
 
 
+def tf32() -> str:
+    """Return what a GPU rounds to TF32, 10 bits of mantissa, in place of float32: "none", or some of matmul and convolution."""
+    kinds = {"matmul": torch.backends.cuda.matmul, "convolution": torch.backends.cudnn.conv}
+    return ", ".join(name for name, kind in kinds.items() if kind.fp32_precision == "tf32") or "none"
+
+
 def choose_device(name: str) -> torch.device:
     """Return the device of this process, after a test allocation; "" means the best there is. Call it before anything else is set up.
 
-    Of several processes each has the device that accelerate gives it: "" and a type, such as "cuda", are accepted; "cpu" has all of them
-    share the CPU.
+    From here on float32 is float32 on GPUs too: TF32, which torch by itself uses in convolutions, is off. Of several processes each has
+    the device that accelerate gives it: "" and a type, such as "cuda", are accepted; "cpu" has all of them share the CPU.
 
     Raises:
         ArgumentError: the device cannot be used, is not that of this process, or the launcher asks for sharded weights.
@@ -41,6 +47,7 @@ def choose_device(name: str) -> torch.device:
             )
     several = max(int(os.environ.get(variable, 1)) for variable in SIZES) > 1
     on_cpu = several and (name == "cpu" or not torch.cuda.is_available())  # else accelerate does not see processes that share a CPU
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # the older switches also undo the newer ones
     state = PartialState(cpu=on_cpu, timeout=PATIENCE)
     if several and state.num_processes == 1:
         raise ArgumentError("the environment speaks of several processes, of which accelerate sees one; start them by `accelerate launch`")

@@ -22,7 +22,7 @@ from selfimprove import __version__
 from selfimprove.config import FREE
 from selfimprove.errors import SelfImproveError
 from selfimprove.files import read_json, remove_unfinished, sha256, write_json
-from selfimprove.processes import together
+from selfimprove.processes import tf32, together
 
 try:
     import fcntl
@@ -51,6 +51,7 @@ def provenance() -> dict[str, Any]:
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {PartialState().device}",
         "processes": PartialState().num_processes,
+        "tf32": tf32(),
         "threads": torch.get_num_threads(),  # changes the order of sums, so the last bits, and from there on the training
         "python": platform.python_version(),
         "versions": {"selfimprove": __version__} | {name: version(name) for name in LIBRARIES},  # a clone need not be installed

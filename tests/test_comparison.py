@@ -1,4 +1,6 @@
+import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,8 +10,9 @@ import torch
 from conftest import tiny_pipeline
 from torch import Tensor
 
-from selfimprove.comparison import Sampling, at_one_guidance, newest_player, read_guidances, set_up_comparison, sweep_table
+from selfimprove.comparison import Sampling, at_one_guidance, compare, newest_player, read_guidances, set_up_comparison, sweep_table
 from selfimprove.data.prompt_sets import JudgedPrompts
+from selfimprove.errors import ArgumentError
 from selfimprove.run_folder import RunError
 
 PROMPTS = JudgedPrompts("three", ["a red star", "a blue ring", "звезда"])
@@ -72,6 +75,52 @@ def test_the_same_weights_twice_are_no_comparison(tiny: Path, tmp_path: Path) ->
         set_up_comparison({"a": str(tiny), "b": str(tiny)}, PROMPTS, {}, SAMPLING, tmp_path, "cpu")
     with pytest.raises(ValueError, match="models is empty"):
         set_up_comparison({}, PROMPTS, {}, SAMPLING, tmp_path, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "named"),
+    [
+        ("scheduler/scheduler_config.json", {"timestep_spacing": "trailing"}, "timesteps: 501 1 and 999 499"),
+        ("scheduler/scheduler_config.json", {"timestep_spacing": "linspace"}, "timesteps: 501 1 and 999 0"),
+        ("scheduler/scheduler_config.json", {"steps_offset": 0}, "timesteps: 501 1 and 500 0"),
+        ("scheduler/scheduler_config.json", {"set_alpha_to_one": True}, r"final alpha: 0\.99\d+ and 1\.0"),
+        ("unet/config.json", {"sample_size": 12}, "image size: 16x16 and 24x24"),
+        ("unet/config.json", {"sample_size": [8, 12]}, "image size: 16x16 and 16x24"),
+    ],
+)
+def test_models_that_would_be_drawn_in_different_ways_are_refused_before_anything_is_drawn(
+    tiny: Path, tmp_path: Path, part: str, change: dict[str, object], named: str
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(tiny, other)
+    config = json.loads((other / part).read_text())
+    (other / part).write_text(json.dumps(config | change))
+    models = {"base": str(tiny), "other": str(other)}
+    with pytest.raises(ArgumentError, match=f"'base' and 'other' would be drawn in different ways.*{named}.*timestep_spacing"):
+        set_up_comparison(models, PROMPTS, {"brightness": brightness}, SAMPLING, tmp_path / "run", "cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_scores_say_what_drew_the_images_and_a_folder_drawn_otherwise_is_refused(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorers, sampling = {"brightness": brightness}, Sampling(images=1, steps=2, guidances=(1.0,))
+    comparison = set_up_comparison({"base": str(tiny)}, PROMPTS, scorers, sampling, tmp_path / "run", "cpu")
+    (scored,) = comparison.play()
+    protocol = scored.protocol
+    assert (protocol.timesteps, protocol.image_size, protocol.tf32, protocol.precision) == ("501 1", "16x16", "none", "float32")
+    assert 0.99 < float(protocol.final_alpha) < 1
+    monkeypatch.setattr("selfimprove.evaluation.evaluate.tf32", lambda: "convolution")
+    with pytest.raises(RunError, match="tf32: 'none' there, 'convolution' here"):
+        list(set_up_comparison({"base": str(tiny)}, PROMPTS, scorers, sampling, tmp_path / "run", "cpu").play())
+
+
+def test_a_device_that_is_not_here_is_refused_in_words(tiny: Path, tmp_path: Path) -> None:
+    for absent in ("cuda:7", "tpu"):
+        with pytest.raises(ArgumentError, match=f"device='{absent}' cannot be used here"):
+            set_up_comparison({"base": str(tiny)}, PROMPTS, {}, SAMPLING, tmp_path, absent)
+        with pytest.raises(ArgumentError, match=f"device='{absent}' cannot be used here"):
+            compare({"base": str(tiny)}, device=absent)
 
 
 def test_features_only_where_a_scorer_has_them(tiny: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from accelerate import DistributedType
 from accelerate.commands.config.config_args import load_config_from_file
 from conftest import write_images
@@ -17,9 +18,10 @@ from selfimprove import train as training
 from selfimprove.config import Preset
 from selfimprove.evaluation.evaluate import evaluation_latents
 from selfimprove.presets import PRESETS
-from selfimprove.processes import choose_device
+from selfimprove.processes import choose_device, tf32
 from selfimprove.rounds import play
 from selfimprove.run import set_up
+from selfimprove.run_folder import provenance
 
 PRESET = PRESETS["smoke"].changed(checkpoint_every=1)
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
@@ -126,6 +128,14 @@ def test_what_processes_cannot_share_is_refused(folder: Path) -> None:
         assert said["batch"].startswith("ArgumentError: batch=7 cannot be shared equally by 2 processes; start a number of processes that")
         assert "killed" not in said
         assert re.search(r"RunError: run='.*held' is being written by process \d+ on ", said["held"])
+
+
+def test_float32_is_float32_on_gpus_too() -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    assert tf32() == provenance()["tf32"] == "matmul, convolution"
+    torch.backends.cudnn.conv.fp32_precision = "tf32"  # the newer switches
+    choose_device("cpu")
+    assert tf32() == provenance()["tf32"] == "none"
 
 
 @pytest.mark.parametrize(("variable", "name"), [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")])

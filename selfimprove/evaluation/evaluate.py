@@ -25,6 +25,7 @@ from selfimprove.files import replacing
 from selfimprove.losses import squared_error
 from selfimprove.models.network import Conditioning, denoise
 from selfimprove.models.pipeline import AUTOCAST, Diffuser
+from selfimprove.processes import tf32
 from selfimprove.recursion.prompts import fingerprint
 from selfimprove.rollout import sample_batches
 from selfimprove.scorers import BlackImageWarning, Scorer, ScorerError, black_images, in_turn
@@ -75,7 +76,7 @@ def evaluate(
         )  # fmt: skip
         return {"latent": latents}
 
-    drawn_from = {"player": weights, **{n: getattr(settings, n) for n in ("evaluation_steps", "evaluation_guidance", "precision")}}
+    drawn_from = {"player": weights, "guidance": settings.evaluation_guidance, **drawn_by(diffuser, settings)}
     store = build_store(folder / "evaluation", len(prompts), make, "evaluation images", made_from=drawn_from, keys=ids, remake=True)
     (folder / "images").mkdir(exist_ok=True)
     scores, black = _scored(diffuser, data, scorers, held_out, store, settings.rollout_batch, folder / "images")
@@ -93,13 +94,22 @@ def evaluate(
         SamplingProtocol(
             model=model, model_hash=weights, prompts=data.name, prompts_hash=fingerprint(prompts)[:12], n_prompts=different,
             images=round(len(prompts) / different), noise_seed=EVALUATION_SEED, sampler="DDIM", steps=settings.evaluation_steps,
-            guidance=settings.evaluation_guidance,
-            precision="float32" if settings.precision == "no" else f"{settings.precision} autocast",
+            guidance=settings.evaluation_guidance, **drawn_by(diffuser, settings),
             scorers={name: getattr(score, "version", name) for name, score in scorers.items()}, black=black,
         ),
     )  # fmt: skip
     write_scores(folder / "scores.parquet", scored)
     return scored
+
+
+def drawn_by(diffuser: Diffuser, settings: Settings) -> dict[str, Any]:
+    """Return the fields of a protocol that depend on a model's folder and on the machine: what draws its images, beside its networks."""
+    steps = diffuser.schedule.steps(settings.evaluation_steps)
+    return {
+        "precision": "float32" if settings.precision == "no" else f"{settings.precision} autocast",
+        "timesteps": " ".join(str(step.t) for step in steps), "final_alpha": steps[-1].alpha_next,
+        "image_size": "{}x{}".format(*diffuser.image_size), "tf32": tf32(),
+    }  # fmt: skip
 
 
 def _scored(

@@ -7,6 +7,7 @@ scores records all of these. Tables of several models are made only from files w
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import pandas as pd
@@ -16,11 +17,21 @@ from selfimprove.files import write_table
 
 KEYS = ("id", "prompt", "image")  # columns of a score table that are not scores
 OF_THE_MODEL = ("model", "model_hash")  # fields that may differ between compared models
+UNKNOWN = "not recorded"  # by versions before 0.2
 _ATTRIBUTE = "protocol"  # pandas writes a frame's attributes into the parquet file
 
 
 class ProtocolError(SelfImproveError):
     """Scores were made in ways that cannot be compared. The message names the fields that differ."""
+
+
+def disagreements(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Return, in words, the entries of `ours` that differ in `theirs`, with both values; long ones are cut."""
+    return [
+        f"{name.replace('_', ' ')}: {shorten(str(value), 60)} and {shorten(str(theirs[name]), 60)}"
+        for name, value in ours.items()
+        if value != theirs[name]
+    ]
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,10 @@ class SamplingProtocol:
     steps: int
     guidance: float
     precision: str
+    timesteps: str = UNKNOWN  # of the sampler, in its order
+    final_alpha: float | str = UNKNOWN  # cumulative alpha of the state that the last step leads to
+    image_size: str = UNKNOWN  # height x width of the images in pixels; images of another size start from other noise
+    tf32: str = UNKNOWN  # see processes.tf32
     safety_checker: str = "none"  # a checker that blacks out images would change scores
     scorers: Mapping[str, str] = field(default_factory=dict)  # column -> version: published id and file
     black: int = 0  # images whose every pixel is black
@@ -47,12 +62,8 @@ class SamplingProtocol:
 
         Left out are the model's own fields, `black`, the `allowed` fields, and the scorers, which `versions` compares.
         """
-        said = []
-        for name in (f.name for f in fields(self) if f.name not in (*OF_THE_MODEL, "scorers", "black", *allowed)):
-            ours, theirs = getattr(self, name), getattr(other, name)
-            if ours != theirs:
-                said.append(f"{name.replace('_', ' ')}: {ours} and {theirs}")
-        return said
+        names = [f.name for f in fields(self) if f.name not in (*OF_THE_MODEL, "scorers", "black", *allowed)]
+        return disagreements(*({name: getattr(one, name) for name in names} for one in (self, other)))
 
     def versions(self, other: "SamplingProtocol") -> list[str]:
         """Return the shared columns whose scorer versions differ, with both versions."""
