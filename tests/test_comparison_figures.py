@@ -9,6 +9,7 @@ from selfimprove_lab.figures.comparison import (
     METHODS,
     colours,
     correlation_map,
+    fonts_for,
     lines,
     picture_grid,
     proxy_against_truth,
@@ -52,6 +53,42 @@ def test_every_figure_names_its_axes_and_models(table: pd.DataFrame) -> None:
         assert crosses == ["SPIN round 1", "mine"]
     spokes = radar(table, {"wide": 2.0, "narrow": 0.01}).axes[0]
     assert [t.get_text() for t in spokes.get_xticklabels()] == ["wide", "narrow"]
+    plt.close("all")
+
+
+HARD = [
+    "$$$ rich $$$",
+    "price tag $_^$",
+    r"$a\b$",
+    "\\frac{",
+    "שלום עולם",
+    "مرحبا",
+    "山の上の赤い星",
+    "a 🦊 fox",
+    "100 % {x} & _y_",
+    "\u200b",
+]
+
+
+def test_names_are_shown_letter_by_letter_or_by_number() -> None:
+    figure = picture_grid(np.zeros((len(HARD), len(HARD), 2, 2, 3)), HARD, HARD)
+    figure.canvas.draw()  # a warning of a missing letter, or a formula that cannot be read, is an error here
+    titles = [axis.get_title().replace("\n", " ") for axis in figure.axes[: len(HARD)]]
+    for number, (name, title) in enumerate(zip(HARD, titles, strict=True), start=1):
+        assert title == (name if fonts_for(name) else f"prompt {number}, in letters that no font here has")
+    assert titles[:6] == HARD[:6]
+    plt.close("all")
+
+
+def test_a_font_that_is_installed_is_used() -> None:
+    with plt.rc_context({"font.family": "cmr10", "axes.formatter.use_mathtext": True}):  # has no Cyrillic letters
+        fonts_for.cache_clear()
+        assert fonts_for("abc") == ["cmr10"]
+        assert fonts_for("\U0010ffff") is None
+        figure = picture_grid(np.zeros((1, 1, 2, 2, 3)), ["звезда"], ["звезда"])
+        assert figure.axes[0].get_title() == "звезда"
+        figure.canvas.draw()
+    fonts_for.cache_clear()
     plt.close("all")
 
 

@@ -51,7 +51,8 @@ def selection_figure(folder: Path) -> Figure:
         bins = np.histogram_bin_edges(pool[name], bins=30).tolist()
         axis.hist(pool[name], bins, density=True, color="0.75", label="pool")
         axis.hist(pool[name][pool["kept"]], bins, density=True, histtype="step", color="C0", label="kept")
-        axis.set(xlabel=f"{name} (scorer's units)", ylabel="density")
+        axis.set_xlabel(f"{name} (scorer's units)", parse_math=False)
+        axis.set_ylabel("density")
     if metrics:
         axes[0].legend(frameon=False)
     if edges:
@@ -75,6 +76,6 @@ def image_grid(rounds: list[Path], labels: list[str], columns: int = 12) -> Figu
             axis.imshow(plt.imread(folder / "images" / name))
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-        axes[row][0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=14)
+        axes[row][0].set_ylabel(label, parse_math=False, rotation=0, ha="right", va="center", fontsize=14)
     figure.subplots_adjust(left=0.9 / size[0], right=1, top=1, bottom=0, wspace=0.03, hspace=0.03)
     return figure

@@ -6,12 +6,15 @@ Bars and crosses are 95 % intervals over prompts. The functions take the tidy ta
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from jaxtyping import Float
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -163,8 +166,37 @@ def lines(frame: pd.DataFrame, x: str, ylabel: str, xlabel: str) -> Figure:
     return figure
 
 
+@cache
+def fonts_for(text: str) -> list[str] | None:
+    """Return families of fonts that together show a text: the figures' own, then an installed one if need be. None if there is no such."""
+    own = list(plt.rcParams["font.family"])
+    first = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
+    missing = {ord(c) for c in text if not c.isspace()} - first.get_charmap().keys()
+    if not missing:
+        return own
+    for font in font_manager.fontManager.ttflist:  # the font of last resort has a box for every script, and no letter
+        if font.style == "normal" and not font.name.startswith("Last Resort"):
+            try:
+                found = missing <= font_manager.get_font(font.fname).get_charmap().keys()
+            except (OSError, RuntimeError):  # removed since, or of a kind that cannot be drawn
+                continue
+            if found:
+                return [*own, font.name]
+    return None
+
+
+def _as_written(names: Sequence[str], index: int, kind: str, label: str) -> dict[str, Any]:
+    name = names[index]
+    fonts = fonts_for(name)
+    shown = textwrap.fill(name if fonts else f"{kind} {names.index(name) + 1}, in letters that no font here has", 16)
+    return {label: shown, "parse_math": False, "fontfamily": fonts}
+
+
 def picture_grid(images: Float[np.ndarray, "rows columns h w 3"], rows: Sequence[str], columns: Sequence[str]) -> Figure:
-    """Draw pictures in [0, 1] as a grid, such as models by prompts or prompts by noise, with names beside rows and above columns."""
+    """Draw pictures in [0, 1] as a grid, such as models by prompts or prompts by noise, with names beside rows and above columns.
+
+    Names are shown letter by letter: nothing in them is mathematics. One that no installed font can show is replaced by its number.
+    """
     height, width = images.shape[:2]
     figure, axes = plt.subplots(height, width, figsize=(1.1 * width + 1.4, 1.1 * height + 0.5), squeeze=False, constrained_layout=True)
     for i in range(height):
@@ -172,9 +204,9 @@ def picture_grid(images: Float[np.ndarray, "rows columns h w 3"], rows: Sequence
             axes[i, j].imshow(images[i, j])
             axes[i, j].set(xticks=[], yticks=[])
             axes[i, j].spines[:].set_visible(False)
-        axes[i, 0].set_ylabel(rows[i], rotation=0, ha="right", va="center", fontsize=11)
+        axes[i, 0].set_ylabel(**_as_written(rows, i, "row", "ylabel"), rotation=0, ha="right", va="center", fontsize=11)
     for j in range(width):
-        axes[0, j].set_title(textwrap.fill(columns[j], 16), fontsize=9)
+        axes[0, j].set_title(**_as_written(columns, j, "prompt", "label"), fontsize=9)
     return figure
 
 
