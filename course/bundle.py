@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from course.sessions import ROOT, CourseError
 
 INDEX = "bundle.json"
-OF_THE_RUN = {"run.json", "prompts.parquet", "prompts.json", "judged.jsonl"}  # what later rounds read, besides the rounds' folders
+OF_THE_RUN = {"run.json", "prompts.parquet", "prompts.json"}  # what later rounds read, besides the rounds' folders
 LEFT_OUT = {"training", "real", "text", "lora.unfinished", "pipeline.unfinished"}  # folders that a finished round does not need
 
 

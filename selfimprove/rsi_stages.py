@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import PartialState
 from torch import Tensor
 
 from selfimprove.batches import TrainingSet
@@ -52,17 +51,18 @@ def prepared_prompts(run: Run, settings: Settings) -> PromptSet:
         run.folder.record(0, "prompts")
         return PromptSet(pd.read_parquet(table)["prompt"].tolist(), read_reports(reports))
     with run.folder.stage(0, "prompts", files=(f"../{table.name}", f"../{reports.name}")):
-        if not reports.exists() and PartialState().is_main_process:
+        if not reports.exists():
             _prepare_prompts(run, settings, table, reports)
     return PromptSet(pd.read_parquet(table)["prompt"].tolist(), read_reports(reports))
 
 
 def _prepare_prompts(run: Run, settings: Settings, table: Path, reports: Path) -> None:
+    """Prepare the prompts on every process, which share out the judging, the only long part; the main process writes them."""
     assert run.collection is not None
     judge = load_judge(settings.judge, str(run.diffuser.device)) if settings.prompt_source == "filtered" else None
     clusters = settings.clusters if settings.prompt_source == "filtered" else 0
     kept = 0 if settings.prompt_source == "template" else settings.kept
-    made = prepare(run.collection, judge, run.diffuser.embed_pooled, clusters, kept, run.seed, run.folder.path / "judged.jsonl")
+    made = prepare(run.collection, judge, run.diffuser.embed_pooled, clusters, kept, run.seed, run.folder.path / "judged")
     write_table(table, pd.DataFrame({"prompt": made.prompts}))
     write_json(reports, [r._asdict() for r in made.reports])
 

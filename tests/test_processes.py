@@ -130,6 +130,47 @@ def test_what_processes_cannot_share_is_refused(folder: Path) -> None:
         assert re.search(r"RunError: run='.*held' is being written by process \d+ on ", said["held"])
 
 
+PREPARING = """
+import json, os, sys
+from pathlib import Path
+from selfimprove import rsi_stages
+from selfimprove.presets import PRESETS
+from selfimprove.recursion.judges import ShapesRules
+from selfimprove.run import set_up
+
+class Counting(ShapesRules):
+    asked = []
+
+    def __call__(self, question, prompts):
+        self.asked += [[question, prompt] for prompt in prompts]
+        return super().__call__(question, prompts)
+
+rsi_stages.load_judge = lambda name, device: Counting()
+run = set_up(PRESETS["smoke-rsi"], "test", run=sys.argv[1], device="cpu")
+made = rsi_stages.prepared_prompts(run, run.preset.settings)
+said = {"asked": Counting.asked, "prompts": made.prompts, "reports": list(map(str, made.reports))}
+Path(sys.argv[2], os.environ.get("RANK", "alone") + ".json").write_text(json.dumps(said))
+"""
+
+
+def test_processes_share_the_judging_of_prompts_and_prepare_the_same(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(PREPARING)
+    for launch, run in ((LAUNCH, "two"), ([sys.executable], "one")):
+        command = [*launch, str(tmp_path / "program.py"), str(tmp_path / run), str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    first, second, alone = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("0", "1", "alone"))
+    assert first["prompts"] == second["prompts"] == alone["prompts"]
+    assert first["reports"] == second["reports"] == alone["reports"]
+    asked = [{tuple(pair) for pair in one["asked"]} for one in (first, second, alone)]
+    assert asked[0]
+    assert asked[1]
+    assert not asked[0] & asked[1]
+    assert asked[0] | asked[1] == asked[2]
+    tables = [(tmp_path / run / "prompts.parquet").read_bytes() for run in ("one", "two")]
+    assert tables[0] == tables[1]
+
+
 def test_float32_is_float32_on_gpus_too() -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     assert tf32() == provenance()["tf32"] == "matmul, convolution"

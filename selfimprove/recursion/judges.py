@@ -1,21 +1,23 @@
 """Judge prompts: answer a question about clarity or specificity with yes, no, or unknown."""
 
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from tqdm.auto import tqdm
+import torch
+from torch import Tensor
 
 from selfimprove.config import LANGUAGE_MODEL
+from selfimprove.data.latents import build_store
 from selfimprove.errors import SelfImproveError
 from selfimprove.shapes.captions import SYNONYMS
 from selfimprove.shapes.render import ATTRIBUTES
 
 Question = Literal["clarity", "specificity"]
 QUESTIONS: tuple[Question, ...] = ("clarity", "specificity")
-CHUNK = 512  # prompts judged between two writes to the cache
+_NUMBERS = {True: 1, False: 0, None: -1}  # how answers are stored
+_ANSWERS = {number: answer for answer, number in _NUMBERS.items()}
 
 INSTRUCTIONS: dict[Question, str] = {
     "clarity": (
@@ -125,25 +127,16 @@ def load_judge(name: str, device: str) -> Judge:
 
 
 def judged(judge: Judge, question: Question, prompts: Sequence[str], cache: Path | None = None) -> list[bool | None]:
-    """Return the judge's answers. The jsonl file `cache` keeps every answer as soon as its chunk is judged; known answers are reused."""
-    known: dict[str, bool | None] = {}
-    if cache is not None and cache.exists():
-        known = {p: a for name, asked, p, a in _answers(cache) if (name, asked) == (judge.name, question)}
-    missing = [p for p in dict.fromkeys(prompts) if p not in known]
-    for start in tqdm(range(0, len(missing), CHUNK), desc=f"judging {question}", leave=False):
-        chunk = missing[start : start + CHUNK]
-        answers = judge(question, chunk)
-        known |= dict(zip(chunk, answers, strict=True))
-        if cache is not None:
-            with cache.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps([judge.name, question, p, a]) + "\n" for p, a in zip(chunk, answers, strict=True))
-    return [known[p] for p in prompts]
+    """Return the judge's answers. With the folder `cache`, the processes share the prompts out, and a killed run keeps what is judged.
 
+    A prompt is judged in the same batch however many processes there are, so that its answer is the same (see `latents.build_store`).
+    """
+    if cache is None or not prompts:
+        return judge(question, prompts)
 
-def _answers(cache: Path) -> Iterator[tuple[str, str, str, bool | None]]:
-    for line in cache.read_text(encoding="utf-8").splitlines():
-        try:
-            name, question, prompt, answer = json.loads(line)
-        except ValueError:
-            continue  # the incomplete last line of a killed process
-        yield name, question, prompt, answer
+    def make(rows: range) -> dict[str, Tensor]:
+        return {"answer": torch.tensor([[_NUMBERS[answer]] for answer in judge(question, prompts[rows.start : rows.stop])])}
+
+    made_from = {"judge": judge.name, "question": question}
+    store = build_store(cache / question, len(prompts), make, f"judging {question}", torch.int8, made_from, prompts, remake=True)
+    return [_ANSWERS[int(number)] for number in store.take("answer", range(len(prompts)))[:, 0]]
