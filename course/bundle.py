@@ -87,7 +87,7 @@ def pack(runs: Sequence[Path], target: Path, last: int | None = None, everything
         archive.writestr(INDEX, json.dumps({"sha256": sums}, indent=1) + "\n")
         for name, path in found.items():
             archive.write(path, name)
-    unfinished.rename(target)
+    unfinished.replace(target)
     return len(found)
 
 

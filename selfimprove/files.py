@@ -110,10 +110,11 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file. Only the main process writes."""
+    """Write a JSON file, in which NaN and infinity, which JSON does not have, are null. Only the main process writes."""
     if PartialState().is_main_process:
+        plain = json.loads(json.dumps(value, default=str), parse_constant=lambda constant: None)
         with replacing(path) as unfinished:
-            unfinished.write_text(json.dumps(value, indent=1, default=str) + "\n", encoding="utf-8")
+            unfinished.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

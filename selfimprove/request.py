@@ -19,7 +19,9 @@ def _check_whole(name: str, value: Any, least: int, meaning: str) -> None:
 
 def _check_text(name: str, value: Any) -> None:
     if not isinstance(value, str):
-        raise ArgumentError(f"{name}={value!r} must be text; give a name or a path")
+        raise ArgumentError(
+            f"{name}={value!r} must be text; give a name or a path, and to papermill one that looks like a number with -r: -r {name} VALUE"
+        )
 
 
 def changed_settings(given: Sequence[str]) -> dict[str, Any]:

@@ -227,7 +227,7 @@ def open_run(path: Path, identity: dict[str, Any], about: dict[str, Any]) -> Run
     """
     identity = _plain(identity)
     file, state = path / "run.json", PartialState()
-    others = [p.name for p in path.iterdir() if p.name != "lock" and p.suffix != ".ipynb"] if path.is_dir() else []
+    others = [p.name for p in path.iterdir() if p.name != "lock" and p.suffix != ".ipynb" and p.name[0] != "."] if path.is_dir() else []
     if path.exists() and not path.is_dir():
         raise RunError(f"run={str(path)!r} is a file; give a folder")
     if others and not file.exists():

@@ -29,7 +29,7 @@ def test_each_system_has_its_own_parameters_and_presets() -> None:
     with pytest.raises(ValueError, match="unknown parameter prompts"):
         from_namespace({"iter": 1, "prompts": "shapes"}, Request)
     assert from_namespace({"iter": 1, "prompts": "mine.txt"}, RsiRequest) == RsiRequest(iter=1, prompts="mine.txt")
-    with pytest.raises(ValueError, match="prompts=7 must be text"):
+    with pytest.raises(ValueError, match="prompts=7 must be text; .* to papermill one that looks like a number with -r: -r prompts VALUE"):
         RsiRequest(iter=1, prompts=7)
     with pytest.raises(
         ValueError,

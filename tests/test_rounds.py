@@ -292,6 +292,25 @@ def test_recursion_on_a_short_list_of_ones_own_prompts(tiny: Path, tmp_path: Pat
     played = set_up(preset, "own", str(tiny), "", tmp_path / "run", 0, "cpu", str(tmp_path / "prompts.txt"), dict.fromkeys(names, bright))
     assert play(played, 1)[1].played
     assert len(pd.read_parquet(tmp_path / "run" / "round_1" / "selected.parquet")) == 4
+    for file in (tmp_path / "run").rglob("*.json"):  # one image a prompt: no distance within a prompt, and JSON has no NaN
+        json.loads(file.read_text(), parse_constant=pytest.fail)
+    drift = json.loads((tmp_path / "run" / "round_1" / "metrics.json").read_text())["drift"]
+    assert "variance" in drift
+    assert "within_prompt" not in drift
+
+
+def test_a_round_where_renaming_replaces_no_file(tiny: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows."""
+    rename = Path.rename
+
+    def refusing(self: Path, target: Path) -> Path:
+        if Path(target).exists():
+            raise FileExistsError(target)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refusing)
+    run = prepared_run(tiny, images, tmp_path / "run", PRESET.changed(checkpoint_every=1))
+    assert [info.played for info in play(run, 1)] == [True, True]
 
 
 def test_a_device_that_is_not_there(tiny: Path, images: Path, tmp_path: Path) -> None:

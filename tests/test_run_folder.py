@@ -33,6 +33,11 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_numbers_that_json_does_not_have_are_null(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"a": float("nan"), "b": [float("inf"), -1.5], "c": Path("x")})
+    assert json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail) == {"a": None, "b": [None, -1.5], "c": "x"}
+
+
 def test_a_folder_is_replaced_with_what_it_held(tmp_path: Path) -> None:
     for content in ("old", "new"):
         with replacing(tmp_path / "folder") as unfinished:
@@ -134,6 +139,7 @@ def test_folders_that_are_no_run_of_ours_are_refused(tmp_path: Path) -> None:
 def test_papermill_may_write_its_notebook_into_the_run_folder_first(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "out.ipynb").write_text("{}")
+    (tmp_path / "run" / ".ipynb_checkpoints").mkdir()
     assert open_run(tmp_path / "run", {"beta": 1.0}, {}).path.name == "run"
 
 

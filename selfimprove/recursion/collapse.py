@@ -4,6 +4,7 @@ Training a model on its own samples can reduce diversity, let the samples drift 
 distance detects all three. Several signs are therefore measured, each as a ratio to the base model's own value: 1 means no change.
 """
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,8 +84,9 @@ class Measures:
     precision: float
 
     def relative_to(self, base: "Measures") -> dict[str, float]:
-        """Return each sign as a ratio to the base model's value, or NaN where that value is 0."""
-        return {name: value / other if (other := getattr(base, name)) else float("nan") for name, value in vars(self).items()}
+        """Return each sign as a ratio to the base model's value, without signs that have none: one image a prompt, or a base value of 0."""
+        ratios = {name: value / other for name, value in vars(self).items() if (other := getattr(base, name))}
+        return {name: ratio for name, ratio in ratios.items() if math.isfinite(ratio)}
 
 
 def sampled_rows(ids: Sequence[str], most: int = SAMPLED) -> list[int]:
@@ -94,7 +96,7 @@ def sampled_rows(ids: Sequence[str], most: int = SAMPLED) -> list[int]:
 
 
 def drift(latents: Float[Tensor, "n c h w"], base: Float[Tensor, "n c h w"], prompts: Sequence[str]) -> dict[str, float]:
-    """Return every sign of collapse of `latents` as a ratio to the base model's own value. Row i of both has the same prompt and noise.
+    """Return the signs of collapse of `latents` as a ratio to the base model's own value. Row i of both has the same prompt and noise.
 
     - `variance` is the variance over samples, averaged over the latent's dimensions.
     - `distance` and `nearest` are the mean l2 distances of scaled latents to all base samples and to the five nearest.

@@ -197,7 +197,7 @@ class Grid:
             return
         unfinished = self.kept_file.with_suffix(".unfinished")
         unfinished.write_text("\n".join(kept) + "\n")
-        unfinished.rename(self.kept_file)
+        unfinished.replace(self.kept_file)
         self._say(f"{len(kept)} of {len(self.pictures)} are kept: {html.escape(str(self.kept_file))} is written.")
 
     def _say(self, message: str) -> None:

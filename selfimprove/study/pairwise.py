@@ -178,4 +178,4 @@ def export_answers(database: str | Path, path: str | Path) -> Path:
     path = Path(path).expanduser()
     unfinished = path.with_suffix(".unfinished")
     read_answers(database).to_csv(unfinished, index=False)
-    return unfinished.rename(path)
+    return unfinished.replace(path)
