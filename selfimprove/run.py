@@ -10,9 +10,9 @@ from accelerate import PartialState
 
 from selfimprove.config import Preset, Settings
 from selfimprove.data.images import STREAMS, ImageText, load_data, no_images, shapes_prompts, shortened
+from selfimprove.data.prompt_files import PromptError, load_prompts
 from selfimprove.errors import DataError
 from selfimprove.files import write_json
-from selfimprove.data.prompt_files import PromptError, load_prompts
 from selfimprove.models.lora import check_rank
 from selfimprove.models.pipeline import Diffuser, ModelError, load_diffuser, model_hash, resolve_model
 from selfimprove.opponent import check_identity

@@ -36,6 +36,22 @@ def test_too_few_prompts(tmp_path: Path, text: str, count: int, message: str) ->
         judged_prompts(str(tmp_path / "a.txt"), count)
 
 
+@pytest.mark.parametrize(("name", "column"), [("pickapic-test", "caption"), ("partiprompts", "Prompt")])
+def test_of_a_published_set_the_prompts_alone_are_streamed(monkeypatch: pytest.MonkeyPatch, name: str, column: str) -> None:
+    import datasets
+
+    asked: list[dict[str, object]] = []
+
+    def stream(source: str, **options: object) -> datasets.IterableDataset:
+        asked.append(options)
+        return datasets.Dataset.from_dict({column: ["a cat", "a dog"], "jpg_0": [b"x"] * 2}).to_iterable_dataset()
+
+    monkeypatch.setattr(datasets, "load_dataset", stream)
+    assert judged_prompts(name).prompts == ["a cat", "a dog"]
+    assert all(options["streaming"] for options in asked)
+    assert asked[-1]["columns"] == [column]
+
+
 def test_what_is_not_known_lists_what_is() -> None:
     with pytest.raises(PromptError, match=r"partiprompts.*shapes-held-out"):
         judged_prompts("parti")

@@ -55,6 +55,7 @@ def test_every_kind_of_file(tmp_path: Path, kind: str) -> None:
         ("PartiPrompts.tsv", "Prompt\tCategory\tNote\na cat\tAbstract\t\n007\tAbstract\tSimple numbers\n"),
         ("utf-16.csv", "prompt\tn\na cat\t1\n007\t2\n"),
         ("old.json", '{"version": 1, "prompts": [{"Prompt": "a cat"}, {"Prompt": "007"}]}'),
+        ("captions_val.json", '{"info": {}, "images": [{"file_name": "0"}], "annotations": [{"caption": "a cat"}, {"caption": "007"}]}'),
         ("lines.json", '{"prompt": "a cat"}\n{"prompt": "007"}\n'),
         ("table.parquet", ""),
         ("DrawBench.csv", 'Prompts,Category\n"a cat",Colors\n007,Counting\n'),
@@ -100,6 +101,11 @@ def test_rows_that_are_no_text_are_refused_by_number(tmp_path: Path) -> None:
     for kind in ("parquet", "jsonl"):
         with pytest.raises(PromptError, match=r"coco.*row 1, column 'caption': .*a cat.* is of type list, and not one text"):
             load_prompts(str(tmp_path / f"coco.{kind}"))
+    (tmp_path / "by id.json").write_text('{\n "0": "a cat",\n "1": "a dog"\n}')
+    with pytest.raises(PromptError, match=r"has no column prompt or prompts or text or caption; it has \['0', '1'\]"):
+        load_prompts(str(tmp_path / "by id.json"))
+    (tmp_path / "one.json").write_text('{"tag": "x", "include": ["bench"], "prompt": "a bench"}')
+    assert load_prompts(str(tmp_path / "one.json")) == ["a bench"]
     (tmp_path / "numbers.jsonl").write_text('{"prompt": "a"}\n{"prompt": 7}\n')
     with pytest.raises(PromptError, match="row 2, column 'prompt': '7' is of type int"):
         load_prompts(str(tmp_path / "numbers.jsonl"))

@@ -33,6 +33,13 @@ def test_a_file_that_does_not_say_is_refused(tmp_path: Path) -> None:
         read_scores(tmp_path / "scores.parquet")
 
 
+def test_a_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    write_scores(tmp_path / "scores.parquet", scored())
+    (tmp_path / "scores.parquet").write_bytes((tmp_path / "scores.parquet").read_bytes()[:-20])
+    with pytest.raises(ProtocolError, match=r"scores\.parquet is cut off or unreadable .*; delete it to have the images scored again"):
+        read_scores(tmp_path / "scores.parquet")
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

@@ -53,8 +53,11 @@ def _read(path: Path, source: str, column: str) -> list[str]:
         found = json.loads(text) if text else None
     except ValueError:  # .json is also the name of files with one object a line
         found = None
-    if isinstance(found, dict) and len(lists := [value for value in found.values() if isinstance(value, list)]) == 1:
-        found = lists[0]
+    if isinstance(found, dict):
+        lists = [value for value in found.values() if isinstance(value, list) and value]
+        fitting = [value for value in lists if isinstance(value[0], dict) and _fitting(list(value[0]), column)]  # COCO's annotations
+        one_row = [name for name in _fitting(list(found), column) if isinstance(found[name], str)]
+        found = [found] if one_row or len(fitting or lists) != 1 else (fitting or lists)[0]
     if not isinstance(found, list):
         table = read_table(path)
         name = _column(table.columns, source, column)
@@ -101,11 +104,14 @@ def hub_column(source: str, split: str, column: str = "") -> list[str]:
 
 
 def _column(names: list[str], source: str, column: str) -> str:
-    """Return the name of the wanted column: as it is written, else in any case."""
-    wanted = [column] if column else COLUMNS
-    found = [name for want in wanted for name in (*(n for n in names if n == want), *(n for n in names if n.lower() == want.lower()))]
-    if not found:
-        raise PromptError(
-            f"prompts={source!r} has no column {' or '.join(wanted)}; it has {names}: name one, as in prompts='{source}#name'"
-        )
+    """Return the name of the wanted column; of several, the first choice."""
+    if not (found := _fitting(names, column)):
+        wanted = column or " or ".join(COLUMNS)
+        raise PromptError(f"prompts={source!r} has no column {wanted}; it has {names}: name one, as in prompts='{source}#name'")
     return found[0]
+
+
+def _fitting(names: list[str], column: str) -> list[str]:
+    """Return the names that may be meant, the first choice first: as it is written, else in any case."""
+    wanted = [column] if column else COLUMNS
+    return [name for want in wanted for name in (*(n for n in names if n == want), *(n for n in names if n.lower() == want.lower()))]

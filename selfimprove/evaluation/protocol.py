@@ -11,6 +11,7 @@ from textwrap import shorten
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from selfimprove.errors import SelfImproveError
 from selfimprove.files import write_table
@@ -107,9 +108,12 @@ def read_scores(path: Path) -> Scored:
     """Read a file that `write_scores` wrote.
 
     Raises:
-        ProtocolError: the file does not say how its scores were made.
+        ProtocolError: the file is damaged, or does not say how its scores were made.
     """
-    table = pd.read_parquet(path)
+    try:
+        table = pd.read_parquet(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ProtocolError(f"{path} is cut off or unreadable ({error}); delete it to have the images scored again") from error
     if _ATTRIBUTE not in table.attrs:
         raise ProtocolError(f"{path} does not say how its scores were made; write it with protocol.write_scores")
     said: dict[str, Any] = table.attrs.pop(_ATTRIBUTE)
