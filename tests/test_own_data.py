@@ -216,6 +216,7 @@ REFUSED = {
     "object": ("metadata.jsonl", changed(3, text={"en": "a"}), "row 4 .* has an object"),
     "null": ("metadata.jsonl", changed(3, text=None), r"row 4 .* has no caption \(None\)"),
     "NaN": ("metadata.jsonl", changed(3, text=float("nan")), r"row 4 .* has no caption \(nan\)"),
+    "half a character": ("metadata.jsonl", '{"file_name": "000.png", "text": "a \\ud83d"}\n', "row 1 .* has half of a character"),
     "empty list": ("metadata.jsonl", changed(3, text=[]), "row 4 .* has an empty list of captions"),
     "list with a number": ("metadata.jsonl", changed(3, text=["a", 1]), "row 4 .* has a number"),
     "no object": ("metadata.jsonl", jsonl(ROWS[:2]) + "[1]\n", "row 3 is a list, not an object"),
@@ -347,8 +348,10 @@ def test_links_that_lead_nowhere_and_addresses_are_skipped(tmp_path: Path) -> No
         "019.png: no file, or a link that leads nowhere",
         "https://somewhere/a.jpg: named in metadata.jsonl row 20, but not in the folder",
     ]
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(encoded(50))  # a name that is no Unicode
+    assert "caf?.png: in the folder, but not named in metadata.jsonl" in load(folder).skipped
     write(folder, {"metadata.jsonl": jsonl([r | {"file_name": "https://somewhere/" + r["file_name"]} for r in ROWS])})
-    with pytest.raises(DataError, match="0 of 40 images can be read .https://somewhere/000.png: named in metadata.jsonl row 1, but not in"):
+    with pytest.raises(DataError, match="0 of 41 images can be read .https://somewhere/000.png: named in metadata.jsonl row 1, but not in"):
         load(folder)
 
 

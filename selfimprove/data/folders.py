@@ -86,9 +86,11 @@ def list_images(path: Path, image_column: str = "", caption_column: str = "") ->
         found = _of_tables(path, below, *columns)
     found = found or _beside(path)
     if not found:
-        known = [name for name in names if name.lower().endswith((".parquet", ".csv", ".jsonl", ".tsv", ".tar.gz", ".tgz"))]
-        there = f"; it has {', '.join(known[:3])}, which are read as data=... if they name images" if known else ""
-        raise DataError(f"{said} has no metadata.jsonl or metadata.csv; write one row an image: {FORMS} are read{there}")
+        there = f"it has {', '.join([*names][:3])}; " if names else ""
+        raise DataError(
+            f"{said} has no metadata.jsonl or metadata.csv; {there}write one row an image: {FORMS} are read, and a table "
+            "of another name where data names it"
+        )
     return found
 
 

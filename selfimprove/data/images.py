@@ -124,6 +124,11 @@ def load_data(
     return _assembled(path.name, str(path), listing, counts, image_size, seed, part, in_order=in_order)
 
 
+def printable(text: str) -> str:
+    """Return a text in which parts of file names that are no Unicode are question marks."""
+    return text.encode(errors="replace").decode()
+
+
 def shortened(texts: Sequence[str]) -> list[str]:
     """Return the first texts, indented, and how many more there are."""
     more = [f"  and {len(texts) - SHOWN} more, in data.json of the run folder"] if len(texts) > SHOWN else []
@@ -255,8 +260,8 @@ def _assembled(
         validation=[of_item[i] for i in held[:validation]],
         evaluation=indexed([prompts[i % len(prompts)] for i in range(evaluation)]),
         fingerprint=digest.hexdigest(),
-        skipped=skipped,
-        notes=notes,
+        skipped=[printable(text) for text in skipped],
+        notes=[printable(text) for text in notes],
         threads=THREADS,
     )
 

@@ -231,6 +231,8 @@ def captions_of(value: Any, where: str, free: bool = False) -> tuple[str, ...]:
             raise DataError(f"{where} has {_kind(text)}, {str(text)[:50]!r}, in place of a caption; write text")
         if not text.strip():
             raise DataError(f"{where} has an empty caption; write one or remove the row")
+        if not text.isprintable() and text.encode(errors="ignore").decode() != text:
+            raise DataError(f"{where} has half of a character in its caption; mend it")
         if len(text) > LONGEST:
             raise DataError(f"{where} has a caption of {len(text)} letters; {LONGEST} are read at most: shorten it")
         if not free and (what := _written(text.strip())):
