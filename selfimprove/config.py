@@ -48,9 +48,9 @@ class Settings:
     # Sphinx takes the words before a colon in a `#:` comment for a type, so these comments have no colon.
     # Examples: `samples` is the number of (image, caption) pairs per round, fewer if the data are fewer; in recursion, of images drawn.
     samples: int = 1024
+    validation: int = 128  #: further images that are kept out of training, for the scores that need real images
     image_column: str = ""  #: column of `data`'s table that names the images; if empty, file_name or another usual name
     caption_column: str = ""  #: column that holds the captions; if empty, text, caption, prompt or another usual name
-    validation: int = 128  #: further images that are kept out of training, for the scores that need real images
 
     # Rollout: how the opponent's images are sampled.
     sampler: str = registered("ddim", "selfimprove.models.samplers:SAMPLERS")  #: the papers use "ddim"; another sampler is another opponent

@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 
-from selfimprove.config import FREE, JUDGING, Settings
+from selfimprove.config import COLUMNS, FREE, JUDGING, Settings
 from selfimprove.presets import PRESETS, get_preset
 from selfimprove.train import learning_rate
 
@@ -120,7 +120,7 @@ def test_an_identity_has_what_changes_the_player_and_no_more() -> None:
     assert preset.changed(evaluation_prompts=9, evaluation_guidance=2.0, on_collapse="stop").identity() == preset.identity()
     assert preset.changed(micro_batch=4, rollout_batch=3, gradient_checkpointing=True).identity() == preset.identity()
     assert preset.changed(sampler="unipc").identity() == preset.identity() | {"sampler": "unipc"}
-    free = {*FREE, *JUDGING}
+    free = {*FREE, *JUDGING, *COLUMNS}
     assert set(preset.identity()) == {field.name for field in fields(Settings)} - free
     each = dataclasses.replace(preset, rounds=({"evaluation_steps": 3, "lr": 1e-6},))
     assert each.identity() == preset.identity() | {"round 1 lr": 1e-6}
