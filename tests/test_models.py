@@ -1,4 +1,3 @@
-import json
 import shutil
 import subprocess
 import sys
@@ -7,23 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from forms import edit
 from safetensors.torch import load_file, save_file
 
 from selfimprove.models import pipeline as models
-from selfimprove.models.pipeline import ModelError, check_folder, load_diffuser, model_hash, resolve_model, write_pipeline
+from selfimprove.models.pipeline import check_folder, load_diffuser, write_pipeline
+from selfimprove.models.resolve import resolve_model
+from selfimprove.models.weights import ModelError, model_hash
 from selfimprove.shapes import PIPELINE
 
 CPU = torch.device("cpu")
 UNET = "unet/diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture
-def copy(tiny: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny, tmp_path / "model"))
-
-
-def edit(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def test_missing_and_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

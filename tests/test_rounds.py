@@ -21,7 +21,8 @@ from selfimprove.data.latents import Store
 from selfimprove.errors import SelfImproveError
 from selfimprove.evaluation import evaluate
 from selfimprove.evaluation.round_figures import training_figure
-from selfimprove.models.pipeline import ModelError, load_diffuser, model_hash
+from selfimprove.models.pipeline import load_diffuser
+from selfimprove.models.weights import ModelError, model_hash
 from selfimprove.planning.plan import plan
 from selfimprove.presets import PRESETS
 from selfimprove.report import ceiling_sentence, read_training, score_table, write_summary
