@@ -38,7 +38,7 @@ def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def _unet_names(name: str, layers: int = 1) -> str:
+def unet_names(name: str, layers: int = 1) -> str:
     for new, old in (
         (r"^conv_in", "input_blocks.0.0"), (r"^time_embedding.linear_1", "time_embed.0"), (r"^time_embedding.linear_2", "time_embed.2"),
         (r"^conv_norm_out", "out.0"), (r"^conv_out", "out.2"), (r"^mid_block.resnets.0", "middle_block.0"),
@@ -51,8 +51,8 @@ def _unet_names(name: str, layers: int = 1) -> str:
         if way == "down":
             return f"input_blocks.{(block + 1) * (layers + 1)}.0.op" if kind == "downsamplers" else (
                 f"input_blocks.{1 + block * (layers + 1) + index}.{int(kind == 'attentions')}")  # fmt: skip
-        if kind == "upsamplers":  # the first block up has attention, the last has no upsampler
-            return f"output_blocks.{block * (layers + 1) + layers}.2.conv"
+        if kind == "upsamplers":  # after the attention, which the first block up of four has not
+            return f"output_blocks.{block * (layers + 1) + layers}.{1 if layers == 2 and block == 0 else 2}.conv"
         return f"output_blocks.{block * (layers + 1) + index}.{int(kind == 'attentions')}"
 
     name = re.sub(r"^(down|up)_blocks\.(\d)\.(resnets|attentions|downsamplers|upsamplers)\.(\d)(?:\.conv(?=\.))?", place, name)
@@ -65,7 +65,7 @@ def _unet_names(name: str, layers: int = 1) -> str:
     return re.sub(r"\b(" + "|".join(inside) + r")\b", lambda m: inside[m[1]], name)
 
 
-def _vae_names(name: str, blocks: int = 2) -> str:
+def vae_names(name: str, blocks: int = 2) -> str:
     name = re.sub(r"down_blocks\.(\d)\.resnets", r"down.\1.block", name)
     name = re.sub(r"up_blocks\.(\d)\.resnets", lambda m: f"up.{blocks - 1 - int(m[1])}.block", name)
     name = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample", name)
@@ -79,10 +79,10 @@ def _vae_names(name: str, blocks: int = 2) -> str:
 
 def checkpoint(pipeline: StableDiffusionPipeline) -> dict[str, Tensor]:
     """The tensors of a pipeline under the names of the original code, in which the VAE's attention layers are convolutions."""
-    found = {f"model.diffusion_model.{_unet_names(name)}": w for name, w in pipeline.unet.state_dict().items()}
+    found = {f"model.diffusion_model.{unet_names(name)}": w for name, w in pipeline.unet.state_dict().items()}
     for name, w in pipeline.vae.state_dict().items():
         flat = re.search(r"to_(q|k|v|out\.0)\.weight", name)
-        found[f"first_stage_model.{_vae_names(name)}"] = w[..., None, None] if flat else w
+        found[f"first_stage_model.{vae_names(name)}"] = w[..., None, None] if flat else w
     found |= {f"cond_stage_model.transformer.text_model.{n}": w for n, w in pipeline.text_encoder.state_dict().items()}
     return {name: w.contiguous() for name, w in found.items()}
 

@@ -41,6 +41,14 @@ def prepared_run(tiny: Path, images: Path, run: Path, preset: Preset = PRESET, s
     return set_up(preset, "test", str(tiny), str(images), run, seed, "cpu")
 
 
+def test_a_deleted_player_is_named_with_the_remedy(tiny: Path, images: Path, tmp_path: Path) -> None:
+    play(prepared_run(tiny, images, tmp_path / "run"), 1)
+    shutil.rmtree(tmp_path / "run" / "round_1" / "pipeline")
+    for last in (1, 2):
+        with pytest.raises(ModelError, match=r"round_1/pipeline' has no UNet weights; restore .* delete the folder of its round and"):
+            play(prepared_run(tiny, images, tmp_path / "run"), last)
+
+
 def test_two_rounds(tiny: Path, images: Path, tmp_path: Path) -> None:
     played = prepared_run(tiny, images, tmp_path / "run")
     lines = plan(played, 2).lines

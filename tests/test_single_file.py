@@ -1,6 +1,7 @@
 """Single-file checkpoints: read like plain diffusers reads them, converted once, with their configuration found without a network."""
 
 import json
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -9,13 +10,15 @@ import pytest
 import torch
 from conftest import tiny_pipeline
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from forms import checkpoint, here, plainly, write_checkpoint
+from forms import checkpoint, here, plainly, unet_names, vae_names, write_checkpoint
+from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from selfimprove.models.checks import on_meta
 from selfimprove.models.known import KNOWN, write_known
 from selfimprove.models.pipeline import load_diffuser, write_pipeline
 from selfimprove.models.resolve import resolve_model
+from selfimprove.models.single_file import PREFIXES, check_fit
 from selfimprove.models.weights import ModelError, model_hash
 
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model.transformer.text_model."
@@ -48,6 +51,19 @@ def test_a_single_file_draws_what_plain_diffusers_draws(tiny: Path, file: Path) 
     plain = StableDiffusionPipeline.from_single_file(str(file), config=str(file.with_suffix("")), requires_safety_checker=False)
     torch.testing.assert_close(here(folder), plainly(plain), atol=1e-4, rtol=0)
     torch.testing.assert_close(here(folder), here(tiny), atol=0, rtol=0)
+
+
+def test_half_precision_stays_so_and_a_mixture_loses_nothing(tiny: Path, file: Path) -> None:
+    halves = {n: w.half() if w.is_floating_point() else w for n, w in load_file(file).items()}
+    write_checkpoint(file, halves)
+    folder = resolve_model(file)
+    kept = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    assert {w.dtype for w in kept.values()} == {torch.float16}
+    assert torch.equal(kept["conv_in.weight"], halves[f"{UNET}input_blocks.0.0.weight"])
+    write_checkpoint(file, halves | {f"{UNET}out.2.bias": torch.full((4,), 1e-9)})
+    assert load_file(resolve_model(file) / "unet" / "diffusion_pytorch_model.safetensors")["conv_out.bias"].tolist() == pytest.approx(
+        [1e-9] * 4
+    )
 
 
 def test_it_is_converted_once_and_again_where_it_was_damaged(file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +110,10 @@ def test_the_configuration_is_found_in_its_own_folder_or_by_name(tiny: Path, fil
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop(f"{UNET}out.0.weight"), "does not fit .unet: its weights lack conv_norm_out.weight; give .*put a folder"),
+        (
+            lambda t: t.pop(f"{UNET}out.0.weight"),
+            "does not fit its configuration .unet: its weights lack conv_norm_out.weight; .*put a folder",
+        ),
         (lambda t: t.update({f"{UNET}label_emb.0.0.weight": torch.zeros(2)}), "unet: its weights hold, .* 209 tensors, not 208"),
         (lambda t: [t.pop(n) for n in list(t) if n.startswith("first_stage_model.")], "holds no vae; give a complete checkpoint"),
         (lambda t: [t.pop(n) for n in list(t) if n.startswith("cond_stage_model.")], "holds no text_encoder"),
@@ -160,6 +179,13 @@ def test_the_known_configurations_are_those_of_the_published_models(
         encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder"))
     assert [sum(w.numel() for w in network.parameters()) for network in (denoiser, vae, encoder)] == [unet, 83_653_863, text]
     assert denoiser.config.sample_size * 8 == vae.config.sample_size == side
+    names = {"unet": (unet_names, 2), "vae": (vae_names, 4)}
+    found = {}
+    for part, network in (("unet", denoiser), ("vae", vae)):
+        for n, weight in network.state_dict().items():
+            flat = part == "vae" and re.search(r"to_(q|k|v|out\.0)\.weight", n)
+            found[PREFIXES[part] + names[part][0](n, names[part][1])] = weight[..., None, None] if flat else weight
+    check_fit(folder, found)  # diffusers' conversion, from the names of the original code, at the true size
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     numbers = tokenizer("a photo of a cat", padding="max_length").input_ids
     assert (numbers[:7], numbers[7], len(numbers), len(tokenizer)) == ([49406, 320, 1125, 539, 320, 2368, 49407], pad, 77, 49408)

@@ -1,12 +1,12 @@
 """Refuse what cannot be trained, or what plain diffusers would read otherwise, before anything expensive: each error names its file."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from packaging.version import parse
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -75,8 +75,8 @@ def check_names(where: str, lacking: Any, surplus: Any, other: Any = ()) -> None
 
 def as_diffusers_reads(unet: UNet2DConditionModel, config: dict[str, Any]) -> UNet2DConditionModel:
     """Give a UNet the `sample_size` that StableDiffusionPipeline gives it: 64 if diffusers before 0.9 has written a smaller number."""
-    size, written_by = unet.config.sample_size, config.get("_diffusers_version")
-    if written_by and parse(parse(written_by).base_version) < parse("0.9.0.dev0") and isinstance(size, int) and size < SD1_SIZE:
+    size = unet.config.sample_size
+    if re.match(r"0\.[0-8]\b", str(config.get("_diffusers_version"))) and isinstance(size, int) and size < SD1_SIZE:
         unet.register_to_config(sample_size=SD1_SIZE)
     return unet
 

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -171,7 +171,7 @@ def load_diffuser(folder: Path, device: torch.device) -> Diffuser:
         ModelError: this package cannot train the model, or a file of it cannot be read; see `models.checks`.
     """
     kind = read_config(folder / "model_index.json").get("_class_name") if (folder / "model_index.json").exists() else None
-    if kind and kind not in PIPELINES:
+    if kind and str(kind) not in PIPELINES:
         raise ModelError(f"model={str(folder)!r} is a {kind}; pipelines that can be trained: {', '.join(PIPELINES)}")
     check_files(folder)
     return PIPELINES[kind or "StableDiffusionPipeline"](folder, device)
@@ -222,7 +222,7 @@ def write_pipeline(folder: Path, unet: UNet2DConditionModel, base: Path) -> None
     absent = [part for part in parts if part not in PARTS and (base / part / "config.json").exists() and not _has_weights(base / part)]
     (folder / "model_index.json").write_text(json.dumps(index | {part: [None, None] for part in absent}, indent=2) + "\n")
     for part in (part for part in parts if part not in absent):
-        for path, name in _travelling(base / part):
+        for path, name in _travelling(base / part).items():
             target, source = folder / part / name, path.resolve()
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -233,18 +233,18 @@ def write_pipeline(folder: Path, unet: UNet2DConditionModel, base: Path) -> None
                 shutil.copyfile(source, target)
 
 
-def _travelling(part: Path) -> Iterable[tuple[Path, Path | str]]:
+def _travelling(part: Path) -> dict[Path, Path | str]:
     """Return the files of a part that a player gets, with their names there."""
     if part.name not in PARTS:
-        return [(path, path.relative_to(part)) for path in sorted(part.rglob("*")) if path.is_file()]
-    weights = find_weights(part) if part.name in WEIGHTS else None
-    found: list[tuple[Path, Path | str]] = []
-    if weights and weights.index:
-        found = [(path, path.name) for path in weights.files] + [(weights.index, f"{WEIGHTS[part.name]}.safetensors.index.json")]
-    elif weights:
-        found = [(weights.files[0], f"{WEIGHTS[part.name]}.safetensors")]
+        return {path: path.relative_to(part) for path in sorted(part.rglob("*")) if path.is_file()}
     names = ("config.json", "scheduler_config.json", *TOKENIZER_FILES)
-    return found + [(part / name, name) for name in names if (part / name).exists()]
+    found: dict[Path, Path | str] = {part / name: name for name in names if (part / name).exists()}
+    if part.name in WEIGHTS and (weights := find_weights(part)):
+        single = f"{WEIGHTS[part.name]}.safetensors"
+        found |= {path: path.name if weights.index_file else single for path in weights.files}
+        if weights.index_file:
+            found[weights.index_file] = f"{single}.index.json"
+    return found
 
 
 def _has_weights(part: Path) -> bool:

@@ -46,9 +46,10 @@ def _base(text: str) -> Path:
         return PIPELINE
     if text.startswith(HUB):
         return _pipeline_of(text)
-    name, _, configuration = (text, "", "") if _exists(text) else text.partition(" as ")
+    name, named, configuration = ("", "", text) if _exists(text) else text.rpartition(" as ")
+    name, configuration = (name, configuration) if named else (text, "")
     path = Path(name.strip()).expanduser()
-    if path.is_file():
+    if _exists(str(path)) and path.is_file():
         return from_single_file(path, _configuration(configuration.strip()))
     if configuration:
         raise ModelError(f"model={text!r}: there is no file {str(path)!r} to be read as {configuration!r}; check the path")

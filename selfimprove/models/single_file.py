@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint, infer_diffusers_model_type
 from torch import Tensor
@@ -39,7 +40,8 @@ def from_single_file(file: Path, named: str | Path = "") -> Path:
         )
     found = shapes([file])
     with opened(file) as weights:
-        said = weights.metadata() or {}
+        said, kept = weights.metadata() or {}, {weights.get_slice(n).get_dtype() for n in found if n.startswith(tuple(PREFIXES.values()))}
+    dtype = torch.float16 if kept <= {"F16", "I64"} else torch.float32  # position numbers are I64; a mixture keeps every digit
     kind = _kind(file, found)
     beside = [folder for folder in (file.with_suffix(""), file.parent) if (folder / "model_index.json").exists()]
     folder = None if named in KNOWN else Path(named) if named else next(iter(beside), None)
@@ -54,7 +56,7 @@ def from_single_file(file: Path, named: str | Path = "") -> Path:
     def make(target: Path) -> None:
         tqdm.write(f"model={str(file)!r} becomes a pipeline folder in {target.parent}, with the configuration {source!r}")
         with TemporaryDirectory() as place:
-            pipeline = _read(file, folder or write_known(Path(place), description), found)
+            pipeline = _read(file, folder or write_known(Path(place), description), found, dtype)
             pipeline.save_pretrained(target, safe_serialization=True)
 
     return converted(file.stem, {"format": 1, "file": sha256(file), "configuration": description}, make)
@@ -97,20 +99,25 @@ def _configurations(folder: Path) -> list[Path]:
     if not (folder / "model_index.json").exists():
         raise ModelError(f"{str(folder)!r} has no model_index.json; give a folder of a pipeline's configurations, or {', '.join(KNOWN)}")
     found = [path for path in used_files(folder) if path.suffix != ".safetensors" and ".index." not in path.name]
-    for path in (folder / "model_index.json", *(path for path in found if path.suffix == ".json")):
+    for path in (path for path in (folder / "model_index.json", *found) if path.suffix == ".json"):
         read_config(path)
-    return found
+    return [folder / "model_index.json", *found]
 
 
-def _read(file: Path, configuration: Path, found: dict[str, Tensor]) -> StableDiffusionPipeline:
+def check_fit(configuration: Path, found: dict[str, Tensor]) -> None:
+    """Raise ModelError if the UNet and the VAE of a checkpoint, tensors without data, are not those of a folder of configurations."""
+    for part, kind, convert in CONVERTED:
+        tensors = convert(found, read_config(configuration / part / "config.json"))
+        check_weights(part, on_meta(kind, configuration / part), tensors)
+        if (held := sum(name.startswith(PREFIXES[part]) for name in found)) != len(tensors):
+            check_names(part, (), [f"{held} tensors, not {len(tensors)}"])
+
+
+def _read(file: Path, configuration: Path, found: dict[str, Tensor], dtype: torch.dtype) -> StableDiffusionPipeline:
     try:
-        for part, kind, convert in CONVERTED:
-            network = on_meta(kind, configuration / part)
-            tensors, held = convert(found, network.config), sum(name.startswith(PREFIXES[part]) for name in found)
-            check_weights(part, network, tensors)
-            check_names(part, (), [f"{held} tensors, not {len(tensors)}"] if held != len(tensors) else ())
+        check_fit(configuration, found)
         pipeline = StableDiffusionPipeline.from_single_file(
-            str(file), config=str(configuration), local_files_only=True, requires_safety_checker=False, safety_checker=None,
+            str(file), config=str(configuration), local_files_only=True, dtype=dtype, requires_safety_checker=False, safety_checker=None,
             feature_extractor=None, image_encoder=None,
         )  # fmt: skip
         check_names("text_encoder", [name for name, weight in pipeline.text_encoder.named_parameters() if weight.is_meta], ())

@@ -35,7 +35,7 @@ class Weights(NamedTuple):
 
     files: tuple[Path, ...]
     variant: str | None
-    index: Path | None
+    index_file: Path | None
 
 
 def find_weights(folder: Path) -> Weights | None:
@@ -121,7 +121,7 @@ def opened(path: Path) -> Iterator[Any]:
 
 def shapes(files: Sequence[Path]) -> dict[str, Tensor]:
     """Return a tensor without data for every tensor of safetensors files, by name. Only headers are read."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for path in files:
         with opened(path) as weights:
             found |= {name: torch.empty(weights.get_slice(name).get_shape(), device="meta") for name in weights.keys()}  # noqa: SIM118
@@ -143,7 +143,7 @@ def check_finite(files: Sequence[Path]) -> None:
 def used_files(folder: Path) -> list[Path]:
     """Return the files of a pipeline folder that are loaded, in a fixed order: weights, configurations, tokenizer; nothing beside them."""
     found = [weights for part in WEIGHTS if (weights := find_weights(folder / part))]
-    wanted = [path for weights in found for path in (*weights.files, *([weights.index] if weights.index else []))]
+    wanted = [path for weights in found for path in (*weights.files, *([weights.index_file] if weights.index_file else []))]
     wanted += [folder / part / "config.json" for part in WEIGHTS]
     wanted += [folder / "scheduler" / "scheduler_config.json", *(folder / "tokenizer" / name for name in TOKENIZER_FILES)]
     return [path for path in wanted if path.exists()]
