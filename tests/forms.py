@@ -24,11 +24,11 @@ def here(folder: Path, steps: int = 3, guidance: float = 3.0) -> Tensor:
 
 
 def plainly(pipeline: StableDiffusionPipeline, steps: int = 3, guidance: float = 3.0) -> Tensor:
-    """Images in [0, 1] of the same noise, as plain diffusers draws them, with DDIM."""
+    """Images in [0, 1] of the same noise, as plain diffusers draws them with the DDIM of the model's folder."""
     size = pipeline.unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
     noise = draws.normal(0, "test", (1,), IDS, (pipeline.unet.config.in_channels, height, width))
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    assert isinstance(pipeline.scheduler, DDIMScheduler)
     pipeline.set_progress_bar_config(disable=True)
     made = pipeline.to(torch.float32)(PROMPTS, latents=noise, num_inference_steps=steps, guidance_scale=guidance, output_type="pt")
     return made.images
