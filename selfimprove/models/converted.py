@@ -28,7 +28,7 @@ def converted(name: str, made_from: dict[str, Any], make: Callable[[Path], None]
     """
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
     cache = os.environ.get(VARIABLE) or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "selfimprove"
-    place = Path(cache).expanduser() / "models" / f"{name}-{key}"
+    place = Path(cache).expanduser() / "models" / f"{name[:80]}-{key}"
     if _is_intact(place, made_from):
         return place / "pipeline"
     try:

@@ -17,28 +17,8 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from selfimprove.models.checks import (
-    UNUSED,
-    as_diffusers_reads,
-    check_files,
-    check_names,
-    check_networks,
-    check_weights,
-    load_scheduler,
-    load_tokenizer,
-    on_meta,
-)
-from selfimprove.models.weights import (
-    PARTS,
-    TOKENIZER_FILES,
-    WEIGHTS,
-    ModelError,
-    brief,
-    find_weights,
-    needed_weights,
-    read_config,
-    shapes,
-)
+from selfimprove.models import checks
+from selfimprove.models.weights import PARTS, TOKENIZER_FILES, WEIGHTS, ModelError, brief, find_weights, needed_weights, read_config, shapes
 from selfimprove.schedule import Schedule
 
 VAE_PIXELS = 4 * 512 * 512  # pixels that go through the VAE at once: four images of 512 x 512, about 3 GB of activations
@@ -139,29 +119,21 @@ def images_at_once(size: tuple[int, int]) -> int:
 
 
 def load_part(kind: Any, folder: Path, **how: Any) -> Any:
-    """Load one network of a pipeline folder, from plain files, a variant or shards.
-
-    Raises:
-        ModelError: its files cannot be loaded, or their tensors are not those of the network.
-    """
+    """Load one network of a pipeline folder, from plain files, a variant or shards; ModelError if they are not whole or not its own."""
     weights = needed_weights(folder)
     try:
         network, said = kind.from_pretrained(folder, use_safetensors=True, variant=weights.variant, output_loading_info=True, **how)
     except Exception as error:  # the loaders raise many unrelated types
         raise ModelError(f"model part {str(folder)!r} cannot be loaded ({brief(error)})") from error
-    known = [n for n in said["unexpected_keys"] if not n.startswith(UNUSED) and not n.endswith("position_ids")]
-    check_names(f"model part {str(folder)!r}", said["missing_keys"], known, said["mismatched_keys"])
+    known = [n for n in said["unexpected_keys"] if not n.startswith(checks.UNUSED) and not n.endswith("position_ids")]
+    checks.check_names(f"model part {str(folder)!r}", said["missing_keys"], known, said["mismatched_keys"])
     return network
 
 
 def load_unet(folder: Path) -> UNet2DConditionModel:
-    """Load the UNet of a pipeline folder, in float32 and eval mode.
-
-    Raises:
-        ModelError: see `load_part`.
-    """
+    """Load the UNet of a pipeline folder, in float32 and eval mode; for errors see `load_part`."""
     unet = load_part(UNet2DConditionModel, folder / "unet").float().eval()
-    return as_diffusers_reads(unet, read_config(folder / "unet" / "config.json"))
+    return checks.as_diffusers_reads(unet, read_config(folder / "unet" / "config.json"))
 
 
 def load_diffuser(folder: Path, device: torch.device) -> Diffuser:
@@ -173,7 +145,7 @@ def load_diffuser(folder: Path, device: torch.device) -> Diffuser:
     kind = read_config(folder / "model_index.json").get("_class_name") if (folder / "model_index.json").exists() else None
     if kind and str(kind) not in PIPELINES:
         raise ModelError(f"model={str(folder)!r} is a {kind}; pipelines that can be trained: {', '.join(PIPELINES)}")
-    check_files(folder)
+    checks.check_files(folder)
     return PIPELINES[kind or "StableDiffusionPipeline"](folder, device)
 
 
@@ -184,17 +156,17 @@ def check_folder(folder: Path) -> None:
 
 def load_stable_diffusion(folder: Path, device: torch.device) -> Diffuser:
     """Load Stable Diffusion 1.x or 2.x from a folder whose files are checked."""
-    shape, vae_shape = (on_meta(kind, folder / part) for kind, part in ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae")))
-    as_diffusers_reads(shape, read_config(folder / "unet" / "config.json"))
-    tokenizer, scheduler = load_tokenizer(folder), load_scheduler(folder)
+    shape, vae_shape = (checks.on_meta(kind, folder / part) for kind, part in ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae")))
+    checks.as_diffusers_reads(shape, read_config(folder / "unet" / "config.json"))
+    tokenizer, scheduler = checks.load_tokenizer(folder), checks.load_scheduler(folder)
     try:
         schedule = Schedule(scheduler, device)
     except ValueError as error:
         raise ModelError(f"model={str(folder)!r}: its scheduler cannot be used: {error}") from error
     text_encoder = load_part(CLIPTextModel, folder / "text_encoder", dtype=torch.float32)
-    check_networks(folder, shape, vae_shape, text_encoder, tokenizer)
+    checks.check_networks(folder, shape, vae_shape, text_encoder, tokenizer)
     for network, part in ((shape, "unet"), (vae_shape, "vae")):
-        check_weights(f"model part {str(folder / part)!r}", network, shapes(needed_weights(folder / part).files))
+        checks.check_weights(f"model part {str(folder / part)!r}", network, shapes(needed_weights(folder / part).files))
     vae = load_part(AutoencoderKL, folder / "vae")
     vae.to(memory_format=torch.channels_last)  # a third faster, on CPUs too
     for network in (vae, text_encoder):

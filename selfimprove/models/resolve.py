@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from selfimprove.models.weights import VARIANTS, WEIGHTS, ModelError, brief, che
 from selfimprove.shapes import PIPELINE
 
 HUB = "hub:"  # what begins with it is a hub id, whatever folders there are
-_CONFIGURATIONS = ("*.json", "*.txt")
 
 
 def resolve_model(model: str | Path) -> Path:
@@ -44,22 +42,17 @@ def resolve_model(model: str | Path) -> Path:
 def _base(text: str) -> Path:
     if text == "shapes":
         return PIPELINE
-    if text.startswith(HUB):
-        return _pipeline_of(text)
-    name, named, configuration = ("", "", text) if _exists(text) else text.rpartition(" as ")
-    name, configuration = (name, configuration) if named else (text, "")
-    path = Path(name.strip()).expanduser()
-    if _exists(str(path)) and path.is_file():
-        return from_single_file(path, _configuration(configuration.strip()))
+    name, named, configuration = text.rpartition(" as ")
+    if not named or _exists(text):
+        name, configuration = text, ""
+    path = Path(name).expanduser()
+    if _exists(name) and path.is_file():
+        if configuration and configuration not in KNOWN:
+            return from_single_file(path, Path(configuration).expanduser() if _exists(configuration) else _snapshot(configuration))
+        return from_single_file(path, configuration)
     if configuration:
-        raise ModelError(f"model={text!r}: there is no file {str(path)!r} to be read as {configuration!r}; check the path")
-    return path if _exists(text) else _pipeline_of(text)
-
-
-def _configuration(named: str) -> str | Path:
-    if not named or named in KNOWN:
-        return named
-    return Path(named).expanduser() if _exists(named) else _snapshot(named, list(_CONFIGURATIONS))
+        raise ModelError(f"model={text!r}: there is no file {name!r} to be read as {configuration!r}; check the path")
+    return path if _exists(name) else _pipeline_of(text)
 
 
 def _exists(text: str) -> bool:
@@ -68,37 +61,29 @@ def _exists(text: str) -> bool:
 
 def _pipeline_of(name: str) -> Path:
     """Return the local copy of a hub repository's pipeline: plain weights where it has them, else shards or a variant such as fp16."""
-    folder = _snapshot(name, [*_CONFIGURATIONS, *(f"{part}/{stem}.safetensors" for part, stem in WEIGHTS.items())])
-    if lacking := list(_lacking(folder)):
-        _snapshot(name, [*_CONFIGURATIONS, *lacking])
-    return folder
-
-
-def _lacking(folder: Path) -> Iterator[str]:
+    folder = _snapshot(name, *(f"{part}/{stem}.safetensors" for part, stem in WEIGHTS.items()))
+    lacking: list[str] = []
     for part, stem in WEIGHTS.items():
         found = find_weights(folder / part)
-        if found is None:
-            yield from (f"{part}/{stem}{variant}.safetensors" for variant in VARIANTS)
-        else:
-            yield from (path.relative_to(folder).as_posix() for path in found.files if not path.exists())
+        wanted = found.files if found else [folder / part / f"{stem}{variant}.safetensors" for variant in VARIANTS]
+        lacking += [path.relative_to(folder).as_posix() for path in wanted if not path.exists()]
+    return _snapshot(name, *lacking) if lacking else folder
 
 
-def _snapshot(name: str, patterns: list[str]) -> Path:
+def _snapshot(name: str, *weights: str) -> Path:
+    """Return the local copy of a hub repository, with its configurations and the weights that it has of these."""
     identity, _, revision = name.removeprefix(HUB).partition("@")
-    path = Path(identity).expanduser()
-    is_identity = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", identity)
+    path, is_identity = Path(identity).expanduser(), bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", identity))
     if not is_identity or (not name.startswith(HUB) and (path.suffix == ".safetensors" or _is_path(path))):
         there = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
         near = "".join(f", but {str(path.parent / n)!r}" for n in get_close_matches(path.name, there, 1))
         hub = f"; if a model of the hub is meant, write {HUB}{identity}" if is_identity else ""
-        raise ModelError(
-            f"model={name!r}: there is no such folder{near}; give 'shapes', a pipeline folder, a .safetensors checkpoint, or a hub id "
-            f"owner/name{hub}"
-        )
+        forms = "'shapes', a pipeline folder, a .safetensors checkpoint, or a hub id owner/name"
+        raise ModelError(f"model={name!r}: there is no such folder{near}; give {forms}{hub}")
     from huggingface_hub import snapshot_download  # only here: everything else works without a hub
 
     try:
-        return Path(snapshot_download(identity, revision=revision or None, allow_patterns=patterns))
+        return Path(snapshot_download(identity, revision=revision or None, allow_patterns=["*.json", "*.txt", *weights]))
     except Exception as error:  # the hub client raises many unrelated types
         raise ModelError(
             f"model={name!r}: no such folder here, and the hub did not give it ({type(error).__name__}); "

@@ -65,7 +65,7 @@ def needed_weights(folder: Path) -> Weights:
     """
     found = find_weights(folder)
     if found is None:
-        there = sorted(path.name for path in folder.iterdir())
+        there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
         if pickled := [name for name in there if name.endswith(PICKLED)]:
             raise ModelError(
                 f"model part {str(folder)!r} has only pickled weights ({pickled[0]}), which can run code when loaded; "
@@ -81,9 +81,13 @@ def needed_weights(folder: Path) -> Weights:
 
 def check_pointer(path: Path) -> None:
     """Raise if a file is only the pointer that git leaves where git-lfs has not fetched the contents."""
-    with path.open("rb") as file:
-        if file.read(40).startswith(b"version https://git-lfs"):
-            raise ModelError(f"{str(path)!r} is a pointer of git-lfs, not the file itself; fetch it: git lfs pull")
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(40)
+    except PermissionError as error:
+        raise ModelError(f"{str(path)!r} may not be read; change its permissions") from error
+    if beginning.startswith(b"version https://git-lfs"):
+        raise ModelError(f"{str(path)!r} is a pointer of git-lfs, not the file itself; fetch it: git lfs pull")
 
 
 def read_config(path: Path) -> dict[str, Any]:
