@@ -17,10 +17,12 @@ from safetensors.torch import load_file, save_file
 from test_model_forms import as_fp16, as_shards
 
 from selfimprove.models.lora import FILE
-from selfimprove.models.pipeline import check_folder
+from selfimprove.models.pipeline import load_diffuser
 from selfimprove.models.resolve import resolve_model
 from selfimprove.models.weights import ModelError, model_hash
 from selfimprove.shapes import PIPELINE
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +78,7 @@ def test_the_hub_gives_plain_weights_or_what_there_is(hub: Hub, change) -> None:
     (hub.repository / "unet" / "diffusion_pytorch_model.non_ema.safetensors").write_bytes(b"not fetched")
     (hub.repository / "v1-5-pruned.ckpt").write_bytes(b"not fetched")
     folder = resolve_model("owner/name")
-    check_folder(folder)
+    load_diffuser(folder, CPU)
     assert model_hash(folder) == model_hash(hub.repository)
     assert not [path for path in folder.rglob("*") if path.is_file() and path.read_bytes() == b"not fetched"]
 

@@ -149,11 +149,6 @@ def load_diffuser(folder: Path, device: torch.device) -> Diffuser:
     return PIPELINES[kind or "StableDiffusionPipeline"](folder, device)
 
 
-def check_folder(folder: Path) -> None:
-    """Raise if this package cannot train the model in a folder, for the reasons for which `load_diffuser` raises."""
-    load_diffuser(folder, torch.device("cpu"))
-
-
 def load_stable_diffusion(folder: Path, device: torch.device) -> Diffuser:
     """Load Stable Diffusion 1.x or 2.x from a folder whose files are checked."""
     shape, vae_shape = (checks.on_meta(kind, folder / part) for kind, part in ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae")))
