@@ -16,7 +16,8 @@ from selfimprove.config import Distance
 from selfimprove.data.prompt_files import load_prompts
 from selfimprove.draws import example_id
 from selfimprove.files import write_json
-from selfimprove.models.pipeline import load_diffuser, resolve_model
+from selfimprove.models.pipeline import load_diffuser
+from selfimprove.models.resolve import resolve_model
 from selfimprove.recursion.prompts import collect
 from selfimprove.recursion.weighting import distances
 from selfimprove.rollout import sample_batches

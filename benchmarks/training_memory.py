@@ -23,7 +23,8 @@ from selfimprove.batches import TrainingSet
 from selfimprove.data.latents import build_store
 from selfimprove.files import write_json
 from selfimprove.models.lora import WithoutAdapter, add_adapter
-from selfimprove.models.pipeline import load_diffuser, resolve_model
+from selfimprove.models.pipeline import load_diffuser
+from selfimprove.models.resolve import resolve_model
 from selfimprove.opponent import LiveOpponent, precompute
 from selfimprove.planning.costs import Held, Shapes, training_memory
 from selfimprove.presets import PRESETS

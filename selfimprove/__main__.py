@@ -28,7 +28,7 @@ def _arguments() -> tuple[Request, dict[str, Any], str]:
         presets = [name for name, preset in PRESETS.items() if preset.settings.objective in kind.objectives]
         command.add_argument("--iter", type=int, required=True, help="the round to play; missing earlier rounds are played first")
         command.add_argument("--preset", default=presets[0], help=f"one of {', '.join(presets)}")
-        command.add_argument("--model", default="", help="'shapes', a pipeline folder or a hub id; default: the preset's")
+        command.add_argument("--model", default="", help="'shapes', a pipeline folder, checkpoint or hub id; default: the preset's")
         command.add_argument(
             "--data", default="", help="'shapes', or captioned images or pairs: a folder, table, shards, tar, id; default: the preset's"
         )

@@ -22,7 +22,9 @@ from selfimprove.errors import ArgumentError
 from selfimprove.evaluation.aggregate import comparison
 from selfimprove.evaluation.evaluate import drawn_by, evaluate, evaluation_latents
 from selfimprove.evaluation.protocol import Scored, disagreements, read_scores
-from selfimprove.models.pipeline import Diffuser, load_diffuser, model_hash, resolve_model
+from selfimprove.models.pipeline import Diffuser, load_diffuser
+from selfimprove.models.resolve import resolve_model
+from selfimprove.models.weights import model_hash
 from selfimprove.planning.timing import measure
 from selfimprove.planning.work import Work
 from selfimprove.processes import choose_device

@@ -19,7 +19,8 @@ from selfimprove.evaluation.aggregate import summarise
 from selfimprove.evaluation.evaluate import HeldOut, evaluate, evaluation_latents, held_out_error
 from selfimprove.files import read_json, replacing, write_json, write_table
 from selfimprove.models.lora import WithoutAdapter, add_adapter, merge
-from selfimprove.models.pipeline import model_hash, write_pipeline
+from selfimprove.models.pipeline import write_pipeline
+from selfimprove.models.weights import model_hash
 from selfimprove.opponent import LiveOpponent, Opponent, precompute
 from selfimprove.recursion.collapse import drift, sampled_rows, warn_of_collapse
 from selfimprove.rsi_stages import prepared_prompts, rsi_training_set

@@ -14,7 +14,9 @@ from selfimprove.data.prompt_files import PromptError, load_prompts
 from selfimprove.errors import DataError
 from selfimprove.files import write_json
 from selfimprove.models.lora import check_rank
-from selfimprove.models.pipeline import Diffuser, ModelError, load_diffuser, model_hash, resolve_model
+from selfimprove.models.pipeline import Diffuser, load_diffuser
+from selfimprove.models.resolve import resolve_model
+from selfimprove.models.weights import ModelError, model_hash
 from selfimprove.opponent import check_identity
 from selfimprove.presets import get_preset
 from selfimprove.processes import choose_device

@@ -131,18 +131,23 @@ class Schedule:
         return hashlib.sha256(json.dumps([self.prediction_type, self._alphas]).encode()).hexdigest()[:12]
 
     def timesteps(self, steps: int | None = None) -> list[tuple[int, int]]:
-        """Return pairs (t, t of the next state) from noise to image; the last pair ends before step 0. None: every step of the schedule.
+        """Return pairs (t, t of the next state) from noise to image; the last pair ends at -1, the image. None: every step of the schedule.
+
+        Each pair ends where the next one begins. diffusers' DDIM ends each at t - T // steps instead. This is the same for "leading" steps,
+        and for "trailing" ones if `steps` divides T; its other steps leave gaps or overlap.
 
         Raises:
-            ValueError: `steps` is below 1, or more than the schedule has.
+            ValueError: `steps` is below 1, or more than the schedule has, or the list of time steps does not begin with noise.
         """
         if steps is None:
             return [(t, t - 1) for t in range(len(self) - 1, -1, -1)]
         if not 0 < steps <= len(self):
             raise ValueError(f"steps={steps} must lie between 1 and the schedule's {len(self)}; change the number of sampler steps")
         self.scheduler.set_timesteps(steps)
-        stride = len(self) // steps
-        return [(int(t), max(int(t) - stride, -1)) for t in self.scheduler.timesteps]
+        times = [int(t) for t in self.scheduler.timesteps]
+        if times[0] == 0 and len(self) > 1:
+            raise ValueError(f"steps={steps} with 'linspace' begins at the image, not at noise; give at least 2 steps")
+        return list(zip(times, [*times[1:], -1], strict=True))
 
     def step(self, t: int, t_next: int, eta: float = 0.0) -> Step:
         """Return the transition t -> t_next with sigma_t = eta times that of DDPM: DDIM at 0, DDPM at 1 (SPIN-Diffusion, below eq. 3.1).

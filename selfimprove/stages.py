@@ -16,7 +16,7 @@ from selfimprove.config import Settings
 from selfimprove.data.latents import Part, Store, build_store, link_store
 from selfimprove.draws import image_of
 from selfimprove.files import write_json, write_table
-from selfimprove.models.pipeline import model_hash
+from selfimprove.models.weights import model_hash
 from selfimprove.opponent import check_identity
 from selfimprove.recursion.weighting import weigh
 from selfimprove.rollout import sample_batches

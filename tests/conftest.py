@@ -1,6 +1,7 @@
 """Shared fixtures: a random tiny SD-1.x pipeline of another shape than the embedded one, and a folder of small images."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "pipeline"
     tiny_pipeline().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def copy(tiny: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny pipeline, to be changed."""
+    return Path(shutil.copytree(tiny, tmp_path / "model"))
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from experiments.deeper import deepen, write_deeper
-from selfimprove.models.pipeline import load_diffuser, resolve_model
+from selfimprove.models.pipeline import load_diffuser
+from selfimprove.models.resolve import resolve_model
 
 
 def test_a_deeper_denoiser_computes_the_same_and_learns(tmp_path: Path) -> None:

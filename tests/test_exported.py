@@ -10,7 +10,8 @@ import torch
 from experiments import rsi_shapes, spin_depth, spin_shapes
 from experiments.arms import ADAPTER_STEP, STEP
 from selfimprove.config import JUDGING, Settings
-from selfimprove.models.pipeline import load_diffuser, resolve_model
+from selfimprove.models.pipeline import load_diffuser
+from selfimprove.models.resolve import resolve_model
 from selfimprove.planning.costs import Shapes, count_flops
 from selfimprove.presets import PRESETS
 from selfimprove.run_folder import differences

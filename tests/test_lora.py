@@ -15,7 +15,8 @@ from selfimprove import rounds
 from selfimprove.batches import TrainingSet
 from selfimprove.config import Settings
 from selfimprove.models.lora import FILE, WithoutAdapter, add_adapter, check_rank, merge
-from selfimprove.models.pipeline import ModelError, load_diffuser, load_unet, model_hash
+from selfimprove.models.pipeline import load_diffuser, load_unet
+from selfimprove.models.weights import ModelError, model_hash
 from selfimprove.opponent import LiveOpponent
 from selfimprove.rounds import play
 from selfimprove.train import train

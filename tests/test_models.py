@@ -1,4 +1,3 @@
-import json
 import shutil
 import subprocess
 import sys
@@ -7,23 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from forms import edit
 from safetensors.torch import load_file, save_file
 
 from selfimprove.models import pipeline as models
-from selfimprove.models.pipeline import ModelError, check_folder, load_diffuser, model_hash, resolve_model, write_pipeline
+from selfimprove.models.pipeline import load_diffuser, write_pipeline
+from selfimprove.models.resolve import resolve_model
+from selfimprove.models.weights import ModelError, model_hash
 from selfimprove.shapes import PIPELINE
 
 CPU = torch.device("cpu")
 UNET = "unet/diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture
-def copy(tiny: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny, tmp_path / "model"))
-
-
-def edit(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def test_missing_and_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,38 +26,38 @@ def test_missing_and_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(ModelError, match=r"model='owner/nowhere': no such folder here, and the hub did not give it"):
         resolve_model("owner/nowhere")
     with pytest.raises(ModelError, match="is empty or no folder"):
-        check_folder(tmp_path)
+        load_diffuser(tmp_path, CPU)
     assert resolve_model("shapes") == PIPELINE
 
 
 def test_folder_without_unet(copy: Path) -> None:
     shutil.rmtree(copy / "unet")
     with pytest.raises(ModelError, match="has no unet/ folder; give a complete pipeline"):
-        check_folder(copy)
+        load_diffuser(copy, CPU)
 
 
 def test_not_a_pipeline(copy: Path) -> None:
     (copy / "model_index.json").unlink()
     with pytest.raises(ModelError, match="has no model_index.json"):
-        check_folder(copy)
+        load_diffuser(copy, CPU)
 
 
 def test_sdxl(copy: Path) -> None:
     edit(copy / "model_index.json", _class_name="StableDiffusionXLPipeline")
     with pytest.raises(ModelError, match="is a StableDiffusionXLPipeline; pipelines that can be trained: StableDiffusionPipeline"):
-        check_folder(copy)
+        load_diffuser(copy, CPU)
 
 
 def test_inpainting(copy: Path) -> None:
     edit(copy / "unet" / "config.json", in_channels=9)
     with pytest.raises(ModelError, match="takes 9 channels, its VAE makes 4 .an inpainting"):
-        check_folder(copy)
+        load_diffuser(copy, CPU)
 
 
 def test_other_prediction_types(copy: Path) -> None:
     edit(copy / "scheduler" / "scheduler_config.json", prediction_type="sample")
     with pytest.raises(ModelError, match="predicts 'sample'; only models of epsilon or v_prediction"):
-        check_folder(copy)
+        load_diffuser(copy, CPU)
 
 
 @pytest.mark.parametrize(
@@ -85,17 +78,17 @@ def test_nan_weight(copy: Path) -> None:
     weights["conv_in.bias"][1] = float("nan")
     save_file(weights, copy / UNET)
     with pytest.raises(ModelError, match="weight 'conv_in.bias' holds NaN or infinity; give an intact model"):
-        check_folder(copy)
+        load_diffuser(copy, CPU)
 
 
 def test_pickled_weights_are_refused(copy: Path) -> None:
     (copy / UNET).unlink()
     (copy / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
     with pytest.raises(ModelError, match=r"only pickled weights .*can run code when loaded; convert them"):
-        check_folder(copy)
+        load_diffuser(copy, CPU)
     (copy / "unet" / "diffusion_pytorch_model.bin").unlink()
     with pytest.raises(ModelError, match="has no diffusion_pytorch_model.safetensors"):
-        check_folder(copy)
+        load_diffuser(copy, CPU)
 
 
 def test_shapes_of_another_model(tiny: Path) -> None:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from selfimprove.batches import TrainingSet, make_batch
 from selfimprove.config import Settings
-from selfimprove.models.pipeline import Diffuser, ModelError, load_diffuser
+from selfimprove.models.pipeline import Diffuser, load_diffuser
+from selfimprove.models.weights import ModelError
 from selfimprove.opponent import LiveOpponent
 from selfimprove.presets import PRESETS
 from selfimprove.rollout import rollout

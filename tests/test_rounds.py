@@ -21,7 +21,8 @@ from selfimprove.data.latents import Store
 from selfimprove.errors import SelfImproveError
 from selfimprove.evaluation import evaluate
 from selfimprove.evaluation.round_figures import training_figure
-from selfimprove.models.pipeline import ModelError, load_diffuser, model_hash
+from selfimprove.models.pipeline import load_diffuser
+from selfimprove.models.weights import ModelError, model_hash
 from selfimprove.planning.plan import plan
 from selfimprove.presets import PRESETS
 from selfimprove.report import ceiling_sentence, read_training, score_table, write_summary
@@ -38,6 +39,14 @@ PRESET = Preset("", "", SETTINGS, ({}, {"lr": 5e-4}))
 
 def prepared_run(tiny: Path, images: Path, run: Path, preset: Preset = PRESET, seed: int = 0) -> Run:
     return set_up(preset, "test", str(tiny), str(images), run, seed, "cpu")
+
+
+def test_a_deleted_player_is_named_with_the_remedy(tiny: Path, images: Path, tmp_path: Path) -> None:
+    play(prepared_run(tiny, images, tmp_path / "run"), 1)
+    shutil.rmtree(tmp_path / "run" / "round_1" / "pipeline")
+    for last in (1, 2):
+        with pytest.raises(ModelError, match=r"round_1/pipeline' has no UNet weights; restore .* delete the folder of its round and"):
+            play(prepared_run(tiny, images, tmp_path / "run"), last)
 
 
 def test_two_rounds(tiny: Path, images: Path, tmp_path: Path) -> None:

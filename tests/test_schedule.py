@@ -127,3 +127,31 @@ def test_reverse_is_the_posterior_of_what_the_model_says(
     assert reverse.std == posterior.std
     assert torch.allclose(reverse.mean, posterior.mean, atol=tolerance)
     assert reverse.mean.dtype == dtype
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("steps", [2, 7, 10, 30, 50, 999])
+def test_each_step_ends_where_the_next_begins(spacing: str, steps: int) -> None:
+    pairs = Schedule(make(timestep_spacing=spacing), torch.device("cpu")).timesteps(steps)
+    assert [ends for _, ends in pairs] == [*(begins for begins, _ in pairs[1:]), -1]
+    scheduler = make(timestep_spacing=spacing)
+    scheduler.set_timesteps(steps)
+    assert [begins for begins, _ in pairs] == scheduler.timesteps.tolist()
+
+
+def test_where_the_steps_of_diffusers_join_ours_are_the_same_and_elsewhere_not() -> None:
+    def same(spacing: str, steps: int) -> bool:
+        stride = 1000 // steps
+        pairs = Schedule(make(timestep_spacing=spacing), torch.device("cpu")).timesteps(steps)
+        return all(max(begins - stride, -1) == ends for begins, ends in pairs)
+
+    assert all(same("leading", n) for n in (3, 10, 30, 50))
+    assert same("trailing", 10)
+    assert same("trailing", 50)
+    assert not same("trailing", 30)
+    assert not same("linspace", 10)  # 999 -> 899, and the next step begins at 888
+
+
+def test_a_list_of_steps_that_begins_at_the_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="steps=1 with 'linspace' begins at the image"):
+        Schedule(make(timestep_spacing="linspace"), torch.device("cpu")).timesteps(1)

@@ -15,7 +15,7 @@ from selfimprove.data.images import DataError
 from selfimprove.data.latents import Store
 from selfimprove.data.prompt_files import PromptError
 from selfimprove.evaluation.round_figures import selection_figure, training_figure
-from selfimprove.models.pipeline import model_hash
+from selfimprove.models.weights import model_hash
 from selfimprove.planning.plan import plan
 from selfimprove.recursion.collapse import CollapseError
 from selfimprove.recursion.selection import SelectionError

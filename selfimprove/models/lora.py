@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from selfimprove.draws import generator
-from selfimprove.models.pipeline import ModelError
+from selfimprove.models.weights import ModelError
 
 ADAPTED = ("to_q", "to_k", "to_v", "to_out.0")  # the projections of the attention layers, as in diffusers' own scripts
 FILE = "pytorch_lora_weights.safetensors"

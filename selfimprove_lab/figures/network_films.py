@@ -18,7 +18,8 @@ from transformers.utils import logging as transformers_logging
 
 from selfimprove import draws
 from selfimprove.draws import EVALUATION_SEED
-from selfimprove.models.pipeline import load_diffuser, resolve_model
+from selfimprove.models.pipeline import load_diffuser
+from selfimprove.models.resolve import resolve_model
 from selfimprove.rollout import predict
 from selfimprove.scorers.images import eight_bit
 from selfimprove_lab.figures.sliders import Film

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPImageProcessor
 
+from selfimprove.processes import choose_device
 from selfimprove.shapes import ASSETS
 from selfimprove.shapes.oracle import Oracle, load_oracle
 from selfimprove.shapes.render import IMAGE_SIZE
@@ -74,11 +75,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m selfimprove_lab.pretrain", description=__doc__)
     parser.add_argument("--out", type=Path, default=ASSETS, help="folder to write (default: the package's own assets)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="", help="cpu, cuda, ...; default: a GPU if there is one")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the training steps, to check that the code runs")
     parser.add_argument("--keep-checkpoints", action="store_true")
     arguments = parser.parse_args()
-    workshop = Workshop(arguments.out, torch.device(arguments.device), arguments.seed, arguments.scale)
+    workshop = Workshop(arguments.out, choose_device(arguments.device), arguments.seed, arguments.scale)
     vae = _vae(workshop)
     oracle = _oracle(workshop, vae)
     pipeline = _generator(workshop, vae)

@@ -14,7 +14,8 @@ from torch import Tensor
 from selfimprove.config import Distance, Reference
 from selfimprove.data.images import shapes_prompts
 from selfimprove.draws import example_id
-from selfimprove.models.pipeline import Diffuser, load_diffuser, resolve_model
+from selfimprove.models.pipeline import Diffuser, load_diffuser
+from selfimprove.models.resolve import resolve_model
 from selfimprove.presets import PRESETS
 from selfimprove.recursion.weighting import pairwise, weigh
 from selfimprove.rollout import sample_batches

@@ -1,0 +1,147 @@
+"""Turn what a user names as a model into a pipeline folder: a folder, a checkpoint or a hub id, and LoRAs that are added to it."""
+
+import os
+import re
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from peft.utils import get_peft_model_state_dict
+
+from selfimprove.files import sha256
+from selfimprove.models.checks import load_scheduler
+from selfimprove.models.converted import converted
+from selfimprove.models.known import KNOWN
+from selfimprove.models.lora import FILE
+from selfimprove.models.pipeline import load_diffuser, load_unet, write_pipeline
+from selfimprove.models.single_file import from_single_file
+from selfimprove.models.weights import VARIANTS, WEIGHTS, ModelError, brief, check_finite, find_weights, model_hash, shapes
+from selfimprove.shapes import PIPELINE
+
+HUB = "hub:"  # what begins with it is a hub id, whatever folders there are
+
+
+def resolve_model(model: str | Path) -> Path:
+    """Return the pipeline folder of a model.
+
+    `model` is one of: "shapes"; a pipeline folder; a single-file checkpoint, "file.safetensors" or "file.safetensors as CONFIGURATION" (see
+    `single_file`); a hub id, "owner/name" or "hub:owner/name@revision", whose safetensors are downloaded. LoRAs may follow, each fused into
+    the start: "MODEL + lora.safetensors + 0.5 * other.safetensors". A name "owner/name" is not sought on the hub if "owner" is a folder
+    here, which makes it a path with a slip of the pen.
+
+    Raises:
+        ModelError: there is no such folder or file, the hub did not give it, or a part cannot be read.
+    """
+    text = str(model)
+    base, *added = [text] if _exists(text) else [part.strip() for part in text.split(" + ")]
+    folder = _base(base)
+    return _fused(folder, [_adapter(each) for each in added]) if added else folder
+
+
+def _base(text: str) -> Path:
+    if text == "shapes":
+        return PIPELINE
+    name, named, configuration = text.rpartition(" as ")
+    if not named or _exists(text):
+        name, configuration = text, ""
+    path = Path(name).expanduser()
+    if _exists(name) and path.is_file():
+        if configuration and configuration not in KNOWN:
+            return from_single_file(path, Path(configuration).expanduser() if _exists(configuration) else _snapshot(configuration))
+        return from_single_file(path, configuration)
+    if configuration:
+        raise ModelError(f"model={text!r}: there is no file {name!r} to be read as {configuration!r}; check the path")
+    return path if _exists(name) else _pipeline_of(text)
+
+
+def _exists(text: str) -> bool:
+    return os.path.exists(os.path.expanduser(text))  # False for what is too long to be a path, where pathlib raises
+
+
+def _pipeline_of(name: str) -> Path:
+    """Return the local copy of a hub repository's pipeline: plain weights where it has them, else shards or a variant such as fp16."""
+    folder = _snapshot(name, *(f"{part}/{stem}.safetensors" for part, stem in WEIGHTS.items()))
+    lacking: list[str] = []
+    for part, stem in WEIGHTS.items():
+        found = find_weights(folder / part)
+        wanted = found.files if found else [folder / part / f"{stem}{variant}.safetensors" for variant in VARIANTS]
+        lacking += [path.relative_to(folder).as_posix() for path in wanted if not path.exists()]
+    return _snapshot(name, *lacking) if lacking else folder
+
+
+def _snapshot(name: str, *weights: str) -> Path:
+    """Return the local copy of a hub repository, with its configurations and the weights that it has of these."""
+    identity, _, revision = name.removeprefix(HUB).partition("@")
+    path, is_identity = Path(identity).expanduser(), bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", identity))
+    if not is_identity or (not name.startswith(HUB) and (path.suffix == ".safetensors" or _is_path(path))):
+        there = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+        near = "".join(f", but {str(path.parent / n)!r}" for n in get_close_matches(path.name, there, 1))
+        hub = f"; if a model of the hub is meant, write {HUB}{identity}" if is_identity else ""
+        forms = "'shapes', a pipeline folder, a .safetensors checkpoint, or a hub id owner/name"
+        raise ModelError(f"model={name!r}: there is no such folder{near}; give {forms}{hub}")
+    from huggingface_hub import snapshot_download  # only here: everything else works without a hub
+
+    try:
+        return Path(snapshot_download(identity, revision=revision or None, allow_patterns=["*.json", "*.txt", *weights]))
+    except Exception as error:  # the hub client raises many unrelated types
+        raise ModelError(
+            f"model={name!r}: no such folder here, and the hub did not give it ({type(error).__name__}); "
+            "check the name and the connection, or give a local folder"
+        ) from error
+
+
+def _is_path(path: Path) -> bool:
+    """Return whether a relative path that does not exist begins like one: its first folder is here, or is the folder of runs."""
+    return path.parts[0] == "runs" or Path(path.parts[0]).exists()
+
+
+def _adapter(text: str) -> tuple[Path, float]:
+    """Return the file and the factor of "path", "folder" or "factor * path"."""
+    number, star, rest = text.partition("*")
+    if star and not re.fullmatch(r"\s*-?\d*\.?\d+\s*", number):
+        raise ModelError(f"model: {text!r} is no LoRA; write 'path' or 'factor * path', such as '0.8 * style.safetensors'")
+    factor, path = float(number) if star else 1.0, Path((rest if star else text).strip()).expanduser()
+    file = path / FILE if path.is_dir() else path
+    if not file.is_file() or file.suffix != ".safetensors":
+        raise ModelError(f"model: the LoRA {str(path)!r} is no .safetensors file, nor a folder with {FILE}; check the path")
+    return file, factor
+
+
+def _fused(folder: Path, adapters: list[tuple[Path, float]]) -> Path:
+    """Return the pipeline folder of a model with LoRAs fused into its UNet and text encoder, made once."""
+    made_from = {"format": 1, "model": model_hash(folder), "adapters": [[sha256(file), factor] for file, factor in adapters]}
+    for file, _ in adapters:
+        if odd := [name for name in shapes([file]) if "dora_scale" in name]:  # diffusers would leave these out
+            raise ModelError(f"the LoRA {str(file)!r} is a DoRA ({odd[0]}), which diffusers cannot read; give a plain LoRA")
+        check_finite([file])
+
+    def make(target: Path) -> None:
+        diffuser, unet = load_diffuser(folder, torch.device("cpu")), load_unet(folder)
+        pipeline = StableDiffusionPipeline(
+            vae=diffuser.vae, text_encoder=diffuser.text_encoder, tokenizer=diffuser.tokenizer, unet=unet, scheduler=load_scheduler(folder),
+            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        )  # fmt: skip
+        for file, factor in adapters:
+            _add(pipeline, file)
+            pipeline.fuse_lora(components=["unet", "text_encoder"], lora_scale=factor)
+            pipeline.unload_lora_weights()
+        write_pipeline(target, unet, folder)
+        for path in (target / "text_encoder").iterdir():
+            path.unlink()
+        pipeline.text_encoder.save_pretrained(target / "text_encoder")
+
+    return converted("+".join(file.parent.name if file.name == FILE else file.stem for file, _ in adapters), made_from, make)
+
+
+def _add(pipeline: StableDiffusionPipeline, file: Path) -> None:
+    """Add a LoRA to a pipeline as diffusers does, and check that every tensor of it has found its layer."""
+    try:
+        wanted = pipeline.lora_state_dict(str(file.parent), weight_name=file.name, unet_config=pipeline.unet.config)[0]
+        pipeline.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name="start")
+    except Exception as error:  # the loaders raise many unrelated types
+        raise ModelError(f"the LoRA {str(file)!r} cannot be added to this model ({brief(error)})") from error
+    networks = [network for network in (pipeline.unet, pipeline.text_encoder) if getattr(network, "peft_config", None)]
+    held = sum(len(get_peft_model_state_dict(network, adapter_name="start")) for network in networks)
+    if held != len(wanted):
+        raise ModelError(f"the LoRA {str(file)!r} has {len(wanted)} tensors, of which {held} have a layer here; give one of this kind")
