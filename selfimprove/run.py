@@ -15,7 +15,7 @@ from selfimprove.errors import DataError
 from selfimprove.files import write_json
 from selfimprove.models.lora import check_rank
 from selfimprove.models.pipeline import Diffuser, ModelError, load_diffuser, model_hash, resolve_model
-from selfimprove.opponent import check_identity
+from selfimprove.opponent import CacheError, check_identity
 from selfimprove.presets import get_preset
 from selfimprove.processes import choose_device
 from selfimprove.recursion.prompts import Collection, collect, fingerprint, templates
@@ -38,6 +38,7 @@ class Run:
     folder: RunFolder
     collection: Collection | None = None
     opponent_cache: Path | None = None
+    latent_cache: Path | None = None
 
     def cache_of(self, index: int, opponent: str) -> Path | None:
         """Return the cache folder of round `index` and of the opponent with this hash, or None; a sweep may have several opponents."""
@@ -65,6 +66,7 @@ def set_up(
     prompts: str = "",
     scorers: Mapping[str, Scorer] | None = None,
     opponent_cache: str | Path = "",
+    latent_cache: str | Path = "",
 ) -> Run:
     """Load and check model, data and prompts, without expensive work; write only run.json and data.json (and cache.json in a
     new cache).
@@ -73,7 +75,8 @@ def set_up(
     `model`, `data`, `prompts`: if empty, the preset's. `run`: the run folder; if empty, `runs/<name>-<hash of the identity>`. `device`: if
     empty, a GPU if there is one. `scorers`: further scorers by name; each replaces a scorer of the same name. `opponent_cache`: a folder
     in which the opponent's images and errors are computed once, for this run and all runs that differ only in beta, lr or steps; if
-    empty, there is no cache.
+    empty, there is no cache. `latent_cache`: a folder in which the latents of real images and the embeddings of texts are kept for all
+    runs with the same VAE, text encoder and data; if empty, `runs/latents` for default run folders, else none.
 
     Raises:
         ValueError: an input cannot be used; the message says what is wrong and what to do. `ModelError`, `DataError`, `PromptError`,
@@ -111,10 +114,14 @@ def set_up(
         identity["prompts"] = fingerprint([*collection.prompts, *collection.held_out])
         about["prompts_name"] = prompts
     cache = Path(opponent_cache) if opponent_cache else None
+    latents = Path(latent_cache) if latent_cache else None if run else Path("runs") / "latents"
+    for argument, given in (("opponent_cache", cache), ("latent_cache", latents)):
+        if given and given.exists() and not given.is_dir():
+            raise CacheError(f"{argument}={str(given)!r} is a file; give a folder")
     if cache:  # a cache belongs to one model, data set and seed; inside, each round and opponent has a folder
         check_identity(cache / "cache.json", {name: identity[name] for name in ("model", "data", "seed")})
     path = Path(run) if run else Path("runs") / f"{name}-{identity_hash(identity)}"
-    made = Run(preset, diffuser, images, available, seed, open_run(path, identity, about), collection, cache)
+    made = Run(preset, diffuser, images, available, seed, open_run(path, identity, about), collection, cache, latents)
     lists = {"name": images.name, "notes": images.notes, "skipped": images.skipped, "truncated": made.truncated}
     write_json(path / "data.json", lists)
     return made
