@@ -12,7 +12,7 @@ from selfimprove.config import Preset, Settings
 from selfimprove.data.images import STREAMS, ImageText, load_data, no_images, shapes_prompts, shortened
 from selfimprove.data.prompt_files import PromptError, load_prompts
 from selfimprove.errors import DataError
-from selfimprove.files import write_json
+from selfimprove.files import read_json, write_json
 from selfimprove.models.lora import check_rank
 from selfimprove.models.pipeline import Diffuser, ModelError, load_diffuser, model_hash, resolve_model
 from selfimprove.opponent import CacheError, check_identity
@@ -20,10 +20,11 @@ from selfimprove.presets import get_preset
 from selfimprove.processes import choose_device
 from selfimprove.recursion.prompts import Collection, collect, fingerprint, templates
 from selfimprove.recursion.selection import SelectionError, check_selecting
-from selfimprove.run_folder import RunFolder, identity_hash, open_run
+from selfimprove.run_folder import RunError, RunFolder, identity_hash, open_run
 from selfimprove.scorers import PUBLISHED_SCORERS, Scorer, load_scorers
 from selfimprove.shapes.captions import collected_prompts, concepts
 from selfimprove.shapes.render import IMAGE_SIZE
+from selfimprove.train import CHECKPOINT, learning_rate, other_rates
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,43 @@ def set_up(
     if cache:  # a cache belongs to one model, data set and seed; inside, each round and opponent has a folder
         check_identity(cache / "cache.json", {name: identity[name] for name in ("model", "data", "seed")})
     path = Path(run) if run else Path("runs") / f"{name}-{identity_hash(identity)}"
-    made = Run(preset, diffuser, images, available, seed, open_run(path, identity, about), collection, cache, latents)
+    opened = open_run(path, identity, about)
+    _lengthen(opened, preset)
+    made = Run(preset, diffuser, images, available, seed, opened, collection, cache, latents)
     lists = {"name": images.name, "notes": images.notes, "skipped": images.skipped, "truncated": made.truncated}
     write_json(path / "data.json", lists)
     return made
+
+
+def _lengthen(folder: RunFolder, preset: Preset) -> None:
+    """Find the finished rounds that are asked to train for more steps (`RunFolder.longer`), and write the new lengths to run.json.
+
+    Raises:
+        RunError: a round has had more steps than are asked for, a later round began from its player, or its steps had other learning rates.
+    """
+    about, index = read_json(folder.path / "run.json"), 1
+    while (path := folder.round(index)).exists():
+        recorded, settings = folder.manifest(index)["stages"].get("training", {}), preset.for_round(index)
+        had = recorded.get("steps", 0)
+        steps = settings.steps_for(recorded["examples"]) if had else 0
+        asked = f"{path} has been trained for {had} steps, and {steps} are asked for"
+        if recorded and not had and about["identity"] != folder.identity:
+            raise RunError(f"{path} was trained by an earlier version, which did not note its steps; give another run folder for others")
+        if steps < had:
+            raise RunError(f"{asked}; ask for at least {had}, or give another run folder")
+        if steps > had:
+            if folder.round(index + 1).exists():
+                raise RunError(
+                    f"{asked}; but {folder.round(index + 1).name} began from its player: ask for as many steps as before (another round "
+                    f"alone is given more by 'round N steps'), delete the folders of later rounds, or give another run folder"
+                )
+            state = path / "training" / CHECKPOINT
+            if state.exists() and any(learning_rate(settings, i, had) != learning_rate(settings, i, steps) for i in range(had)):
+                raise other_rates(state, had, steps)
+            folder.longer[index] = had
+        index += 1
+    if about["identity"] != folder.identity:
+        write_json(folder.path / "run.json", about | {"identity": folder.identity})
 
 
 def _collect(prompts: str, settings: Settings, seed: int) -> Collection:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from pyarrow import ArrowException
 from torch import Tensor
 
 from selfimprove.batches import TrainingSet, batch_rows
@@ -36,7 +37,7 @@ def spin_training_set(run: Run, settings: Settings, opponent: Path, index: int) 
     if settings.objective == "sft":
         return TrainingSet(ids, rows, text, real, None)
     chosen = reached(run, settings, index)
-    if len(chosen) < len(ids):
+    if chosen != list(range(len(ids))):
         ids, rows, captions = tuple(ids[i] for i in chosen), [rows[i] for i in chosen], [captions[i] for i in chosen]
         real = Part(real, chosen)
     generated = rollout_store(run, settings, opponent, index, captions, list(ids), [data.train[i] for i in chosen])
@@ -88,18 +89,25 @@ def wanted_latents(run: Run, settings: Settings | None = None) -> Wanted:
 
 
 def reached(run: Run, settings: Settings, index: int) -> list[int]:
-    """Return the rows of the examples for which the opponent draws an image (`Settings.drawn`), in ascending order.
+    """Return the rows of the examples for which the opponent draws an image (`Settings.drawn`): first those that have one, then ascending.
 
     Within the first epoch, these examples come in the same order as among all examples, so the batches are the same. Of an image with
-    several captions, those count that an epoch of the round draws.
+    several captions, those count that an epoch of the round draws. A training of more steps keeps the images of a shorter one.
     """
     data = run.data
     ids, images = tuple(data.ids[i] for i in data.train), data.examples
     count = settings.drawn(images, bool(run.opponent_cache))
     if count == images and (images == len(ids) or run.opponent_cache or settings.weighting != "none"):
-        return list(range(len(ids)))
-    positions = count if images == len(ids) else settings.steps_for(images) * settings.batch
-    return sorted({row for row, _ in batch_rows(ids, run.seed, index, 0, positions)})
+        chosen = list(range(len(ids)))
+    else:
+        positions = count if images == len(ids) else settings.steps_for(images) * settings.batch
+        chosen = sorted({row for row, _ in batch_rows(ids, run.seed, index, 0, positions)})
+    try:
+        before = pd.read_parquet(run.folder.round(index) / "prompts.parquet")["id"].tolist()
+    except (OSError, ValueError, LookupError, ArrowException):  # there is none, or it cannot be read: its shards are made again
+        before = []
+    places = {key: place for place, key in enumerate(before)}
+    return sorted(chosen, key=lambda row: places.get(ids[row], len(before)))
 
 
 def of_identity(run: Run, *names: str) -> dict[str, Any]:
@@ -159,7 +167,8 @@ def rollout_store(
         return {name: torch.cat([p[name] for p in parts]) for name in parts[0]} | {"sampled": latents}
 
     folder, weights = run.folder.round(index), model_hash(opponent)
-    if run.folder.is_done(index, "rollout"):
+    recorded = run.folder.manifest(index)["stages"].get("rollout")
+    if recorded and (recorded["images"] >= len(ids) or run.folder.is_done(index, "training")):
         run.folder.check_same(index, "rollout", opponent=weights, images=len(ids))
         return Store(folder / "rollout")
     drawn_from = _drawn_from(run, settings, weights, drawn)

@@ -18,6 +18,7 @@ from selfimprove.planning.work import Counts, Work, count, operations
 from selfimprove.run import Run
 from selfimprove.scorers import resident_memory
 from selfimprove.stages import reached, wanted_latents
+from selfimprove.train import CHECKPOINT
 
 # (dense bf16 FLOP/s, GB of memory), from the makers' data sheets
 PEAKS = {"an A100 (80 GB)": (312e12, 80), "an H100 or H200": (989e12, 80), "an RTX 4090": (165e12, 24)}
@@ -71,6 +72,9 @@ def plan(run: Run, last: int) -> Plan:
         if folder.is_done(index, "evaluation"):
             lines.append(f"round {index}: finished already")
             continue
+        if had := folder.longer.get(index):
+            state = (folder.round(index) / "training" / CHECKPOINT).exists()
+            lines.append(f"round {index}: has had {had} steps, {'goes on from them' if state else 'begins again: their state is gone'}")
         drawn = len(reached(run, preset.for_round(index), index)) if index and several else None
         counts = count(preset, index, examples, judged, bool(run.opponent_cache), held_out, drawn)
         selecting = [name for name, _ in preset.for_round(max(index, 1)).metrics]
@@ -111,20 +115,22 @@ def remaining(run: Run, index: int, counts: Counts, processes: int) -> list[Left
     if index > 1 and s.opponent == "previous":
         opponent = run.folder.manifest(index - 1)["stages"].get("evaluation", {}).get("player", "")
     cache = run.cache_of(index, opponent) if opponent else None
+    trained = run.folder.is_done(index, "training")
+    short = run.folder.manifest(index)["stages"].get("rollout", {}).get("images", counts.drawn) < counts.drawn  # before a longer training
     places = math.ceil(counts.total.opponent / 2)  # pairs whose errors the opponent computes
     stores: dict[str, tuple[Path | None, int]] = {
         "rollout": (cache / "rollout" if cache else folder / "rollout", counts.drawn),
         "scores": (folder / "pool", counts.drawn),
         "opponent": (cache or folder / "errors", places),
-        "evaluation": (folder / "evaluation", len(run.data.evaluation)),
+        "evaluation": (None if index and not trained else folder / "evaluation", len(run.data.evaluation)),
     }
     encoded, found = {"held-out latents": wanted_latents(run), "real": wanted_latents(run, s)}, []
     for name, work in counts.stages.items():
         made = name not in ("held-out latents", "evaluation", "scoring", "held-out error")
-        if run.folder.is_done(index, name) or (made and run.folder.is_done(index, "training")):
+        if (run.folder.is_done(index, name) and not (name == "rollout" and short)) or (made and trained):
             continue
         if name == "training" or (name == "opponent" and not run.opponent_cache):
-            share = 1 - _trained(folder / "training" / "training.pt", counts, s)
+            share = 1 - _trained(folder / "training" / CHECKPOINT, counts, s)
             found.append(Left(work, share, share / processes))
         elif name in encoded:
             wanted = encoded[name]
@@ -191,7 +197,8 @@ def disk_space(shapes: Shapes, preset: Preset, last: int, examples: int, judged:
     sides = 4 if s.flip else 2  # mean and standard deviation; with `flip`, of the mirrored image too
     evaluations = (last + 1) * judged * latent * 4
     trained = adapter_size(shapes.unet, s.lora_rank) if s.lora_rank else shapes.parameters
-    checkpoint = 2 * (3 + bool(s.ema)) * 4 * trained  # weights, two moments, average; twice, as a new one is written beside the old one
+    # weights, two moments, average; once more while a new one is written beside the old one; each round keeps its adapter's
+    checkpoint = (1 + last if s.lora_rank else 2) * (3 + bool(s.ema)) * 4 * trained
     rolled = (sides + (s.generated_latents == "reencoded")) * latent * value
     if s.objective == "weighted":
         each = s.samples * rolled + (s.selected or s.samples) * (text + sides * latent) * value
