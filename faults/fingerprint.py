@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-ASIDE = ("lock", "summary.png", "training.damaged.pt")  # the holder's name, a drawing of what the tables hold, what has been set aside
+# the holder's name, a drawing of what the tables hold, what has been set aside, and what only a longer training reads (torch names the
+# inside of its archives after their temporary files)
+ASIDE = ("lock", "summary.png", "training.damaged.pt", "training.pt")
 PASSING = ("seconds", "provenance", "mark", "run")  # differ between any two runs
 Prints = dict[str, str]
 

@@ -16,8 +16,8 @@ from selfimprove.rounds import play
 from selfimprove.run import set_up
 
 
-def _arguments() -> tuple[Request, dict[str, Any], str]:
-    """Return the request, the settings to change in every round, and the folder of the opponent cache, empty for none."""
+def _arguments() -> tuple[Request, dict[str, Any], dict[str, str]]:
+    """Return the request, the settings to change in every round, and the folders of the caches by `set_up`'s names for them."""
     parser = argparse.ArgumentParser(prog="python -m selfimprove", description=__doc__)
     commands = parser.add_subparsers(required=True, dest="system")
     for system, kind, what in (
@@ -43,24 +43,30 @@ def _arguments() -> tuple[Request, dict[str, Any], str]:
                 default="",
                 help="folder where the opponent's images and errors are kept, for a sweep of beta, lr, steps",
             )
+        command.add_argument("--latent-cache", default="", help="folder of latents and texts that runs share; without --run: runs/latents")
         command.add_argument(
-            "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting to change in every round; repeatable"
+            "--set",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help='a setting to change in every round, or "round 2 NAME=VALUE" in one; repeatable',
         )
         command.add_argument("--device", default="", help="cpu, cuda, ...; default: a GPU if there is one")
     given = vars(parser.parse_args())
-    cache, changes = given.pop("opponent_cache", ""), changed_settings(given.pop("set"))
-    return (RsiRequest if given.pop("system") == "rsi" else Request)(**given), changes, cache
+    caches = {name: given.pop(name, "") for name in ("opponent_cache", "latent_cache")}
+    changes = changed_settings(given.pop("set"))
+    return (RsiRequest if given.pop("system") == "rsi" else Request)(**given), changes, caches
 
 
 def main() -> None:
     """Play the rounds and print where the results are; after an error of use, exit with one line that says what to do."""
     try:
-        request, changes, cache = _arguments()
+        request, changes, caches = _arguments()
         prompts = request.prompts if isinstance(request, RsiRequest) else ""
         run = set_up(
             request.chosen_preset().changed(**changes),
             request.preset, request.model, request.data, request.run, request.seed, request.device, prompts,
-            opponent_cache=cache,
+            opponent_cache=caches["opponent_cache"], latent_cache=caches["latent_cache"],
         )  # fmt: skip
         if PartialState().is_main_process:
             print("\n".join([*run.account(), *plan(run, request.iter).lines]), flush=True)

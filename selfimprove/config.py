@@ -214,6 +214,8 @@ def _fits(value: Any, kind: Any) -> bool:
 
 # Settings that change results by rounding at most.
 FREE = ("rollout_batch", "micro_batch", "gradient_checkpointing", "checkpoint_every")
+# Settings of how long a round trains: a finished round may be given more steps.
+LENGTH = ("steps", "epochs")
 # Settings of how players are judged and of what a sitting does: no player depends on them. Evaluations record them on their own.
 JUDGING = ("evaluation_prompts", "evaluation_images", "evaluation_steps", "evaluation_guidance", "evaluation_part", "on_collapse")
 COLUMNS = ("image_column", "caption_column")
@@ -254,9 +256,16 @@ class Preset:
         return [self.for_round(index) for index in range(1, len(self.rounds) + 1)]
 
     def changed(self, **changes: Any) -> "Preset":
-        """Return a copy of the preset in which some settings are replaced in every round."""
-        rounds = tuple({k: v for k, v in r.items() if k not in changes} for r in self.rounds)
-        return replace(self, settings=replace(self.settings, **changes), rounds=rounds)
+        """Return a copy of the preset in which some settings are replaced in every round; "round 2 steps" is that round's alone.
+
+        As always, what the last round of the preset changes also holds for all later rounds.
+        """
+        common = {name: value for name, value in changes.items() if " " not in name}
+        rounds = [{k: v for k, v in r.items() if k not in common} for r in self.rounds]
+        for index, name, key in sorted((int(key.split()[1]), key.split()[2], key) for key in changes.keys() - common.keys()):
+            rounds += [rounds[-1]] * (index - len(rounds))
+            rounds[index - 1] = rounds[index - 1] | {name: changes[key]}
+        return replace(self, settings=replace(self.settings, **common), rounds=tuple(rounds))
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that change the players as a flat dictionary: {"lr": ..., "round 3 lr": ...}.

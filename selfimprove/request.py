@@ -1,6 +1,7 @@
 """Check what a user asks for, the parameters of a notebook or command, before anything else happens."""
 
 import ast
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
@@ -25,14 +26,15 @@ def _check_text(name: str, value: Any) -> None:
 
 
 def changed_settings(given: Sequence[str]) -> dict[str, Any]:
-    """Return the settings in texts of the form "name=value". A value that is no Python literal is taken as text.
+    """Return the settings in texts of the form "name=value", or "round 2 name=value". A value that is no Python literal is taken as text.
 
     Raises:
         ValueError: a text has no "=", no setting has that name, or a number is needed and the value is text.
     """
     known, changes = {f.name: f.default for f in fields(Settings)}, {}
     for text in given:
-        name, found, value = text.partition("=")
+        key, found, value = text.partition("=")
+        name = re.sub(r"^round [1-9]\d? ", "", key)
         if name in ("batch_size", "accumulation"):
             raise ArgumentError(
                 f"set={text!r} names a setting of earlier versions; give batch=N for the examples per optimiser step over all processes, "
@@ -41,12 +43,12 @@ def changed_settings(given: Sequence[str]) -> dict[str, Any]:
         if not found or name not in known:
             raise ArgumentError(f"set={text!r} changes nothing; give name=value with one of {', '.join(known)}")
         try:
-            changes[name] = ast.literal_eval(value)
+            changes[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
-            changes[name] = value
-        if isinstance(changes[name], float) and changes[name].is_integer() and isinstance(known[name], int):
-            changes[name] = int(changes[name])  # 1e3
-        if isinstance(known[name], (int, float)) and not isinstance(changes[name], (int, float)):
+            changes[key] = value
+        if isinstance(changes[key], float) and changes[key].is_integer() and isinstance(known[name], int):
+            changes[key] = int(changes[key])  # 1e3
+        if isinstance(known[name], (int, float)) and not isinstance(changes[key], (int, float)):
             raise ArgumentError(f"{name}={value!r} must be a number, or True or False")
     return changes
 

@@ -25,7 +25,7 @@ from selfimprove.opponent import LiveOpponent, Opponent, precompute
 from selfimprove.recursion.collapse import drift, sampled_rows, warn_of_collapse
 from selfimprove.rsi_stages import prepared_prompts, rsi_training_set
 from selfimprove.run import Run
-from selfimprove.run_folder import RunFolder, identity_hash
+from selfimprove.run_folder import RunFolder, identity_hash, lasting
 from selfimprove.stages import held_out_latents, spin_training_set
 from selfimprove.train import CHECKPOINT, train
 
@@ -91,10 +91,8 @@ def _finish(state: RoundState, run: Run) -> tuple[RoundState, RoundInfo]:
     folder = run.folder.round(index)
     if index > 0:
         opponent = model_hash(_opponent(state, run, run.preset.for_round(index)))
-        run.folder.check_same(index, "training", opponent=opponent, start=model_hash(state.player))
-        run.folder.check_same(index, "training", player=model_hash(folder / "pipeline"))
-        if PartialState().is_main_process:
-            (folder / "training" / CHECKPOINT).unlink(missing_ok=True)  # only now, when the manifest says that the round is trained
+        made_from = {"opponent": opponent, "start": model_hash(state.player)}
+        run.folder.check_same(index, "training", **made_from, player=model_hash(folder / "pipeline"))
     player = folder / "pipeline" if index > 0 else state.player
     run.folder.check_same(index, "evaluation", player=model_hash(player))
     judged_by = _judged_by(run)
@@ -114,8 +112,11 @@ def _train(run: Run, settings: Settings, data: TrainingSet, start: Path, opponen
     made_from: dict[str, Any] = {"opponent": opponent_hash, "start": model_hash(start), "data": data.fingerprint()}
     with run.folder.stage(index, "training", files=("train.parquet",), **made_from) as record:
         record["opponent_errors"] = errors_from  # the same up to rounding
+        record |= {"examples": data.images, "steps": settings.steps_for(data.images)}
         player = run.diffuser.load_unet(start).requires_grad_(True)
         rank = settings.lora_rank
+        if not rank and PartialState().is_main_process:  # the last round may be trained on; the others' states, of three networks each, go
+            (run.folder.round(index - 1) / "training" / CHECKPOINT).unlink(missing_ok=True)
         opponent: Opponent | None = None
         if rank:
             add_adapter(player, rank, settings.lora_alpha, run.seed, index)
@@ -126,7 +127,8 @@ def _train(run: Run, settings: Settings, data: TrainingSet, start: Path, opponen
             if cache := run.cache_of(index, opponent_hash):
                 opponent = precompute(cache, network, opponent_hash, data, run.diffuser.schedule, settings, run.seed, index)
             del network  # frees the memory if the errors are precomputed
-        named = identity_hash({"round": index, **made_from, "identity": run.folder.identity})
+        # not the data: a longer training may draw for further examples
+        named = identity_hash({"round": index, "opponent": opponent_hash, "start": made_from["start"], "run": lasting(run.folder.identity)})
         log = train(player, opponent, data, run.diffuser.schedule, settings, run.seed, index, work, named)
         if PartialState().is_main_process:
             if rank:

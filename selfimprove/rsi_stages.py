@@ -20,7 +20,7 @@ from selfimprove.recursion.selection import KEPT_BY_HAND, SelectionError, select
 from selfimprove.run import Run
 from selfimprove.scorers import in_turn
 from selfimprove.shapes.oracle import truth_hidden
-from selfimprove.stages import distance_weights, encoded, of_identity, rollout_store, sampled_images, stored_as, text_store
+from selfimprove.stages import distance_weights, real_latents, rollout_store, sampled_images, stored_as, text_store
 
 
 def rsi_training_set(run: Run, settings: Settings, generator: Path, index: int) -> TrainingSet:
@@ -147,20 +147,15 @@ def _selected(run: Run, settings: Settings, index: int, dtype: torch.dtype) -> T
     weights += [1.0] * len(real)
 
     def make(rows: range) -> dict[str, Tensor]:
-        parts = []
-        for row in rows:
-            if row < len(entries):
-                store, where = entries[row]
-                parts.append({name: store.take(name, [where]) for name in names})
-            else:
-                parts.append(encoded(run, data.images([real[row - len(entries)]]), settings.flip))
-        return {name: torch.cat([p[name] for p in parts]) for name in names}
+        return {name: torch.cat([store.take(name, [row]) for store, row in entries[rows.start : rows.stop]]) for name in names}
 
     names = ["mean", "std"] + (["mean_flipped", "std_flipped"] if settings.flip else [])
     folder = run.folder.round(index)
     text, text_rows = text_store(run, folder / "text", prompts, dtype)
     digests = {f"rollout {k}": store.digest() for k, store in stores.items()}
-    latents = build_store(
-        folder / "selected", len(ids), make, f"round {index}: training latents", dtype, digests | of_identity(run, "model", "data"), ids
-    )
+    if real:
+        latents_of_real = real_latents(run, settings)
+        entries += [(latents_of_real, row) for row in range(len(real))]
+        digests["real"] = latents_of_real.digest()
+    latents = build_store(folder / "selected", len(ids), make, f"round {index}: training latents", dtype, digests, ids)
     return TrainingSet(tuple(ids), text_rows, text, latents, None, torch.tensor(weights, dtype=torch.float32))

@@ -12,20 +12,21 @@ from selfimprove.config import Preset, Settings
 from selfimprove.data.images import STREAMS, ImageText, load_data, no_images, shapes_prompts, shortened
 from selfimprove.data.prompt_files import PromptError, load_prompts
 from selfimprove.errors import DataError
-from selfimprove.files import write_json
+from selfimprove.files import read_json, write_json
 from selfimprove.models.lora import check_rank
 from selfimprove.models.pipeline import Diffuser, load_diffuser
 from selfimprove.models.resolve import resolve_model
 from selfimprove.models.weights import ModelError, model_hash
-from selfimprove.opponent import check_identity
+from selfimprove.opponent import CacheError, check_identity
 from selfimprove.presets import get_preset
 from selfimprove.processes import choose_device
 from selfimprove.recursion.prompts import Collection, collect, fingerprint, templates
 from selfimprove.recursion.selection import SelectionError, check_selecting
-from selfimprove.run_folder import RunFolder, identity_hash, open_run
+from selfimprove.run_folder import RunError, RunFolder, identity_hash, open_run
 from selfimprove.scorers import PUBLISHED_SCORERS, Scorer, load_scorers
 from selfimprove.shapes.captions import collected_prompts, concepts
 from selfimprove.shapes.render import IMAGE_SIZE
+from selfimprove.train import CHECKPOINT, learning_rate, other_rates
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Run:
     folder: RunFolder
     collection: Collection | None = None
     opponent_cache: Path | None = None
+    latent_cache: Path | None = None
 
     def cache_of(self, index: int, opponent: str) -> Path | None:
         """Return the cache folder of round `index` and of the opponent with this hash, or None; a sweep may have several opponents."""
@@ -67,6 +69,7 @@ def set_up(
     prompts: str = "",
     scorers: Mapping[str, Scorer] | None = None,
     opponent_cache: str | Path = "",
+    latent_cache: str | Path = "",
 ) -> Run:
     """Load and check model, data and prompts, without expensive work; write only run.json and data.json (and cache.json in a
     new cache).
@@ -75,7 +78,8 @@ def set_up(
     `model`, `data`, `prompts`: if empty, the preset's. `run`: the run folder; if empty, `runs/<name>-<hash of the identity>`. `device`: if
     empty, a GPU if there is one. `scorers`: further scorers by name; each replaces a scorer of the same name. `opponent_cache`: a folder
     in which the opponent's images and errors are computed once, for this run and all runs that differ only in beta, lr or steps; if
-    empty, there is no cache.
+    empty, there is no cache. `latent_cache`: a folder in which the latents of real images and the embeddings of texts are kept for all
+    runs with the same VAE, text encoder and data; if empty, `runs/latents` for default run folders, else none.
 
     Raises:
         ValueError: an input cannot be used; the message says what is wrong and what to do. `ModelError`, `DataError`, `PromptError`,
@@ -113,13 +117,50 @@ def set_up(
         identity["prompts"] = fingerprint([*collection.prompts, *collection.held_out])
         about["prompts_name"] = prompts
     cache = Path(opponent_cache) if opponent_cache else None
+    latents = Path(latent_cache) if latent_cache else None if run else Path("runs") / "latents"
+    for argument, given in (("opponent_cache", cache), ("latent_cache", latents)):
+        if given and given.exists() and not given.is_dir():
+            raise CacheError(f"{argument}={str(given)!r} is a file; give a folder")
     if cache:  # a cache belongs to one model, data set and seed; inside, each round and opponent has a folder
         check_identity(cache / "cache.json", {name: identity[name] for name in ("model", "data", "seed")})
     path = Path(run) if run else Path("runs") / f"{name}-{identity_hash(identity)}"
-    made = Run(preset, diffuser, images, available, seed, open_run(path, identity, about), collection, cache)
+    opened = open_run(path, identity, about)
+    _lengthen(opened, preset)
+    made = Run(preset, diffuser, images, available, seed, opened, collection, cache, latents)
     lists = {"name": images.name, "notes": images.notes, "skipped": images.skipped, "truncated": made.truncated}
     write_json(path / "data.json", lists)
     return made
+
+
+def _lengthen(folder: RunFolder, preset: Preset) -> None:
+    """Find the finished rounds that are asked to train for more steps (`RunFolder.longer`), and write the new lengths to run.json.
+
+    Raises:
+        RunError: a round has had more steps than are asked for, a later round began from its player, or its steps had other learning rates.
+    """
+    about, index = read_json(folder.path / "run.json"), 1
+    while (path := folder.round(index)).exists():
+        recorded, settings = folder.manifest(index)["stages"].get("training", {}), preset.for_round(index)
+        had = recorded.get("steps", 0)
+        steps = settings.steps_for(recorded["examples"]) if had else 0
+        asked = f"{path} has been trained for {had} steps, and {steps} are asked for"
+        if recorded and not had and about["identity"] != folder.identity:
+            raise RunError(f"{path} was trained by an earlier version, which did not note its steps; give another run folder for others")
+        if steps < had:
+            raise RunError(f"{asked}; ask for at least {had}, or give another run folder")
+        if steps > had:
+            if folder.round(index + 1).exists():
+                raise RunError(
+                    f"{asked}; but {folder.round(index + 1).name} began from its player: ask for as many steps as before (another round "
+                    f"alone is given more by 'round N steps'), delete the folders of later rounds, or give another run folder"
+                )
+            state = path / "training" / CHECKPOINT
+            if state.exists() and any(learning_rate(settings, i, had) != learning_rate(settings, i, steps) for i in range(had)):
+                raise other_rates(state, had, steps)
+            folder.longer[index] = had
+        index += 1
+    if about["identity"] != folder.identity:
+        write_json(folder.path / "run.json", about | {"identity": folder.identity})
 
 
 def _collect(prompts: str, settings: Settings, seed: int) -> Collection:

@@ -19,7 +19,7 @@ import torch
 from accelerate import PartialState
 
 from selfimprove import __version__
-from selfimprove.config import FREE
+from selfimprove.config import FREE, LENGTH
 from selfimprove.errors import SelfImproveError
 from selfimprove.files import read_json, remove_unfinished, sha256, write_json
 from selfimprove.processes import tf32, together
@@ -104,12 +104,16 @@ def hold(folder: Path) -> Lock | None:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run's folder, opened for one identity, and held against other processes."""
+    """A run's folder, opened for one identity, and held against other processes.
+
+    `longer`: the finished rounds that are asked to train for more steps, each with the steps that it has had (see `run.set_up`).
+    """
 
     path: Path
     identity: dict[str, Any]
     lock: Lock | None = field(default=None, repr=False, compare=False)
     mark: str = ""  # drawn when the folder was made, and written into every manifest
+    longer: dict[int, int] = field(default_factory=dict, compare=False)
 
     def round(self, index: int) -> Path:
         """Return the folder of a round."""
@@ -133,8 +137,8 @@ class RunFolder:
         return manifest
 
     def is_done(self, index: int, stage: str) -> bool:
-        """Return whether a stage of a round is finished."""
-        return stage in self.manifest(index)["stages"]
+        """Return whether a stage of a round is finished; in a round of `longer`, neither training nor evaluation is."""
+        return stage in self.manifest(index)["stages"] and not (index in self.longer and stage in ("training", "evaluation"))
 
     def record(self, index: int, stage: str) -> dict[str, Any]:
         """Return what a finished stage recorded, after its files have been checked against their hashes, each once per process.
@@ -172,6 +176,7 @@ class RunFolder:
     def stage(self, index: int, name: str, files: tuple[str, ...] = (), rebind: bool = False, **facts: Any) -> Iterator[dict[str, Any]]:
         """Mark a stage done when its block ends without an error; record seconds, SHA-256 of `files`, the `facts`, and provenance.
 
+        A stage that was done before is no longer done when its block begins, and neither are those that came after it.
         The block may add facts to the dictionary that it is given. What makes the stage (the facts, and the versions of the libraries that
         compute) is written down before it begins. A stage that was cut off goes on only with the same, unless `rebind` says that what the
         stage leaves behind knows for itself what it was made from.
@@ -187,7 +192,11 @@ class RunFolder:
                 f"{folder}: its {name} was begun with something else ({'; '.join(differing)}); go on with that, or delete {folder} to "
                 "begin that round again"
             )
-        PartialState().wait_for_everyone()
+        PartialState().wait_for_everyone()  # all have read the manifest and what was begun
+        if name in (stages := self.manifest(index)["stages"]):
+            before = {n: stages[n] for n in list(stages)[: list(stages).index(name)]}
+            write_json(folder / "manifest.json", self.manifest(index) | {"stages": before})
+        self.longer.pop(index, None)
         write_json(begun, made_from)
         start, added = time.perf_counter(), dict[str, Any]()
         yield added
@@ -213,9 +222,14 @@ def identity_hash(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
+def lasting(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of an identity that never change in a run folder: all but rounding and the length of rounds."""
+    return {name: value for name, value in identity.items() if name.split()[-1] not in (*FREE, *LENGTH)}
+
+
 def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """Return, in words, the entries in which two identities differ, except settings that change results by rounding at most."""
-    names = sorted((there | here).keys() - set(FREE))
+    """Return, in words, the `lasting` entries in which two identities differ."""
+    names = sorted(lasting(there | here))
     return [f"{k}: {there.get(k)!r} there, {here.get(k)!r} here" for k in names if there.get(k) != here.get(k)]
 
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import pandas as pd
 import torch
+from pyarrow import ArrowException
 from torch import Tensor
 
 from selfimprove.batches import TrainingSet, batch_rows
 from selfimprove.config import Settings
+from selfimprove.data.cache import Wanted, shared_store
 from selfimprove.data.latents import Part, Store, build_store, link_store
 from selfimprove.draws import image_of
 from selfimprove.files import write_json, write_table
@@ -23,17 +25,19 @@ from selfimprove.rollout import sample_batches
 from selfimprove.run import Run
 from selfimprove.run_folder import identity_hash
 
+PIXELS = 1  # raise it when `data` comes to give other pixels for the same files, so that no cache serves the former ones
+
 
 def spin_training_set(run: Run, settings: Settings, opponent: Path, index: int) -> TrainingSet:
     """Return the run's real latents and text with this round's generated latents; stores that exist are read, others are made."""
-    data, folder, dtype = run.data, run.folder.path, stored_as(settings)
+    data = run.data
     captions, ids = [data.captions[i] for i in data.train], tuple(data.ids[i] for i in data.train)
-    text, rows = text_store(run, folder / "text", captions, dtype)
-    real = _real_latents(run, settings, ids)
+    text, rows = text_store(run, run.folder.path / "text", captions, stored_as(settings))
+    real = real_latents(run, settings)
     if settings.objective == "sft":
         return TrainingSet(ids, rows, text, real, None)
     chosen = reached(run, settings, index)
-    if len(chosen) < len(ids):
+    if chosen != list(range(len(ids))):
         ids, rows, captions = tuple(ids[i] for i in chosen), [rows[i] for i in chosen], [captions[i] for i in chosen]
         real = Part(real, chosen)
     generated = rollout_store(run, settings, opponent, index, captions, list(ids), [data.train[i] for i in chosen])
@@ -43,47 +47,67 @@ def spin_training_set(run: Run, settings: Settings, opponent: Path, index: int) 
     return TrainingSet(ids, rows, text, real, generated, weights)
 
 
-def _real_latents(run: Run, settings: Settings, ids: tuple[str, ...]) -> Store:
-    """Return the latents of the real images, a row per example; an image with several captions is encoded and stored once."""
-    data, images = run.data, dict[str, int]()
-    for name, row in zip(ids, data.train, strict=True):
-        images.setdefault(image_of(name), row)
-    rows = list(images.values())
-    store = build_store(
-        run.folder.path / "real", len(rows), lambda r: encoded(run, data.images(rows[r.start : r.stop]), settings.flip), "real latents",
-        stored_as(settings), {**of_identity(run, "model", "data"), "flip": settings.flip}, list(images),
-    )  # fmt: skip
-    place = {image: number for number, image in enumerate(images)}
-    return store if len(rows) == len(ids) else Part(store, [place[image_of(name)] for name in ids])
-
-
 def held_out_latents(run: Run) -> Tensor:
     """Return the latents of the real images that are kept out of training, encoded once, a few images at a time."""
     data, few = run.data, run.diffuser.vae_batch
 
-    def make(rows: range) -> dict[str, Tensor]:
+    def make(rows: Sequence[int]) -> dict[str, Tensor]:
         parts = [data.images([data.validation[i] for i in rows[start : start + few]]) for start in range(0, len(rows), few)]
         return {"mean": torch.cat([run.diffuser.encode(images)[0] for images in parts])}
 
-    ids = [data.ids[i] for i in data.validation]
-    made_from = of_identity(run, "model", "data")
-    store = build_store(run.folder.path / "held_out", len(ids), make, "held-out latents", made_from=made_from, keys=ids)
+    store = shared_store(run.latent_cache, wanted_latents(run), make, "held-out latents")
     return store.take("mean", range(store.rows))
 
 
+def real_latents(run: Run, settings: Settings) -> Store:
+    """Return the latents of the real images, a row per example; an image with several captions is encoded and stored once."""
+    data, wanted, rows = run.data, wanted_latents(run, settings), _trained_on(run, settings)
+    first = {image_of(data.ids[row]): row for row in reversed(rows)}
+    images = lambda numbers: data.images([first[wanted.keys[i]] for i in numbers])  # noqa: E731
+    store = shared_store(run.latent_cache, wanted, lambda numbers: encoded(run, images(numbers), settings.flip), "real latents")
+    place = {image: number for number, image in enumerate(wanted.keys)}
+    return store if len(place) == len(rows) else Part(store, [place[image_of(data.ids[row])] for row in rows])
+
+
+def _trained_on(run: Run, settings: Settings) -> list[int]:
+    """Return the rows of the data whose real images rounds train on: in recursion `real_samples`, else all."""
+    return run.data.train_rows(settings.real_samples) if settings.objective == "weighted" else run.data.train
+
+
+def wanted_latents(run: Run, settings: Settings | None = None) -> Wanted:
+    """Return which latents of real images a round trains on, or, without `settings`, which held-out ones evaluations compare with.
+
+    They depend on no network that is trained, and on no seed that only chooses and orders; in the shapes world a seed draws the images.
+    """
+    data, size = run.data, list(run.diffuser.image_size)
+    made_from = {"vae": model_hash(run.diffuser.folder, "vae"), "size": size, "pixels": PIXELS, **of_identity(run, "data")}
+    made_from |= {"flip": bool(settings and settings.flip), "seed": run.seed if data.name.startswith("shapes") else None}
+    if settings:
+        keys = list(dict.fromkeys(image_of(data.ids[row]) for row in _trained_on(run, settings)))
+        return Wanted(run.folder.path / "real", keys, made_from, stored_as(settings))
+    return Wanted(run.folder.path / "held_out", [data.ids[row] for row in data.validation], made_from)
+
+
 def reached(run: Run, settings: Settings, index: int) -> list[int]:
-    """Return the rows of the examples for which the opponent draws an image (`Settings.drawn`), in ascending order.
+    """Return the rows of the examples for which the opponent draws an image (`Settings.drawn`): first those that have one, then ascending.
 
     Within the first epoch, these examples come in the same order as among all examples, so the batches are the same. Of an image with
-    several captions, those count that an epoch of the round draws.
+    several captions, those count that an epoch of the round draws. A training of more steps keeps the images of a shorter one.
     """
     data = run.data
     ids, images = tuple(data.ids[i] for i in data.train), data.examples
     count = settings.drawn(images, bool(run.opponent_cache))
     if count == images and (images == len(ids) or run.opponent_cache or settings.weighting != "none"):
-        return list(range(len(ids)))
-    positions = count if images == len(ids) else settings.steps_for(images) * settings.batch
-    return sorted({row for row, _ in batch_rows(ids, run.seed, index, 0, positions)})
+        chosen = list(range(len(ids)))
+    else:
+        positions = count if images == len(ids) else settings.steps_for(images) * settings.batch
+        chosen = sorted({row for row, _ in batch_rows(ids, run.seed, index, 0, positions)})
+    try:
+        before = pd.read_parquet(run.folder.round(index) / "prompts.parquet")["id"].tolist()
+    except (OSError, ValueError, LookupError, ArrowException):  # there is none, or it cannot be read: its shards are made again
+        before = []
+    places = {key: place for place, key in enumerate(before)}
+    return sorted(chosen, key=lambda row: places.get(ids[row], len(before)))
 
 
 def of_identity(run: Run, *names: str) -> dict[str, Any]:
@@ -98,15 +122,8 @@ def stored_as(settings: Settings) -> torch.dtype:
 def text_store(run: Run, folder: Path, captions: list[str], dtype: torch.dtype) -> tuple[Store, list[int]]:
     """Return the embeddings of all different captions, the empty caption first, and the row of each caption."""
     texts = ["", *sorted(set(captions))]
-    store = build_store(
-        folder,
-        len(texts),
-        lambda r: {"embedding": run.diffuser.embed(texts[r.start : r.stop])},
-        "text",
-        dtype,
-        of_identity(run, "model"),
-        texts,
-    )
+    wanted = Wanted(folder, texts, {"text": model_hash(run.diffuser.folder, "text_encoder", "tokenizer")}, dtype)
+    store = shared_store(run.latent_cache, wanted, lambda rows: {"embedding": run.diffuser.embed([texts[i] for i in rows])}, "text")
     rows = {caption: row for row, caption in enumerate(texts)}
     return store, [rows[c] for c in captions]
 
@@ -150,7 +167,8 @@ def rollout_store(
         return {name: torch.cat([p[name] for p in parts]) for name in parts[0]} | {"sampled": latents}
 
     folder, weights = run.folder.round(index), model_hash(opponent)
-    if run.folder.is_done(index, "rollout"):
+    recorded = run.folder.manifest(index)["stages"].get("rollout")
+    if recorded and (recorded["images"] >= len(ids) or run.folder.is_done(index, "training")):
         run.folder.check_same(index, "rollout", opponent=weights, images=len(ids))
         return Store(folder / "rollout")
     drawn_from = _drawn_from(run, settings, weights, drawn)

@@ -2,7 +2,7 @@
 
 import pickle
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -99,14 +99,17 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, batch: int, trained: Mapping[str, Tensor], parts: Mapping[str, Any], made_from: str = ""
+    path: Path, batch: int, trained: Mapping[str, Tensor], parts: Mapping[str, Any], made_from: str = "", rates: Sequence[float] = ()
 ) -> tuple[int, list[Any]]:
     """Load a checkpoint into `trained` and `parts`, and return (steps done, log): (0, []) if there is none.
+
+    `rates`: the learning rate of each step of the training that is to go on; if empty, the checkpoint's are not compared.
 
     A checkpoint that is cut off or damaged is renamed to training.damaged.pt, with a warning; training then begins again.
 
     Raises:
-        RunError: the checkpoint was written with another number of examples per step, or by a training that was made from something else.
+        RunError: the checkpoint was written with another number of examples per step, by a training that was made from something else,
+            or by one of more steps or of other learning rates.
     """
     try:
         with ZipFile(path) as archive:  # torch writes checksums, and does not compare them
@@ -132,6 +135,8 @@ def load_checkpoint(
         )
     if state["made_from"] != made_from:
         raise RunError(f"{path} was written by another training (of another run or round); delete the file to train the round again")
+    if rates and [row["lr"] for row in state["log"]] != list(rates[: state["step"]]):
+        raise other_rates(path, state["step"], len(rates))
     with torch.no_grad():
         for name, weight in trained.items():
             weight.copy_(weights[name])
@@ -140,6 +145,14 @@ def load_checkpoint(
         if isinstance(part, EMAModel):  # it takes the tensors as they are
             part.to(next(iter(trained.values())).device)
     return state["step"], state["log"]
+
+
+def other_rates(path: Path, done: int, steps: int) -> RunError:
+    """Return the error of a checkpoint after `done` steps that is none of a training of `steps` steps."""
+    return RunError(
+        f"{path} holds {done} steps, which are not the first ones of a training of {steps} (more, or at learning rates that decay towards "
+        "another end); ask for as many steps as before, or delete the file to have the round trained again from its start"
+    )
 
 
 def train(
@@ -174,7 +187,7 @@ def train(
         log_with="tensorboard" if is_tensorboard_available() else None,  # part of the extra `notebooks`
         project_dir=folder,
     )
-    processes = accelerator.num_processes
+    processes, steps = accelerator.num_processes, settings.steps_for(data.images)
     share, size = settings.share(processes), settings.per_forward(processes)
     accelerator.init_trackers("tensorboard")
     player.train()
@@ -186,14 +199,14 @@ def train(
     parts = {"optimiser": optimiser, "average": average, "scaler": accelerator.scaler}
     parts = {name: part for name, part in parts.items() if part is not None}
     with together():
-        first, log = load_checkpoint(folder / CHECKPOINT, settings.batch, trained, parts, made_from)
+        rates = [learning_rate(settings, step, steps) for step in range(steps)]
+        first, log = load_checkpoint(folder / CHECKPOINT, settings.batch, trained, parts, made_from, rates)
     if len(set(gather_object([first]))) > 1:
         raise RunError(f"{folder / CHECKPOINT} is not the same for all processes; give a run folder on a file system that they share")
     # Everything is already on the schedule's device, which may differ from the one that accelerate would choose. Gradients are summed here,
     # not by a wrapper of the model, so the model needs only its precision.
     model = accelerator.prepare_model(player, device_placement=False, evaluation_mode=True)
     prepared = accelerator.prepare_optimizer(optimiser, device_placement=False)
-    steps = settings.steps_for(data.images)
 
     progress = tqdm(
         range(first, steps), desc=f"round {round_index}: training", initial=first, total=steps,
@@ -201,7 +214,7 @@ def train(
     )  # fmt: skip
     for step in progress:
         for group in prepared.param_groups:
-            group["lr"] = learning_rate(settings, step, steps)
+            group["lr"] = rates[step]
         rows = batch_rows(data.ids, seed, round_index, step * settings.batch, settings.batch)
         own = range(settings.batch)[accelerator.process_index :: processes]
         means, losses_of_step, times, keys = torch.zeros(()), [], [], []
@@ -229,11 +242,11 @@ def train(
         if average:
             average.step(trained.values())
         row = dict(zip(terms._fields, accelerator.reduce(means, "sum").tolist(), strict=True))
-        row |= {"gradient_norm": float(norm), "lr": learning_rate(settings, step, steps)}
+        row |= {"gradient_norm": float(norm), "lr": rates[step]}
         log.append(row)
         accelerator.log(row, step=step)
         progress.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
-        if (step + 1) % settings.checkpoint_every == 0:
+        if (step + 1) % settings.checkpoint_every == 0 or step + 1 == steps:  # from the last one, the round may be trained on
             with together():
                 if accelerator.is_main_process:
                     save_checkpoint(folder / CHECKPOINT, step + 1, settings.batch, log, trained, parts, made_from)

@@ -101,6 +101,17 @@ def test_changed_overrides_every_round_and_the_identity_sees_it() -> None:
     assert preset.changed(rollout_batch=3, micro_batch=1, gradient_checkpointing=True, checkpoint_every=7).identity() == preset.identity()
 
 
+def test_one_round_is_changed_alone() -> None:
+    preset = PRESETS["shapes-dpo"]
+    changed = preset.changed(**{"round 3 steps": 7, "beta": 1.0})
+    assert [changed.for_round(k).steps for k in (1, 2, 3, 4)] == [180, 180, 7, 7]
+    assert {changed.for_round(k).beta for k in (1, 3)} == {1.0}
+    assert PRESETS["sd15-spin"].changed(**{"round 2 steps": 900}).rounds[1] == {"beta": 5000.0, "steps": 900}
+    assert changed.changed(steps=9).for_round(3).steps == 9
+    with pytest.raises(ValueError, match="steps=0 must be greater than 0"):
+        preset.changed(**{"round 2 steps": 0}).all_rounds()
+
+
 def test_processes_share_a_batch() -> None:
     settings = Settings(batch=48)
     assert [(settings.share(n), settings.per_forward(n)) for n in (1, 2, 16, 48)] == [(48, 48), (24, 24), (3, 3), (1, 1)]

@@ -110,7 +110,7 @@ def test_two_processes_play_the_same_round(folder: Path, name: str) -> None:
     pd.testing.assert_frame_equal(*logs, rtol=1e-3, atol=1e-5)
     drawn = [evaluation_latents(folder / which / "round_1") for which in (name, "one")]
     assert (drawn[0] - drawn[1]).abs().max() < 1e-5
-    assert not (folder / name / "round_1" / "training" / "training.pt").exists(), "removed when the round is trained"
+    assert (folder / name / "round_1" / "training" / "training.pt").exists(), "kept, so that the round may be trained on"
 
 
 def test_an_error_in_one_process_ends_both(folder: Path) -> None:

@@ -71,3 +71,10 @@ def test_changed_settings() -> None:
     assert isinstance(changed_settings(["steps=1e3"])["steps"], int)
     with pytest.raises(ValueError, match="samples='many' must be a number"):
         changed_settings(["samples=many"])
+
+
+def test_a_setting_of_one_round() -> None:
+    assert changed_settings(["round 2 steps=8e2", "lr=1e-3"]) == {"round 2 steps": 800, "lr": 1e-3}
+    for text in ("round 2 speed=1", "round 0 steps=1", "round two steps=1", "round 2=1"):
+        with pytest.raises(ValueError, match=f"set='{text}' changes nothing; give name=value with one of"):
+            changed_settings([text])

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from selfimprove.files import DamagedFileError, missing, read_json, remove, replacing, write_json
 
 SHARD = 256  # rows per shard
-_intact: dict[tuple[str, int, int, int], dict[str, str]] = {}  # shards that this process has checked -> their headers
+_intact: dict[tuple[int, int, int, int], dict[str, str]] = {}  # shards that this process has checked -> their headers
 
 
 def _content(tensors: Mapping[str, Tensor]) -> str:
@@ -35,7 +35,7 @@ def _content(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _header(path: Path) -> dict[str, str]:
+def header_of(path: Path) -> dict[str, str]:
     """Return the header of a shard after its tensors have been checked against it, once per process.
 
     Raises:
@@ -43,7 +43,7 @@ def _header(path: Path) -> dict[str, str]:
     """
     try:
         state = path.stat()
-        key = (str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ino)
+        key = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)  # one file, whatever its names
         if key not in _intact:
             with safe_open(path, "pt") as file:
                 header = file.metadata() or {}
@@ -73,7 +73,7 @@ class Store:
             raise DamagedFileError(f"{folder / 'store.json'} does not fit its rows; delete {folder} to have it made again")
         paths = [folder / f"{index:05d}.safetensors" for index in range(len(self._contents))]
         for path, content in zip(paths, self._contents, strict=True):
-            if _header(path)["content"] != content:
+            if header_of(path)["content"] != content:
                 raise DamagedFileError(f"{path} is not the shard that the store was finished with; delete {folder} to have it made again")
         self._shards = [safe_open(path, "pt") for path in paths]
 
@@ -109,18 +109,29 @@ class Part(Store):
         return self._whole.take(name, [self._chosen[r] for r in rows])
 
 
+def link_file(source: Path, target: Path) -> None:
+    """Put a file into another place as well, without a second copy if both are on one disk."""
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or a file system without links
+        shutil.copyfile(source, target)
+
+
 def link_store(source: Path, target: Path) -> Store:
-    """Put a store into another folder as well, without a second copy if both are on one disk; replace what is there."""
+    """Put a store into another folder as well (see `link_file`); replace what is there."""
     if PartialState().is_main_process:
         remove(target)
         target.mkdir(parents=True)
         for file in (*source.glob("*.safetensors"), source / "store.json"):
-            try:
-                os.link(file, target / file.name)
-            except OSError:  # another disk, or a file system without links
-                shutil.copyfile(file, target / file.name)
+            link_file(file, target / file.name)
     PartialState().wait_for_everyone()
     return Store(target)
+
+
+def headers(rows: int, made_from: Mapping[str, Any] | None, dtype: torch.dtype, keys: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Return what the header of each shard says of its origin and its rows; at least one shard's."""
+    origin, starts = _hash({**(made_from or {}), "dtype": str(dtype)}), range(0, max(rows, 1), SHARD)
+    return [{"made_from": origin, "rows": _hash([min(SHARD, rows - start), *keys[start : start + SHARD]])} for start in starts]
 
 
 def build_store(
@@ -142,18 +153,18 @@ def build_store(
     Raises:
         DamagedFileError: a shard was made from something else.
     """
-    state, origin = PartialState(), _hash({**(made_from or {}), "dtype": str(dtype)})
+    state, wanted = PartialState(), headers(rows, made_from, dtype, keys)
     shards = [range(start, min(start + SHARD, rows)) for start in range(0, rows, SHARD)]
-    headers = [{"made_from": origin, "rows": _hash([len(part), *(keys[part.start : part.stop])])} for part in shards]
     for index, part in enumerate(tqdm(shards, desc=description, leave=False)):
         path = folder / f"{index:05d}.safetensors"
-        if index % state.num_processes == state.process_index and not _made(path, headers[index], remake):
+        if index % state.num_processes == state.process_index and not _made(path, wanted[index], remake):
             tensors = {k: v.to("cpu", dtype).contiguous() for k, v in make(part).items()}
             with replacing(path) as unfinished:
-                save_file(tensors, unfinished, {**headers[index], "content": _content(tensors)})
+                written = {"content": _content(tensors), "keys": json.dumps(list(keys[part.start : part.stop]))}
+                save_file(tensors, unfinished, wanted[index] | written)
     state.wait_for_everyone()
-    contents = [_header(folder / f"{index:05d}.safetensors")["content"] for index in range(len(shards))]
-    about = {"rows": rows, "shard": SHARD, "made_from": origin, "shards": contents}
+    contents = [header_of(folder / f"{index:05d}.safetensors")["content"] for index in range(len(shards))]
+    about = {"rows": rows, "shard": SHARD, "made_from": wanted[0]["made_from"], "shards": contents}
     write_json(folder / "store.json", about)
     state.wait_for_everyone()
     return Store(folder, about)
@@ -168,7 +179,7 @@ def _made(path: Path, wanted: dict[str, str], remake: bool) -> bool:
     if not path.exists():
         return False
     try:
-        header = _header(path)
+        header = header_of(path)
     except DamagedFileError as error:
         warnings.warn(f"{error}: it is made again", stacklevel=3)
         return False

@@ -153,8 +153,8 @@ def used_files(folder: Path) -> list[Path]:
     return [path for path in wanted if path.exists()]
 
 
-def model_hash(folder: Path) -> str:
-    """Return the identity of a model wherever it lies: the SHA-256 of the names and hashes of `used_files`.
+def model_hash(folder: Path, *parts: str) -> str:
+    """Return the identity of a model wherever it lies: the SHA-256 of the names and hashes of `used_files`; `parts`: only of these.
 
     Raises:
         ModelError: there is no such folder, or no UNet in it.
@@ -165,5 +165,5 @@ def model_hash(folder: Path) -> str:
             f"model={str(folder)!r} has no UNet weights; restore the folder or, if it is a player's, delete the folder of its round and "
             "those of later rounds to have them played again"
         )
-    lines = [f"{path.relative_to(folder).as_posix()} {sha256(path)}" for path in files]
+    lines = [f"{path.relative_to(folder).as_posix()} {sha256(path)}" for path in files if path.parent.name in (parts or PARTS)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,8 @@ from selfimprove.planning.timing import measure
 from selfimprove.planning.work import Counts, Work, count, operations
 from selfimprove.run import Run
 from selfimprove.scorers import resident_memory
-from selfimprove.stages import reached
+from selfimprove.stages import reached, wanted_latents
+from selfimprove.train import CHECKPOINT
 
 # (dense bf16 FLOP/s, GB of memory), from the makers' data sheets
 PEAKS = {"an A100 (80 GB)": (312e12, 80), "an H100 or H200": (989e12, 80), "an RTX 4090": (165e12, 24)}
@@ -62,12 +64,17 @@ def plan(run: Run, last: int) -> Plan:
     if run.collection:
         lines.append(f"{len(run.collection.prompts)} different prompts collected, {len(run.collection.held_out)} kept out for evaluation")
     lines.append(f"{examples} real images with captions, {held_out} kept out of training")
+    if run.latent_cache:
+        lines.append(f"latents of real images and embeddings of texts are shared by runs in {run.latent_cache}")
     several = not run.collection and examples < len(run.data.train)  # images have several captions, and each is drawn for
     minutes = total = 0.0
     for index in range(last + 1):
         if folder.is_done(index, "evaluation"):
             lines.append(f"round {index}: finished already")
             continue
+        if had := folder.longer.get(index):
+            state = (folder.round(index) / "training" / CHECKPOINT).exists()
+            lines.append(f"round {index}: has had {had} steps, {'goes on from them' if state else 'begins again: their state is gone'}")
         drawn = len(reached(run, preset.for_round(index), index)) if index and several else None
         counts = count(preset, index, examples, judged, bool(run.opponent_cache), held_out, drawn)
         selecting = [name for name, _ in preset.for_round(max(index, 1)).metrics]
@@ -88,7 +95,8 @@ def plan(run: Run, last: int) -> Plan:
     }
     largest = max(stages, key=lambda name: stages[name].peak)
     others = ", ".join(f"in {name} {_size(memory.peak)}" for name, memory in stages.items() if name != largest)
-    disk = float(disk_space(shapes, preset, last, examples, judged, bool(run.opponent_cache)))
+    copies = 1 + bool(run.latent_cache and _on_another_disk(run.latent_cache, folder.path))
+    disk = float(disk_space(shapes, preset, last, examples, judged, bool(run.opponent_cache), copies))
     cards = [f"{duration(total / peak / REACHED / 60)} on {card}" for card, (peak, _) in PEAKS.items()]
     lines += [
         f"operations: {unit(total)}FLOP; at {REACHED:.0%} of the peak of one card, {', '.join(cards)}",
@@ -102,28 +110,32 @@ def plan(run: Run, last: int) -> Plan:
 
 def remaining(run: Run, index: int, counts: Counts, processes: int) -> list[Left]:
     """Return what is left of each stage of an unfinished round, by what its run folder and the opponent cache hold."""
-    folder, path, s = run.folder.round(index), run.folder.path, run.preset.for_round(max(index, 1))
+    folder, s = run.folder.round(index), run.preset.for_round(max(index, 1))
     opponent = run.folder.identity.get("model", "")
     if index > 1 and s.opponent == "previous":
         opponent = run.folder.manifest(index - 1)["stages"].get("evaluation", {}).get("player", "")
     cache = run.cache_of(index, opponent) if opponent else None
+    trained = run.folder.is_done(index, "training")
+    short = run.folder.manifest(index)["stages"].get("rollout", {}).get("images", counts.drawn) < counts.drawn  # before a longer training
     places = math.ceil(counts.total.opponent / 2)  # pairs whose errors the opponent computes
-    stores = {
-        "held-out latents": (path / "held_out", len(run.data.validation)),
-        "real": (folder / "selected", s.real_samples) if s.objective == "weighted" else (path / "real", run.data.examples),
+    stores: dict[str, tuple[Path | None, int]] = {
         "rollout": (cache / "rollout" if cache else folder / "rollout", counts.drawn),
         "scores": (folder / "pool", counts.drawn),
         "opponent": (cache or folder / "errors", places),
-        "evaluation": (folder / "evaluation", len(run.data.evaluation)),
+        "evaluation": (None if index and not trained else folder / "evaluation", len(run.data.evaluation)),
     }
-    found = []
+    encoded, found = {"held-out latents": wanted_latents(run), "real": wanted_latents(run, s)}, []
     for name, work in counts.stages.items():
         made = name not in ("held-out latents", "evaluation", "scoring", "held-out error")
-        if run.folder.is_done(index, name) or (made and run.folder.is_done(index, "training")):
+        if (run.folder.is_done(index, name) and not (name == "rollout" and short)) or (made and trained):
             continue
         if name == "training" or (name == "opponent" and not run.opponent_cache):
-            share = 1 - _trained(folder / "training" / "training.pt", counts, s)
+            share = 1 - _trained(folder / "training" / CHECKPOINT, counts, s)
             found.append(Left(work, share, share / processes))
+        elif name in encoded:
+            wanted = encoded[name]
+            missing = [key not in shared for shared in [wanted.places(run.latent_cache)] for key in wanted.keys]
+            found.append(Left(work, *absent(wanted.folder, len(missing), SHARD, processes, missing)))
         elif name in stores:
             found.append(Left(work, *absent(*stores[name], SHARD, processes)))
         else:
@@ -131,12 +143,15 @@ def remaining(run: Run, index: int, counts: Counts, processes: int) -> list[Left
     return found
 
 
-def absent(store: Path | None, rows: int, size: int, processes: int) -> tuple[float, float]:
-    """Return which share of the rows of a store has no shard yet, and the largest share that one process has to make."""
+def absent(store: Path | None, rows: int, size: int, processes: int, missing: Sequence[bool] = ()) -> tuple[float, float]:
+    """Return which share of the rows of a store has no shard yet, and the largest share that one process has to make.
+
+    `missing`: for each row whether a cache lacks it; if empty, there is no cache.
+    """
     own = [0] * processes
     for shard, start in enumerate(range(0, rows, size)):
         if not (store and (store / f"{shard:05d}.safetensors").exists()):
-            own[shard % processes] += min(size, rows - start)
+            own[shard % processes] += sum(missing[start : start + size]) if missing else min(size, rows - start)
     return sum(own) / max(rows, 1), max(own) / max(rows, 1)
 
 
@@ -166,20 +181,29 @@ def second_network(settings: Settings, last: int) -> bool:
     return settings.objective == "spin" and not own
 
 
-def disk_space(shapes: Shapes, preset: Preset, last: int, examples: int, judged: int, cache: bool = False) -> int:
-    """Return the bytes of a run folder after `last` rounds, with the checkpoint that exists while the last round trains."""
+def _on_another_disk(path: Path, other: Path) -> bool:
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    return there.stat().st_dev != other.stat().st_dev
+
+
+def disk_space(shapes: Shapes, preset: Preset, last: int, examples: int, judged: int, cache: bool = False, copies: int = 1) -> int:
+    """Return the bytes of a run folder after `last` rounds, with the checkpoint that exists while the last round trains.
+
+    `cache`: see `count`. `copies`: of latents of real images and of texts; two if their cache lies on another disk.
+    """
     s, weights = preset.settings, 4 * shapes.parameters
     value = 4 if s.precision == "no" else 2
     latent, text = (torch.Size(shape).numel() for shape in (shapes.latent, shapes.text))
     sides = 4 if s.flip else 2  # mean and standard deviation; with `flip`, of the mirrored image too
     evaluations = (last + 1) * judged * latent * 4
     trained = adapter_size(shapes.unet, s.lora_rank) if s.lora_rank else shapes.parameters
-    checkpoint = 2 * (3 + bool(s.ema)) * 4 * trained  # weights, two moments, average; twice, as a new one is written beside the old one
+    # weights, two moments, average; once more while a new one is written beside the old one; each round keeps its adapter's
+    checkpoint = (1 + last if s.lora_rank else 2) * (3 + bool(s.ema)) * 4 * trained
     rolled = (sides + (s.generated_latents == "reencoded")) * latent * value
     if s.objective == "weighted":
         each = s.samples * rolled + (s.selected or s.samples) * (text + sides * latent) * value
         return last * (weights + each) + evaluations + checkpoint
-    once = examples * (text + sides * latent) * value
+    once = copies * examples * (text + sides * latent) * value
     each_round = (preset.for_round(k).drawn(examples, cache) for k in range(1, last + 1))
     kept = sum(each_round) if s.objective == "spin" else 0
     return last * weights + kept * rolled + once + evaluations + checkpoint

@@ -75,7 +75,7 @@ def count(
     drawing = Work(forwards=rolled * s.rollout_steps * (1 + (s.guidance != 1)), decoded=again, encoded=again * views)
     if recursive:
         scores = Work(decoded=pool * bool(s.metrics), selected=pool * bool(s.metrics))  # scoring decodes each image once more
-        before = {"rollout": drawing, "scores": scores, "real": Work(encoded=s.real_samples * views)}
+        before = {"rollout": drawing, "scores": scores, "real": Work(encoded=s.real_samples * views * (index == 1))}
     else:
         if s.objective == "spin" and not rolled:
             twice = made * (s.generated_source == "real-reencoded")
