@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from typing import Any
 
 from accelerate import PartialState
 from tqdm.auto import tqdm
@@ -11,13 +10,13 @@ from selfimprove.errors import SelfImproveError
 from selfimprove.planning.plan import plan
 from selfimprove.presets import PRESETS
 from selfimprove.report import ceiling_sentence, read_training, score_table, write_summary
-from selfimprove.request import Request, RsiRequest, changed_settings
+from selfimprove.request import Request, RsiRequest
 from selfimprove.rounds import play
 from selfimprove.run import set_up
 
 
-def _arguments() -> tuple[Request, dict[str, Any], str]:
-    """Return the request, the settings to change in every round, and the folder of the opponent cache, empty for none."""
+def _arguments() -> tuple[Request, str]:
+    """Return the request, and the folder of the opponent cache, empty for none."""
     parser = argparse.ArgumentParser(prog="python -m selfimprove", description=__doc__)
     commands = parser.add_subparsers(required=True, dest="system")
     for system, kind, what in (
@@ -27,7 +26,7 @@ def _arguments() -> tuple[Request, dict[str, Any], str]:
         command = commands.add_parser(system, help=what)
         presets = [name for name, preset in PRESETS.items() if preset.settings.objective in kind.objectives]
         command.add_argument("--iter", type=int, required=True, help="the round to play; missing earlier rounds are played first")
-        command.add_argument("--preset", default=presets[0], help=f"one of {', '.join(presets)}")
+        command.add_argument("--preset", default="", help=f"one of {', '.join(presets)}; default: by what is given")
         command.add_argument("--model", default="", help="'shapes', a pipeline folder or a hub id; default: the preset's")
         command.add_argument(
             "--data", default="", help="'shapes', or captioned images or pairs: a folder, table, shards, tar, id; default: the preset's"
@@ -44,26 +43,25 @@ def _arguments() -> tuple[Request, dict[str, Any], str]:
                 help="folder where the opponent's images and errors are kept, for a sweep of beta, lr, steps",
             )
         command.add_argument(
-            "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting to change in every round; repeatable"
+            "--set", action="append", default=[], metavar="NAME=VALUE", help="settings to change in every round, with commas; repeatable"
         )
         command.add_argument("--device", default="", help="cpu, cuda, ...; default: a GPU if there is one")
     given = vars(parser.parse_args())
-    cache, changes = given.pop("opponent_cache", ""), changed_settings(given.pop("set"))
-    return (RsiRequest if given.pop("system") == "rsi" else Request)(**given), changes, cache
+    cache, kind = given.pop("opponent_cache", ""), RsiRequest if given.pop("system") == "rsi" else Request
+    return kind(**given | {"set": ", ".join(given["set"])}), cache
 
 
 def main() -> None:
     """Play the rounds and print where the results are; after an error of use, exit with one line that says what to do."""
     try:
-        request, changes, cache = _arguments()
+        request, cache = _arguments()
         prompts = request.prompts if isinstance(request, RsiRequest) else ""
         run = set_up(
-            request.chosen_preset().changed(**changes),
-            request.preset, request.model, request.data, request.run, request.seed, request.device, prompts,
+            request.chosen_preset(), request.name, request.model, request.data, request.run, request.seed, request.device, prompts,
             opponent_cache=cache,
         )  # fmt: skip
         if PartialState().is_main_process:
-            print("\n".join([*run.account(), *plan(run, request.iter).lines]), flush=True)
+            print("\n".join([*request.said, *run.account(), *plan(run, request.iter).lines]), flush=True)
         infos = play(run, request.iter)
     except SelfImproveError as error:
         sys.exit(f"error: {error}")

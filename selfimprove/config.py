@@ -52,6 +52,8 @@ class Settings:
     caption_column: str = ""  #: column that holds the captions; if empty, text, caption, prompt or another usual name
     validation: int = 128  #: further images that are kept out of training, for the scores that need real images
 
+    resolution: int = 0  #: pixels of a side of the images, which are square; 0 for the size that the model's folder names
+
     # Rollout: how the opponent's images are sampled.
     sampler: str = registered("ddim", "selfimprove.models.samplers:SAMPLERS")  #: the papers use "ddim"; another sampler is another opponent
     rollout_steps: int = 50
@@ -130,15 +132,23 @@ class Settings:
 
     def __post_init__(self) -> None:
         for field_ in fields(self):
-            value = getattr(self, field_.name)
-            if not _fits(value, field_.type):
-                wanted = getattr(field_.type, "__name__", str(field_.type))
-                raise ArgumentError(f"{field_.name}={value!r} is of the wrong kind; give {_KINDS.get(wanted, wanted)}")
+            check_kind(field_.name, getattr(self, field_.name))
         positive = ("samples", "rollout_steps", "rollout_batch", "beta", "steps", "batch", "lr", "clip", "evaluation_prompts")
         for name in (*positive, "evaluation_images", "neighbours", "evaluation_steps", "checkpoint_every"):
             if not getattr(self, name) > 0:
                 raise ArgumentError(f"{name}={getattr(self, name)!r} must be greater than 0; give a positive number")
-        counts = ("collected", "clusters", "kept", "selected", "epochs", "real_samples", "validation", "warmup", "micro_batch")
+        counts = (
+            "collected",
+            "clusters",
+            "kept",
+            "selected",
+            "epochs",
+            "real_samples",
+            "validation",
+            "warmup",
+            "micro_batch",
+            "resolution",
+        )
         for name in (*counts, "weight_decay"):
             if getattr(self, name) < 0:
                 raise ArgumentError(f"{name}={getattr(self, name)!r} must not be negative; 0 leaves it out")
@@ -198,13 +208,14 @@ class Settings:
         return examples if cache or self.weighting != "none" else self.reached(examples)
 
 
-_KINDS = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "text"}
+_KINDS = {"int": "a whole number", "float": "a finite number", "bool": "True or False", "str": "text"}
 
 
 def _fits(value: Any, kind: Any) -> bool:
     """Return whether a value has the annotated type of a setting; the allowed words are checked elsewhere."""
     if kind in (int, float):
-        return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+        finite = not isinstance(value, float) or math.isfinite(value)
+        return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool) and finite
     if get_origin(kind) is UnionType:
         return any(_fits(value, k) for k in get_args(kind))
     if get_origin(kind) is tuple:  # metrics
@@ -217,7 +228,21 @@ FREE = ("rollout_batch", "micro_batch", "gradient_checkpointing", "checkpoint_ev
 # Settings of how players are judged and of what a sitting does: no player depends on them. Evaluations record them on their own.
 JUDGING = ("evaluation_prompts", "evaluation_images", "evaluation_steps", "evaluation_guidance", "evaluation_part", "on_collapse")
 COLUMNS = ("image_column", "caption_column")
+# Settings that came later: an identity names one only where it is not at its default, so that runs made before keep their identity.
+LATER = ("resolution",)
 _FIELDS = {f.name: f for f in fields(Settings)}
+
+
+def check_kind(name: str, value: Any) -> None:
+    """Raise if a setting's value is of another type.
+
+    Raises:
+        ArgumentError: names the setting, the value and the type.
+    """
+    kind = _FIELDS[name].type
+    if not _fits(value, kind):
+        wanted = getattr(kind, "__name__", str(kind))
+        raise ArgumentError(f"{name}={value!r} is of the wrong kind; give {_KINDS.get(wanted, wanted)}")
 
 
 def choices(name: str) -> tuple[str, ...]:
@@ -254,7 +279,8 @@ class Preset:
         return [self.for_round(index) for index in range(1, len(self.rounds) + 1)]
 
     def changed(self, **changes: Any) -> "Preset":
-        """Return a copy of the preset in which some settings are replaced in every round."""
+        """Return a copy of the preset in which some settings are replaced in every round; given `steps` replace the preset's `epochs`."""
+        changes = ({"epochs": 0} if "steps" in changes else {}) | changes
         rounds = tuple({k: v for k, v in r.items() if k not in changes} for r in self.rounds)
         return replace(self, settings=replace(self.settings, **changes), rounds=rounds)
 
@@ -262,10 +288,11 @@ class Preset:
         """Return the settings that change the players as a flat dictionary: {"lr": ..., "round 3 lr": ...}.
 
         The settings in `FREE` are left out: after an out-of-memory error a run may continue with smaller batches. So are those in
-        `JUDGING`: a finished run may be judged on more prompts; and those in `COLUMNS`, as the data are known by what was read.
+        `JUDGING`: a finished run may be judged on more prompts; and those in `COLUMNS`, as the data are known by what was read. One of
+        `LATER` is left out at its default.
         """
-        free = {*FREE, *JUDGING, *COLUMNS}
-        flat = {name: value for name, value in asdict(self.settings).items() if name not in free}
+        free, new = {*FREE, *JUDGING, *COLUMNS}, {name for name in LATER if getattr(self.settings, name) == _FIELDS[name].default}
+        flat = {name: value for name, value in asdict(self.settings).items() if name not in free | new}
         for index, differences in enumerate(self.rounds, start=1):
             flat |= {f"round {index} {name}": value for name, value in differences.items() if name not in free}
         return flat

@@ -114,6 +114,8 @@ def _train(run: Run, settings: Settings, data: TrainingSet, start: Path, opponen
     with run.folder.stage(index, "training", files=("train.parquet",), **made_from) as record:
         record["opponent_errors"] = errors_from  # the same up to rounding
         player = run.diffuser.load_unet(start).requires_grad_(True)
+        if settings.resolution:  # the size that plain diffusers draws at
+            player.register_to_config(sample_size=run.diffuser.latent_shape[1])
         rank = settings.lora_rank
         opponent: Opponent | None = None
         if rank:

@@ -15,8 +15,9 @@ from selfimprove.errors import DataError
 from selfimprove.files import write_json
 from selfimprove.models.lora import check_rank
 from selfimprove.models.pipeline import Diffuser, ModelError, load_diffuser, model_hash, resolve_model
+from selfimprove.models.resolution import at_resolution
 from selfimprove.opponent import check_identity
-from selfimprove.presets import get_preset
+from selfimprove.presets import PRESETS, choose_preset, get_preset
 from selfimprove.processes import choose_device
 from selfimprove.recursion.prompts import Collection, collect, fingerprint, templates
 from selfimprove.recursion.selection import SelectionError, check_selecting
@@ -55,7 +56,7 @@ class Run:
 
 
 def set_up(
-    preset: Preset | str,
+    preset: Preset | str = "",
     name: str = "",
     model: str = "",
     data: str = "",
@@ -69,7 +70,8 @@ def set_up(
     """Load and check model, data and prompts, without expensive work; write only run.json and data.json (and cache.json in a
     new cache).
 
-    `preset`: a preset or its name. `name`: the first part of the default run folder's name; if empty, the preset's name, or "run".
+    `preset`: a preset or its name; if empty, the one for what is given (`presets.choose_preset`). `name`: the first part of the default
+    run folder's name; if empty, the preset's name, or "run".
     `model`, `data`, `prompts`: if empty, the preset's. `run`: the run folder; if empty, `runs/<name>-<hash of the identity>`. `device`: if
     empty, a GPU if there is one. `scorers`: further scorers by name; each replaces a scorer of the same name. `opponent_cache`: a folder
     in which the opponent's images and errors are computed once, for this run and all runs that differ only in beta, lr or steps; if
@@ -80,8 +82,9 @@ def set_up(
             `SelectionError`, `CacheError` and `RunError` are such errors.
     """
     if isinstance(preset, str):
-        name = name or preset
-        preset = get_preset(preset)
+        recursive = bool(prompts) or (preset in PRESETS and get_preset(preset).settings.objective == "weighted")
+        preset = choose_preset(preset, model, prompts if recursive else data, recursive)
+        name, preset = name or preset, get_preset(preset)
     name = name or "run"
     chosen = choose_device(device)
     for each in preset.all_rounds():
@@ -93,7 +96,7 @@ def set_up(
             "data='' names nothing; give 'shapes', a folder of images with metadata.jsonl, or pairs of Pick-a-Pic (shards or id)"
         )
     folder = resolve_model(model or preset.model)
-    diffuser = load_diffuser(folder, chosen)
+    diffuser = at_resolution(load_diffuser(folder, chosen), settings.resolution)
     if data:
         counts = (settings.samples, settings.validation, settings.evaluation_prompts)
         columns = (settings.image_column, settings.caption_column)

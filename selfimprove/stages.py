@@ -171,7 +171,8 @@ def _drawn_from(run: Run, settings: Settings, opponent: str, round_index: int) -
     """Return everything that all images of a rollout depend on."""
     names = ("generated_source", "rollout_steps", "guidance", "eta", "sampler", "generated_latents", "flip", "precision")
     given = {"opponent": opponent, "seed": run.seed, "round": round_index, **of_identity(run, "model", "data")}
-    return given | {name: getattr(settings, name) for name in names}
+    later = {name: value for name in ("resolution",) if (value := getattr(settings, name))}  # unnamed in older stores
+    return given | {name: getattr(settings, name) for name in names} | later
 
 
 def sampled_images(run: Run, store: Store, rows: range) -> Tensor:
