@@ -21,6 +21,7 @@ from selfimprove.files import read_json, replacing, write_json, write_table
 from selfimprove.models.lora import WithoutAdapter, add_adapter, merge
 from selfimprove.models.pipeline import model_hash, write_pipeline
 from selfimprove.opponent import LiveOpponent, Opponent, precompute
+from selfimprove.publishing.card import CARD, write_card
 from selfimprove.recursion.collapse import drift, sampled_rows, warn_of_collapse
 from selfimprove.rsi_stages import prepared_prompts, rsi_training_set
 from selfimprove.run import Run
@@ -103,6 +104,8 @@ def _finish(state: RoundState, run: Run) -> tuple[RoundState, RoundInfo]:
     metrics = read_json(folder / "metrics.json")
     log = pd.read_parquet(folder / "train.parquet") if index > 0 else None
     if index > 0:
+        if played or not (player / CARD).exists():
+            write_card(run, index)
         warn_of_collapse(index, metrics["drift"], run.preset.for_round(index).on_collapse)
     return RoundState(index, player), RoundInfo(metrics, log, played)
 

@@ -17,7 +17,7 @@ from selfimprove.models.lora import check_rank
 from selfimprove.models.pipeline import Diffuser, ModelError, load_diffuser, model_hash, resolve_model
 from selfimprove.models.resolution import at_resolution
 from selfimprove.opponent import check_identity
-from selfimprove.presets import PRESETS, choose_preset, get_preset
+from selfimprove.presets import EMBEDDED, PRESETS, choose_preset, get_preset
 from selfimprove.processes import choose_device
 from selfimprove.recursion.prompts import Collection, collect, fingerprint, templates
 from selfimprove.recursion.selection import SelectionError, check_selecting
@@ -95,6 +95,8 @@ def set_up(
         raise DataError(
             "data='' names nothing; give 'shapes', a folder of images with metadata.jsonl, or pairs of Pick-a-Pic (shards or id)"
         )
+    if data not in EMBEDDED and data.count("/") != 1 and not Path(data).expanduser().exists():  # before a model is downloaded for it
+        raise DataError(f"data={data!r}: there is no such folder; give 'shapes' or a folder of images")
     folder = resolve_model(model or preset.model)
     diffuser = at_resolution(load_diffuser(folder, chosen), settings.resolution)
     if data:
@@ -109,7 +111,8 @@ def set_up(
         _check(each, diffuser, images, available)
     identity = {**preset.identity(), "model": model_hash(folder), "data": images.fingerprint, "seed": seed}
     identity["examples"] = fingerprint([f"{images.ids[i]} {images.captions[i]}" for i in images.train])[:16]  # which part is trained on
-    about = {"preset": name, "data_name": images.name}
+    asked = str(model or preset.model)  # of a folder its name: the card of a player names no path
+    about = {"preset": name, "data_name": images.name, "model_name": Path(asked).name if Path(asked).expanduser().exists() else asked}
     if collection:
         identity["prompts"] = fingerprint([*collection.prompts, *collection.held_out])
         about["prompts_name"] = prompts
