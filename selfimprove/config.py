@@ -10,11 +10,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from selfimprove.errors import ArgumentError
 
-Objective = Literal["spin", "sft", "weighted"]
 BetaConvention = Literal["diffusion-dpo", "diffusers", "summed-half", "paper"]
-GeneratedLatents = Literal["reencoded", "raw"]
 GeneratedSource = Literal["rollout", "loser", "real", "real-reencoded"]
-Opponent = Literal["previous", "base"]
 Shared = Literal["t+noise", "t", "nothing"]
 ErrorIn = Literal["epsilon", "v"]
 PredictionType = Literal["any", "epsilon", "v_prediction"]
@@ -22,11 +19,9 @@ Precision = Literal["no", "bf16", "fp16"]
 PromptSource = Literal["filtered", "plain", "template"]
 Strategy = Literal["all", "random", "pool", "per-prompt", "threshold", "manual"]
 Combination = Literal["rank", "zscore"]
-Weighting = Literal["none", "distance"]
 Distance = Literal["l2", "l2-unscaled", "l2-scaled-twice", "rms", "per-channel"]
 Reference = Literal["mean", "to-mean", "nearest", "two-sided"]
 TimeWeight = Literal["snr", "one"]
-Normalisation = Literal["count", "weights"]
 OnCollapse = Literal["warn", "stop", "ignore"]
 
 
@@ -58,9 +53,10 @@ class Settings:
     sampler: str = registered("ddim", "selfimprove.models.samplers:SAMPLERS")  #: the papers use "ddim"; another sampler is another opponent
     rollout_steps: int = 50
     guidance: float = 7.5  #: classifier-free guidance scale; 1 means no guidance
+    negative_prompt: str = ""  #: what images should not show; in the empty caption's place in guidance, of rollouts and evaluation
     eta: float = 0.0  #: for sampler "ddim" only; 0 is DDIM, 1 is DDPM
     rollout_batch: int = 16  #: prompts per batch; changes the result by rounding at most
-    generated_latents: GeneratedLatents = "reencoded"  #: "reencoded" decodes and encodes again, as the papers do; "raw" does not
+    generated_latents: Literal["reencoded", "raw"] = "reencoded"  #: "reencoded" decodes and encodes again, as the papers do; "raw" does not
     generated_source: GeneratedSource = "rollout"  #: "loser" of a labelled pair gives DPO; "real" images give null experiments
 
     # Prompts of recursive self-improvement: collected, filtered, then a new slice of `samples` prompts per round.
@@ -78,14 +74,14 @@ class Settings:
     combination: Combination = "rank"  #: combine several scores by the weighted mean of their ranks or of their z-scores
 
     # Weights by distance to the base model's samples, RSIDiff eq. (5).
-    weighting: Weighting = "none"
+    weighting: Literal["none", "distance"] = "none"
     distance: Distance = "l2"
     reference: Reference = "mean"
     neighbours: int = 5  #: number of neighbours for reference "nearest"
     weight_beta: float | None = None  #: largest distance with weight 1; None takes the `weight_quantile` of the references' own distances
     weight_sigma2: float | None = None  #: decay beyond `weight_beta`; None takes the references' largest distance minus that quantile
     weight_quantile: float = 0.9
-    normalisation: Normalisation = "count"  #: divide by the number of samples, as eq. (6), or by the sum of weights
+    normalisation: Literal["count", "weights"] = "count"  #: divide by the number of samples, as eq. (6), or by the sum of weights
     time_weight: TimeWeight = "snr"  #: lambda_t of eq. (6); "snr" gives the plain error in eps, "one" the plain error in x0
 
     # Further training data of a round of recursion: remedies for collapse that are known from other work.
@@ -94,8 +90,8 @@ class Settings:
     on_collapse: OnCollapse = "warn"
 
     # Objective.
-    objective: Objective = "spin"
-    opponent: Opponent = "previous"  #: "base" is the base model in every round, the frozen-opponent experiment
+    objective: Literal["spin", "sft", "weighted"] = "spin"
+    opponent: Literal["previous", "base"] = "previous"  #: "base" is the base model in every round, the frozen-opponent experiment
     link: str = registered("logistic", "selfimprove.losses:LINKS")
     pushing: float = 1.0  #: factor of the generated side's errors; 0 leaves only the reweighted real side
     beta: float = 2000.0
@@ -116,12 +112,19 @@ class Settings:
     decay: bool = True  #: linear decay to zero after the warm-up
     weight_decay: float = 0.01
     clip: float = 1.0  #: largest norm of the gradient
+    min_snr: float = 0.0  #: gamma of `losses.min_snr_weight`, for objectives "sft" and "weighted"; 0 weighs all time steps alike
+    optimiser: Literal["adamw", "adamw8bit"] = "adamw"  #: "adamw8bit" is the one of the package bitsandbytes
     lora_rank: int | None = None  #: rank of the LoRA adapters to train; None trains all weights
     lora_alpha: int = 8  #: the adapter is scaled by alpha / rank
     ema: float = 0.0  #: decay of the average of weights, which becomes the player, at most (1 + n) / (10 + n) after n steps; 0 for none
     precision: Precision = "no"
     gradient_checkpointing: bool = False
     checkpoint_every: int = 20  #: optimiser steps between the checkpoints from which a killed run continues
+
+    # What is seen of a training.
+    tracker: str = ""  #: any that accelerate knows, such as "wandb"; "none"; or "" for TensorBoard if it is installed
+    sample_every: int = 0  #: optimiser steps between images of the same prompts and noise; 0 for none
+    validate_every: int = 0  #: optimiser steps between errors on the images that are kept out of training; 0 for none
 
     # Evaluation.
     evaluation_prompts: int = 256
@@ -137,19 +140,8 @@ class Settings:
         for name in (*positive, "evaluation_images", "neighbours", "evaluation_steps", "checkpoint_every"):
             if not getattr(self, name) > 0:
                 raise ArgumentError(f"{name}={getattr(self, name)!r} must be greater than 0; give a positive number")
-        counts = (
-            "collected",
-            "clusters",
-            "kept",
-            "selected",
-            "epochs",
-            "real_samples",
-            "validation",
-            "warmup",
-            "micro_batch",
-            "resolution",
-        )
-        for name in (*counts, "weight_decay"):
+        counts = ("collected", "clusters", "kept", "selected", "epochs", "real_samples", "validation", "warmup", "micro_batch")
+        for name in (*counts, "resolution", "min_snr", "sample_every", "validate_every", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ArgumentError(f"{name}={getattr(self, name)!r} must not be negative; 0 leaves it out")
         for name in ("lora_rank", "lora_alpha") if self.lora_rank is not None else ():
@@ -166,6 +158,10 @@ class Settings:
             raise ArgumentError(f"eta={self.eta!r} belongs to sampler='ddim'; {self.sampler!r} draws no noise: leave eta at 0")
         if self.objective == "weighted" and self.error_in != "epsilon":
             raise ArgumentError(f"error_in={self.error_in!r} does not apply to objective='weighted'; choose its time_weight instead")
+        if self.min_snr and (self.objective == "spin" or self.time_weight == "one"):
+            raise ArgumentError(f"min_snr={self.min_snr!r} is for objective='sft', or 'weighted' with time_weight='snr'; leave it at 0")
+        if self.negative_prompt and self.guidance == self.evaluation_guidance == 1:
+            raise ArgumentError(f"negative_prompt={self.negative_prompt!r} does nothing without guidance; leave it out, or raise guidance")
         if self.weight_sigma2 is not None and not self.weight_sigma2 > 0:
             raise ArgumentError(f"weight_sigma2={self.weight_sigma2!r} must be greater than 0; leave it out to calibrate it")
         for field_ in fields(self):
@@ -226,10 +222,13 @@ def _fits(value: Any, kind: Any) -> bool:
 # Settings that change results by rounding at most.
 FREE = ("rollout_batch", "micro_batch", "gradient_checkpointing", "checkpoint_every")
 # Settings of how players are judged and of what a sitting does: no player depends on them. Evaluations record them on their own.
-JUDGING = ("evaluation_prompts", "evaluation_images", "evaluation_steps", "evaluation_guidance", "evaluation_part", "on_collapse")
+JUDGING = (
+    "evaluation_prompts", "evaluation_images", "evaluation_steps", "evaluation_guidance", "evaluation_part", "on_collapse", "tracker",
+    "sample_every", "validate_every",
+)  # fmt: skip
 COLUMNS = ("image_column", "caption_column")
 # Settings that came later: an identity names one only where it is not at its default, so that runs made before keep their identity.
-LATER = ("resolution",)
+LATER = ("resolution", "negative_prompt", "min_snr", "optimiser")
 _FIELDS = {f.name: f for f in fields(Settings)}
 
 

@@ -17,6 +17,7 @@ from selfimprove.batches import TrainingSet
 from selfimprove.config import Settings
 from selfimprove.evaluation.aggregate import summarise
 from selfimprove.evaluation.evaluate import HeldOut, evaluate, evaluation_latents, held_out_error
+from selfimprove.evaluation.watch import Watch
 from selfimprove.files import read_json, replacing, write_json, write_table
 from selfimprove.models.lora import WithoutAdapter, add_adapter, merge
 from selfimprove.models.pipeline import model_hash, write_pipeline
@@ -131,7 +132,7 @@ def _train(run: Run, settings: Settings, data: TrainingSet, start: Path, opponen
                 opponent = precompute(cache, network, opponent_hash, data, run.diffuser.schedule, settings, run.seed, index)
             del network  # frees the memory if the errors are precomputed
         named = identity_hash({"round": index, **made_from, "identity": run.folder.identity})
-        log = train(player, opponent, data, run.diffuser.schedule, settings, run.seed, index, work, named)
+        log = train(player, opponent, data, run.diffuser.schedule, settings, run.seed, index, work, named, _watch(run, settings, index))
         if PartialState().is_main_process:
             if rank:
                 merge(player, rank, settings.lora_alpha, run.folder.round(index - 1) / "lora", folder / "lora")
@@ -139,6 +140,16 @@ def _train(run: Run, settings: Settings, data: TrainingSet, start: Path, opponen
                 write_pipeline(unfinished, player, run.diffuser.folder)
             record["player"] = model_hash(folder / "pipeline")
             write_table(folder / "train.parquet", log)
+
+
+def _watch(run: Run, settings: Settings, index: int) -> Watch | None:
+    """Return what looks at the player of a round while it trains, if anything does."""
+    if not (settings.sample_every or settings.validate_every):
+        return None
+    data, prompts = run.data, [prompt for prompt, _ in run.data.evaluation]
+    captions, ids = [data.captions[i] for i in data.validation], [data.ids[i] for i in data.validation]
+    held_out = HeldOut(held_out_latents(run), captions) if settings.validate_every else None
+    return Watch(run.diffuser, prompts, data.evaluation_ids(), held_out, ids, settings, run.folder.round(index))
 
 
 def _judged_by(run: Run) -> dict[str, Any]:

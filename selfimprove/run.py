@@ -1,5 +1,6 @@
 """Set up a run: load and check model, data, prompts, scorers and run folder before anything expensive."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,17 +15,20 @@ from selfimprove.data.prompt_files import PromptError, load_prompts
 from selfimprove.errors import DataError
 from selfimprove.files import write_json
 from selfimprove.models.lora import check_rank
+from selfimprove.models.optimiser import check_optimiser
 from selfimprove.models.pipeline import Diffuser, ModelError, load_diffuser, model_hash, resolve_model
 from selfimprove.models.resolution import at_resolution
 from selfimprove.opponent import check_identity
 from selfimprove.presets import EMBEDDED, PRESETS, choose_preset, get_preset
-from selfimprove.processes import choose_device
+from selfimprove.processes import check_tracker, choose_device
 from selfimprove.recursion.prompts import Collection, collect, fingerprint, templates
 from selfimprove.recursion.selection import SelectionError, check_selecting
 from selfimprove.run_folder import RunFolder, identity_hash, open_run
 from selfimprove.scorers import PUBLISHED_SCORERS, Scorer, load_scorers
 from selfimprove.shapes.captions import collected_prompts, concepts
 from selfimprove.shapes.render import IMAGE_SIZE
+
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ class Run:
     @cached_property
     def truncated(self) -> list[str]:
         """Return the captions and prompts that the tokenizer cuts at its limit."""
-        return self.diffuser.truncated([*self.data.captions, *(self.collection.prompts if self.collection else [])])
+        prompts = self.collection.prompts if self.collection else []
+        return self.diffuser.truncated([*self.data.captions, *prompts, self.preset.settings.negative_prompt])
 
     def account(self) -> list[str]:
         """Return in lines what of the data is used and what is not, and why. `data.json` in the run folder has the whole lists."""
@@ -95,7 +100,7 @@ def set_up(
         raise DataError(
             "data='' names nothing; give 'shapes', a folder of images with metadata.jsonl, or pairs of Pick-a-Pic (shards or id)"
         )
-    if data not in EMBEDDED and data.count("/") != 1 and not Path(data).expanduser().exists():  # before a model is downloaded for it
+    if data not in EMBEDDED and not HUB_ID.fullmatch(data) and not Path(data).expanduser().exists():  # before a model is downloaded for it
         raise DataError(f"data={data!r}: there is no such folder; give 'shapes' or a folder of images")
     folder = resolve_model(model or preset.model)
     diffuser = at_resolution(load_diffuser(folder, chosen), settings.resolution)
@@ -166,6 +171,10 @@ def _scorers(preset: Preset, images: ImageText, device: torch.device, given: dic
 
 
 def _check(settings: Settings, diffuser: Diffuser, images: ImageText, scorers: Mapping[str, Scorer]) -> None:
+    check_tracker(settings.tracker)
+    check_optimiser(settings, diffuser.device)
+    if settings.validate_every and not images.validation:
+        raise DataError(f"validate_every={settings.validate_every} needs images that are kept out of training; ask for some: validation")
     if settings.lora_rank:
         check_rank(diffuser.shape, settings.lora_rank)
     predicts = diffuser.schedule.prediction_type

@@ -228,7 +228,10 @@ def seen(monkeypatch: pytest.MonkeyPatch, played: Run, last: int) -> tuple[int, 
     return images["decode"], images["encode"]
 
 
-@pytest.mark.parametrize("changes", [{}, {"steps": 2}, {"generated_latents": "raw"}, {"flip": True}, {"objective": "sft"}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"steps": 2}, {"generated_latents": "raw"}, {"flip": True}, {"objective": "sft"}, {"sample_every": 1, "validate_every": 2}],
+)
 def test_images_through_the_vae_are_counted(
     tiny: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict
 ) -> None:

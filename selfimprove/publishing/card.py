@@ -54,7 +54,7 @@ def card(run: Run, index: int, name: str = "pipeline") -> str:
         "---", head, "---", "", f"# Round {index} of {system[settings.objective]}, from {known}", "", allowed, "",
         f"Data ({about['data_name']}): {counts}. Preset {about['preset']}, seed {run.seed}, selfimprove {__version__}.", "",
         "```python", USES[name], "```", "", "## Scores", "",
-        f"Means over {rounds[-1]['n_prompts']} prompts, with 95 % intervals over prompts; every round has the same prompts and initial noise.",
+        f"Means over {rounds[-1]['n_prompts']} prompts, with 95 % intervals over prompts; every round has the same prompts and noise.",
         "Differences are paired. Scorers are models, and models are fooled.", "", *_scores(rounds), "",
         "## Settings of the last round", "", f"Those that differ from `selfimprove/config.py`: `{changed}`", "",
     ])  # fmt: skip

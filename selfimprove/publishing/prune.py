@@ -20,7 +20,7 @@ def open_finished(path: str | Path) -> RunFolder:
     about = read_json(path / "run.json")
     if about.get("format") != FORMAT:
         raise RunError(f"run={str(path)!r} was made by an earlier version; use that version")
-    return RunFolder(path, about["identity"], hold(path))
+    return RunFolder(path, about["identity"], hold(path), about.get("mark", ""))
 
 
 def finished(folder: RunFolder) -> list[int]:
