@@ -110,13 +110,8 @@ class Request:
 
     @property
     def name(self) -> str:
-        """Return the name of the preset."""
-        return choose_preset(self.preset, self.model, self.source, "weighted" in self.objectives)
-
-    @property
-    def source(self) -> str:
-        """Return what the images or prompts come from."""
-        return self.data
+        """Return the name of the preset, or of the one for what is given."""
+        return choose_preset(self.preset, self.model, getattr(self, "prompts", self.data), "weighted" in self.objectives)
 
     @property
     def said(self) -> list[str]:
@@ -139,11 +134,6 @@ class RsiRequest(Request):
     prompts: Any = ""
 
     objectives: ClassVar[tuple[str, ...]] = ("weighted",)
-
-    @property
-    def source(self) -> str:
-        """Return what the prompts come from."""
-        return self.prompts
 
 
 @dataclass(frozen=True)
