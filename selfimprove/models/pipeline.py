@@ -52,7 +52,7 @@ def resolve_model(model: str | Path) -> Path:
     from huggingface_hub import snapshot_download  # only here: everything else works without a hub
 
     try:
-        patterns = ["*.json", "*.txt", *(f"{part}/{name}.safetensors" for part, name in WEIGHTS.items())]
+        patterns = ["*.json", "*.txt", "README.md", *(f"{part}/{name}.safetensors" for part, name in WEIGHTS.items())]
         return Path(snapshot_download(str(model), allow_patterns=patterns))
     except Exception as error:  # the hub client raises many unrelated types
         raise ModelError(
