@@ -17,11 +17,15 @@ from faults.world import prepare
 prepare()
 from selfimprove import __main__ as command_line
 from selfimprove.report import write_summary
+from selfimprove.request import Request
 from selfimprove.rounds import play
 from selfimprove.run import set_up
 sys.argv = ["selfimprove", *{arguments!r}]
-request, changes, _ = command_line._arguments()
-run = set_up(request.chosen_preset().changed(**changes), request.preset, request.model, request.data, request.run, request.seed, "cpu")
+given = command_line._arguments()
+for name in ("command", "opponent_cache", "latent_cache"):
+    del given[name]
+request = Request(**given | {{"set": ", ".join(given["set"])}})
+run = set_up(request.chosen_preset(), request.name, request.model, request.data, request.run, request.seed, "cpu")
 """
 PLAY = "write_summary(run, play(run, 2))"
 TIMEOUT = 240  # seconds

@@ -63,7 +63,7 @@ def make(folder: Path) -> None:
 
 def command(world: Path, system: str, run: Path, rounds: int = 2, seed: int = 0, **changes: Any) -> list[str]:
     """Return the arguments of `python -m selfimprove` that play a tiny run up to a round."""
-    preset = {"spin": "shapes-spin", "rsi": "own-prompts"}[system]
+    preset = {"spin": "smoke", "rsi": "own-prompts"}[system]
     own = ["--prompts", str(world / "prompts.txt"), "--scorers", "none"] if system == "rsi" else []
     settings = COMMON | OWN[system] | changes
     given = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]

@@ -2,7 +2,7 @@
 
 `set_up` loads and checks a run, `play` plays its rounds, and `score_table` returns their scores:
 
-    run = set_up("sd15-spin-lora", model="path/to/pipeline", data="path/to/images")
+    run = set_up("own-images", model="path/to/pipeline", data="path/to/images")
     print(score_table(play(run, 2)))
 """
 

@@ -10,11 +10,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from selfimprove.errors import ArgumentError
 
-Objective = Literal["spin", "sft", "weighted"]
 BetaConvention = Literal["diffusion-dpo", "diffusers", "summed-half", "paper"]
-GeneratedLatents = Literal["reencoded", "raw"]
 GeneratedSource = Literal["rollout", "loser", "real", "real-reencoded"]
-Opponent = Literal["previous", "base"]
 Shared = Literal["t+noise", "t", "nothing"]
 ErrorIn = Literal["epsilon", "v"]
 PredictionType = Literal["any", "epsilon", "v_prediction"]
@@ -22,11 +19,9 @@ Precision = Literal["no", "bf16", "fp16"]
 PromptSource = Literal["filtered", "plain", "template"]
 Strategy = Literal["all", "random", "pool", "per-prompt", "threshold", "manual"]
 Combination = Literal["rank", "zscore"]
-Weighting = Literal["none", "distance"]
 Distance = Literal["l2", "l2-unscaled", "l2-scaled-twice", "rms", "per-channel"]
 Reference = Literal["mean", "to-mean", "nearest", "two-sided"]
 TimeWeight = Literal["snr", "one"]
-Normalisation = Literal["count", "weights"]
 OnCollapse = Literal["warn", "stop", "ignore"]
 
 
@@ -52,13 +47,16 @@ class Settings:
     image_column: str = ""  #: column of `data`'s table that names the images; if empty, file_name or another usual name
     caption_column: str = ""  #: column that holds the captions; if empty, text, caption, prompt or another usual name
 
+    resolution: int = 0  #: pixels of a side of the images, which are square; 0 for the size that the model's folder names
+
     # Rollout: how the opponent's images are sampled.
     sampler: str = registered("ddim", "selfimprove.models.samplers:SAMPLERS")  #: the papers use "ddim"; another sampler is another opponent
     rollout_steps: int = 50
     guidance: float = 7.5  #: classifier-free guidance scale; 1 means no guidance
+    negative_prompt: str = ""  #: what images should not show; in the empty caption's place in guidance, of rollouts and evaluation
     eta: float = 0.0  #: for sampler "ddim" only; 0 is DDIM, 1 is DDPM
     rollout_batch: int = 16  #: prompts per batch; changes the result by rounding at most
-    generated_latents: GeneratedLatents = "reencoded"  #: "reencoded" decodes and encodes again, as the papers do; "raw" does not
+    generated_latents: Literal["reencoded", "raw"] = "reencoded"  #: "reencoded" decodes and encodes again, as the papers do; "raw" does not
     generated_source: GeneratedSource = "rollout"  #: "loser" of a labelled pair gives DPO; "real" images give null experiments
 
     # Prompts of recursive self-improvement: collected, filtered, then a new slice of `samples` prompts per round.
@@ -76,14 +74,14 @@ class Settings:
     combination: Combination = "rank"  #: combine several scores by the weighted mean of their ranks or of their z-scores
 
     # Weights by distance to the base model's samples, RSIDiff eq. (5).
-    weighting: Weighting = "none"
+    weighting: Literal["none", "distance"] = "none"
     distance: Distance = "l2"
     reference: Reference = "mean"
     neighbours: int = 5  #: number of neighbours for reference "nearest"
     weight_beta: float | None = None  #: largest distance with weight 1; None takes the `weight_quantile` of the references' own distances
     weight_sigma2: float | None = None  #: decay beyond `weight_beta`; None takes the references' largest distance minus that quantile
     weight_quantile: float = 0.9
-    normalisation: Normalisation = "count"  #: divide by the number of samples, as eq. (6), or by the sum of weights
+    normalisation: Literal["count", "weights"] = "count"  #: divide by the number of samples, as eq. (6), or by the sum of weights
     time_weight: TimeWeight = "snr"  #: lambda_t of eq. (6); "snr" gives the plain error in eps, "one" the plain error in x0
 
     # Further training data of a round of recursion: remedies for collapse that are known from other work.
@@ -92,8 +90,8 @@ class Settings:
     on_collapse: OnCollapse = "warn"
 
     # Objective.
-    objective: Objective = "spin"
-    opponent: Opponent = "previous"  #: "base" is the base model in every round, the frozen-opponent experiment
+    objective: Literal["spin", "sft", "weighted"] = "spin"
+    opponent: Literal["previous", "base"] = "previous"  #: "base" is the base model in every round, the frozen-opponent experiment
     link: str = registered("logistic", "selfimprove.losses:LINKS")
     pushing: float = 1.0  #: factor of the generated side's errors; 0 leaves only the reweighted real side
     beta: float = 2000.0
@@ -114,12 +112,19 @@ class Settings:
     decay: bool = True  #: linear decay to zero after the warm-up
     weight_decay: float = 0.01
     clip: float = 1.0  #: largest norm of the gradient
+    min_snr: float = 0.0  #: gamma of `losses.min_snr_weight`, for objectives "sft" and "weighted"; 0 weighs all time steps alike
+    optimiser: Literal["adamw", "adamw8bit"] = "adamw"  #: "adamw8bit" is the one of the package bitsandbytes
     lora_rank: int | None = None  #: rank of the LoRA adapters to train; None trains all weights
     lora_alpha: int = 8  #: the adapter is scaled by alpha / rank
     ema: float = 0.0  #: decay of the average of weights, which becomes the player, at most (1 + n) / (10 + n) after n steps; 0 for none
     precision: Precision = "no"
     gradient_checkpointing: bool = False
     checkpoint_every: int = 20  #: optimiser steps between the checkpoints from which a killed run continues
+
+    # What is seen of a training.
+    tracker: str = ""  #: any that accelerate knows, such as "wandb"; "none"; or "" for TensorBoard if it is installed
+    sample_every: int = 0  #: optimiser steps between images of the same prompts and noise; 0 for none
+    validate_every: int = 0  #: optimiser steps between errors on the images that are kept out of training; 0 for none
 
     # Evaluation.
     evaluation_prompts: int = 256
@@ -130,16 +135,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         for field_ in fields(self):
-            value = getattr(self, field_.name)
-            if not _fits(value, field_.type):
-                wanted = getattr(field_.type, "__name__", str(field_.type))
-                raise ArgumentError(f"{field_.name}={value!r} is of the wrong kind; give {_KINDS.get(wanted, wanted)}")
+            check_kind(field_.name, getattr(self, field_.name))
         positive = ("samples", "rollout_steps", "rollout_batch", "beta", "steps", "batch", "lr", "clip", "evaluation_prompts")
         for name in (*positive, "evaluation_images", "neighbours", "evaluation_steps", "checkpoint_every"):
             if not getattr(self, name) > 0:
                 raise ArgumentError(f"{name}={getattr(self, name)!r} must be greater than 0; give a positive number")
         counts = ("collected", "clusters", "kept", "selected", "epochs", "real_samples", "validation", "warmup", "micro_batch")
-        for name in (*counts, "weight_decay"):
+        for name in (*counts, "resolution", "min_snr", "sample_every", "validate_every", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ArgumentError(f"{name}={getattr(self, name)!r} must not be negative; 0 leaves it out")
         for name in ("lora_rank", "lora_alpha") if self.lora_rank is not None else ():
@@ -156,6 +158,10 @@ class Settings:
             raise ArgumentError(f"eta={self.eta!r} belongs to sampler='ddim'; {self.sampler!r} draws no noise: leave eta at 0")
         if self.objective == "weighted" and self.error_in != "epsilon":
             raise ArgumentError(f"error_in={self.error_in!r} does not apply to objective='weighted'; choose its time_weight instead")
+        if self.min_snr and (self.objective == "spin" or self.time_weight == "one"):
+            raise ArgumentError(f"min_snr={self.min_snr!r} is for objective='sft', or 'weighted' with time_weight='snr'; leave it at 0")
+        if self.negative_prompt and self.guidance == self.evaluation_guidance == 1:
+            raise ArgumentError(f"negative_prompt={self.negative_prompt!r} does nothing without guidance; leave it out, or raise guidance")
         if self.weight_sigma2 is not None and not self.weight_sigma2 > 0:
             raise ArgumentError(f"weight_sigma2={self.weight_sigma2!r} must be greater than 0; leave it out to calibrate it")
         for field_ in fields(self):
@@ -198,13 +204,14 @@ class Settings:
         return examples if cache or self.weighting != "none" else self.reached(examples)
 
 
-_KINDS = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "text"}
+_KINDS = {"int": "a whole number", "float": "a finite number", "bool": "True or False", "str": "text"}
 
 
 def _fits(value: Any, kind: Any) -> bool:
     """Return whether a value has the annotated type of a setting; the allowed words are checked elsewhere."""
     if kind in (int, float):
-        return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+        finite = not isinstance(value, float) or math.isfinite(value)
+        return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool) and finite
     if get_origin(kind) is UnionType:
         return any(_fits(value, k) for k in get_args(kind))
     if get_origin(kind) is tuple:  # metrics
@@ -217,9 +224,26 @@ FREE = ("rollout_batch", "micro_batch", "gradient_checkpointing", "checkpoint_ev
 # Settings of how long a round trains: a finished round may be given more steps.
 LENGTH = ("steps", "epochs")
 # Settings of how players are judged and of what a sitting does: no player depends on them. Evaluations record them on their own.
-JUDGING = ("evaluation_prompts", "evaluation_images", "evaluation_steps", "evaluation_guidance", "evaluation_part", "on_collapse")
+JUDGING = (
+    "evaluation_prompts", "evaluation_images", "evaluation_steps", "evaluation_guidance", "evaluation_part", "on_collapse", "tracker",
+    "sample_every", "validate_every",
+)  # fmt: skip
 COLUMNS = ("image_column", "caption_column")
+# Settings that came later: an identity names one only where it is not at its default, so that runs made before keep their identity.
+LATER = ("resolution", "negative_prompt", "min_snr", "optimiser")
 _FIELDS = {f.name: f for f in fields(Settings)}
+
+
+def check_kind(name: str, value: Any) -> None:
+    """Raise if a setting's value is of another type.
+
+    Raises:
+        ArgumentError: names the setting, the value and the type.
+    """
+    kind = _FIELDS[name].type
+    if not _fits(value, kind):
+        wanted = getattr(kind, "__name__", str(kind))
+        raise ArgumentError(f"{name}={value!r} is of the wrong kind; give {_KINDS.get(wanted, wanted)}")
 
 
 def choices(name: str) -> tuple[str, ...]:
@@ -258,8 +282,9 @@ class Preset:
     def changed(self, **changes: Any) -> "Preset":
         """Return a copy of the preset in which some settings are replaced in every round; "round 2 steps" is that round's alone.
 
-        As always, what the last round of the preset changes also holds for all later rounds.
+        As always, what the last round of the preset changes also holds for all later rounds. Given `steps` replace the preset's `epochs`.
         """
+        changes = {name.replace("steps", "epochs"): 0 for name in changes if name.split()[-1] == "steps"} | changes
         common = {name: value for name, value in changes.items() if " " not in name}
         rounds = [{k: v for k, v in r.items() if k not in common} for r in self.rounds]
         for index, name, key in sorted((int(key.split()[1]), key.split()[2], key) for key in changes.keys() - common.keys()):
@@ -271,10 +296,11 @@ class Preset:
         """Return the settings that change the players as a flat dictionary: {"lr": ..., "round 3 lr": ...}.
 
         The settings in `FREE` are left out: after an out-of-memory error a run may continue with smaller batches. So are those in
-        `JUDGING`: a finished run may be judged on more prompts; and those in `COLUMNS`, as the data are known by what was read.
+        `JUDGING`: a finished run may be judged on more prompts; and those in `COLUMNS`, as the data are known by what was read. One of
+        `LATER` is left out at its default.
         """
-        free = {*FREE, *JUDGING, *COLUMNS}
-        flat = {name: value for name, value in asdict(self.settings).items() if name not in free}
+        free, new = {*FREE, *JUDGING, *COLUMNS}, {name for name in LATER if getattr(self.settings, name) == _FIELDS[name].default}
+        flat = {name: value for name, value in asdict(self.settings).items() if name not in free | new}
         for index, differences in enumerate(self.rounds, start=1):
             flat |= {f"round {index} {name}": value for name, value in differences.items() if name not in free}
         return flat

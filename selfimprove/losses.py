@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from selfimprove.config import BetaConvention, TimeWeight
+from selfimprove.config import BetaConvention, ErrorIn, TimeWeight
 
 # per convention: the reduction of |.|^2 over C*H*W, and the factor in logit = -factor * beta * bracket
 CONVENTIONS: dict[BetaConvention, tuple[str, float]] = {
@@ -130,6 +130,23 @@ def weighted_denoising(
     """
     factor = torch.ones_like(player_real) if time_weight == "snr" else ((1 - alpha) / alpha).to(player_real.dtype)
     return WeightedTerms(weight * factor * player_real, player_real.detach(), weight.detach())
+
+
+def min_snr_weight(alpha: Float[Tensor, " b"], gamma: float, error_in: ErrorIn = "epsilon") -> Float[Tensor, " b"]:
+    """Return the min-SNR weight of each example's time step (Hang et al. 2023, arXiv 2303.09556), for errors in eps or in v.
+
+    The paper weighs the error in x0 by min(SNR, gamma) with SNR = a / (1 - a); `alpha` is the cumulative a_t. As |x0_hat - x0|^2 is
+    |eps_hat - eps|^2 / SNR, and |v_hat - v|^2 / (SNR + 1), that is min(SNR, gamma) / SNR for an error in eps, and min(SNR, gamma) /
+    (SNR + 1) for one in v. What the network predicts makes no difference: `error_in` says which error is weighed.
+
+    Example by hand, a = 0.9 and 0.2, so SNR = 9 and 1/4, with gamma 5:
+
+    >>> alpha = torch.tensor([0.9, 0.2])
+    >>> [[round(float(w), 4) for w in min_snr_weight(alpha, 5.0, name)] for name in ("epsilon", "v")]
+    [[0.5556, 1.0], [0.5, 0.2]]
+    """
+    least = torch.minimum(alpha, gamma * (1 - alpha))  # (1 - a) min(SNR, gamma); finite at a = 0 and a = 1
+    return torch.where(alpha > gamma * (1 - alpha), least / alpha, 1.0) if error_in == "epsilon" else least
 
 
 class SpinTerms(NamedTuple):

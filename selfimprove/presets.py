@@ -1,4 +1,4 @@
-"""Define the named presets: for the shapes world, for Stable Diffusion with the papers' numbers, and for a user's own prompts."""
+"""Define the named presets: for the shapes world, for Stable Diffusion with the papers' numbers, for a user's own images and prompts."""
 
 from dataclasses import replace
 
@@ -29,6 +29,13 @@ _SD15 = Settings(samples=500_000, batch=2048, micro_batch=8, lr=2e-5, warmup=200
 _SD15_ROUNDS = ({"beta": 2000.0, "steps": 50}, {"beta": 5000.0, "steps": 500}, {"beta": 5000.0, "steps": 200, "lr": 5e-8})
 _SD15_SFT = replace(_SD15, objective="sft", batch=512, lr=1e-5, steps=2000, warmup=500, decay=False)
 _SD15_SCORERS = ("pickscore", "hpsv2", "imagereward")  # "aesthetic=path" can be added; its head is not on the hub
+
+# For 30 to 5,000 images: passes over the images in place of steps, so that neither number is overfitted or hardly read. The rate and beta
+# of an adapter lie between those of diffusers' own Diffusion-DPO script (1e-5, 5000) and of sd15-spin-lora. Nobody has measured them.
+_OWN = Settings(
+    samples=50_000, validation=64, epochs=10, batch=8, micro_batch=1, rollout_batch=4, beta=5000.0, lr=5e-5, warmup=10, lora_rank=16,
+    lora_alpha=16, precision="bf16", gradient_checkpointing=True, evaluation_prompts=64,
+)  # fmt: skip
 
 PRESETS: dict[str, Preset] = {
     "shapes-spin": Preset("shapes", "shapes", _SHAPES, ({}, {}, {})),
@@ -72,6 +79,9 @@ PRESETS: dict[str, Preset] = {
         replace(_SD15, batch=256, micro_batch=4, lr=1e-4, warmup=20, lora_rank=16, lora_alpha=16, gradient_checkpointing=True),
         tuple(r | {"lr": 1e-4} for r in _SD15_ROUNDS), scorers=_SD15_SCORERS,
     ),
+    # a user's own images on one card: judged on the captions and images that are kept out of training, without published scorers
+    "own-images": Preset(_SD15_MODEL, "", _OWN),
+    "own-images-full": Preset(_SD15_MODEL, "", replace(_OWN, lora_rank=None, lr=1e-6)),
     # Table 11 of the SPIN-Diffusion paper has such a row but does not give its settings: adapters and learning rate are those of
     # sd15-spin-lora; batch and steps are those of the paper's SFT.
     "sd15-sft-lora": Preset(
@@ -80,6 +90,25 @@ PRESETS: dict[str, Preset] = {
         scorers=_SD15_SCORERS,
     ),
 }  # fmt: skip
+
+
+EMBEDDED = ("", "shapes", "shapes-base")  # models, data and prompts that are not a user's own
+
+
+def choose_preset(name: str, model: str, source: str, recursive: bool = False) -> str:
+    """Return the name of a preset; if it is empty, the one for what is given. `source`: the data or, if `recursive`, the prompts.
+
+    Raises:
+        ArgumentError: the preset's numbers are for the embedded model and its images, and model and source are both a user's own.
+    """
+    own = [value for value in (model, source) if value not in EMBEDDED]
+    fitting = "own-prompts" if recursive else "own-images"
+    if name.startswith("shapes-") and len(own) == 2:
+        raise ArgumentError(
+            f"preset={name!r} has the numbers of the embedded model, and model={model!r} is none of its kind; give {fitting!r}, another "
+            "preset, or none, and change settings with set"
+        )
+    return name or (fitting if own else "shapes-rsi" if recursive else "shapes-spin")
 
 
 def get_preset(name: str) -> Preset:

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import torch
 from accelerate import PartialState
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import gather_object, parse_flag_from_env
 from torch import distributed
 
@@ -18,6 +19,7 @@ SHARDED = {
     "ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "the parallelism_config",
 }  # fmt: skip
+PACKAGES = {"comet_ml": "comet-ml"}  # where a tracker's package has another name
 
 
 class ProcessError(SelfImproveError):
@@ -63,6 +65,22 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
         raise ArgumentError(f"device={name!r} cannot be used here ({error}); leave it empty for the best there is") from error
     return device
+
+
+def check_tracker(name: str) -> None:
+    """Check that accelerate knows a tracker and its package is installed; "" and "none" need none.
+
+    Raises:
+        ArgumentError: it does not, or it is not.
+    """
+    if name in ("", "none"):
+        return
+    if name not in (known := [*LOGGER_TYPE_TO_CLASS]):
+        raise ArgumentError(f"tracker={name!r} is not known; choose one of {', '.join(known)}, or none")
+    if name not in map(str, get_available_trackers()):
+        raise ArgumentError(
+            f"tracker={name!r} needs its package, which is not installed; pip install {PACKAGES.get(name, name)}, or give none"
+        )
 
 
 @contextmanager

@@ -91,6 +91,8 @@ def write_summary(run: Run, infos: list[RoundInfo]) -> dict[str, Path]:
     folder, last = run.folder.path, len(infos) - 1
     score_table(infos).to_csv(folder / "summary.csv")
     written = {"numbers": folder / "summary.csv", "model": run.folder.round(last) / "pipeline"}
+    if (samples := run.folder.round(last) / "samples").exists():
+        written["images during training"] = samples
     try:
         from matplotlib.pyplot import close
 

@@ -128,13 +128,15 @@ def sample_batches(
     batch_size: int,
     description: str,
     precision: Precision = "no",
+    negative: str = "",
     **settings: float | int | str,
 ) -> Float[Tensor, "n c h w"]:
     """Sample any number of prompts, batch by batch with a progress bar, and return all latents; `settings` are those of `rollout`.
 
-    `precision`: what the network's layers compute in. The sampler's steps are computed in the precision of the schedule.
+    `precision`: what the network's layers compute in. The sampler's steps are computed in the precision of the schedule. `negative`: the
+    prompt from which guidance leads away, empty in the papers.
     """
-    empty = diffuser.embed([""])
+    empty = diffuser.embed([negative])
     parts = []
     for start in tqdm(range(0, len(prompts), batch_size), desc=description, leave=False):
         rows = slice(start, start + batch_size)

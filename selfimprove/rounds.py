@@ -17,11 +17,13 @@ from selfimprove.batches import TrainingSet
 from selfimprove.config import Settings
 from selfimprove.evaluation.aggregate import summarise
 from selfimprove.evaluation.evaluate import HeldOut, evaluate, evaluation_latents, held_out_error
+from selfimprove.evaluation.watch import Watch
 from selfimprove.files import read_json, replacing, write_json, write_table
 from selfimprove.models.lora import WithoutAdapter, add_adapter, merge
 from selfimprove.models.pipeline import write_pipeline
 from selfimprove.models.weights import model_hash
 from selfimprove.opponent import LiveOpponent, Opponent, precompute
+from selfimprove.publishing.card import CARD, write_card
 from selfimprove.recursion.collapse import drift, sampled_rows, warn_of_collapse
 from selfimprove.rsi_stages import prepared_prompts, rsi_training_set
 from selfimprove.run import Run
@@ -102,6 +104,8 @@ def _finish(state: RoundState, run: Run) -> tuple[RoundState, RoundInfo]:
     metrics = read_json(folder / "metrics.json")
     log = pd.read_parquet(folder / "train.parquet") if index > 0 else None
     if index > 0:
+        if played or not (player / CARD).exists():
+            write_card(run, index)
         warn_of_collapse(index, metrics["drift"], run.preset.for_round(index).on_collapse)
     return RoundState(index, player), RoundInfo(metrics, log, played)
 
@@ -114,6 +118,8 @@ def _train(run: Run, settings: Settings, data: TrainingSet, start: Path, opponen
         record["opponent_errors"] = errors_from  # the same up to rounding
         record |= {"examples": data.images, "steps": settings.steps_for(data.images)}
         player = run.diffuser.load_unet(start).requires_grad_(True)
+        if settings.resolution:  # the size that plain diffusers draws at
+            player.register_to_config(sample_size=run.diffuser.latent_shape[1])
         rank = settings.lora_rank
         if not rank and PartialState().is_main_process:  # the last round may be trained on; the others' states, of three networks each, go
             (run.folder.round(index - 1) / "training" / CHECKPOINT).unlink(missing_ok=True)
@@ -129,7 +135,7 @@ def _train(run: Run, settings: Settings, data: TrainingSet, start: Path, opponen
             del network  # frees the memory if the errors are precomputed
         # not the data: a longer training may draw for further examples
         named = identity_hash({"round": index, "opponent": opponent_hash, "start": made_from["start"], "run": lasting(run.folder.identity)})
-        log = train(player, opponent, data, run.diffuser.schedule, settings, run.seed, index, work, named)
+        log = train(player, opponent, data, run.diffuser.schedule, settings, run.seed, index, work, named, _watch(run, settings, index))
         if PartialState().is_main_process:
             if rank:
                 merge(player, rank, settings.lora_alpha, run.folder.round(index - 1) / "lora", folder / "lora")
@@ -137,6 +143,16 @@ def _train(run: Run, settings: Settings, data: TrainingSet, start: Path, opponen
                 write_pipeline(unfinished, player, run.diffuser.folder)
             record["player"] = model_hash(folder / "pipeline")
             write_table(folder / "train.parquet", log)
+
+
+def _watch(run: Run, settings: Settings, index: int) -> Watch | None:
+    """Return what looks at the player of a round while it trains, if anything does."""
+    if not (settings.sample_every or settings.validate_every):
+        return None
+    data, prompts = run.data, [prompt for prompt, _ in run.data.evaluation]
+    captions, ids = [data.captions[i] for i in data.validation], [data.ids[i] for i in data.validation]
+    held_out = HeldOut(held_out_latents(run), captions) if settings.validate_every else None
+    return Watch(run.diffuser, prompts, data.evaluation_ids(), held_out, ids, settings, run.folder.round(index))
 
 
 def _judged_by(run: Run) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Set up a run: load and check model, data, prompts, scorers and run folder before anything expensive."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,12 +15,14 @@ from selfimprove.data.prompt_files import PromptError, load_prompts
 from selfimprove.errors import DataError
 from selfimprove.files import read_json, write_json
 from selfimprove.models.lora import check_rank
+from selfimprove.models.optimiser import check_optimiser
 from selfimprove.models.pipeline import Diffuser, load_diffuser
+from selfimprove.models.resolution import at_resolution
 from selfimprove.models.resolve import resolve_model
 from selfimprove.models.weights import ModelError, model_hash
 from selfimprove.opponent import CacheError, check_identity
-from selfimprove.presets import get_preset
-from selfimprove.processes import choose_device
+from selfimprove.presets import EMBEDDED, PRESETS, choose_preset, get_preset
+from selfimprove.processes import check_tracker, choose_device
 from selfimprove.recursion.prompts import Collection, collect, fingerprint, templates
 from selfimprove.recursion.selection import SelectionError, check_selecting
 from selfimprove.run_folder import RunError, RunFolder, identity_hash, open_run
@@ -27,6 +30,8 @@ from selfimprove.scorers import PUBLISHED_SCORERS, Scorer, load_scorers
 from selfimprove.shapes.captions import collected_prompts, concepts
 from selfimprove.shapes.render import IMAGE_SIZE
 from selfimprove.train import CHECKPOINT, learning_rate, other_rates
+
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,8 @@ class Run:
     @cached_property
     def truncated(self) -> list[str]:
         """Return the captions and prompts that the tokenizer cuts at its limit."""
-        return self.diffuser.truncated([*self.data.captions, *(self.collection.prompts if self.collection else [])])
+        prompts = self.collection.prompts if self.collection else []
+        return self.diffuser.truncated([*self.data.captions, *prompts, self.preset.settings.negative_prompt])
 
     def account(self) -> list[str]:
         """Return in lines what of the data is used and what is not, and why. `data.json` in the run folder has the whole lists."""
@@ -59,7 +65,7 @@ class Run:
 
 
 def set_up(
-    preset: Preset | str,
+    preset: Preset | str = "",
     name: str = "",
     model: str = "",
     data: str = "",
@@ -74,7 +80,8 @@ def set_up(
     """Load and check model, data and prompts, without expensive work; write only run.json and data.json (and cache.json in a
     new cache).
 
-    `preset`: a preset or its name. `name`: the first part of the default run folder's name; if empty, the preset's name, or "run".
+    `preset`: a preset or its name; if empty, the one for what is given (`presets.choose_preset`). `name`: the first part of the default
+    run folder's name; if empty, the preset's name, or "run".
     `model`, `data`, `prompts`: if empty, the preset's. `run`: the run folder; if empty, `runs/<name>-<hash of the identity>`. `device`: if
     empty, a GPU if there is one. `scorers`: further scorers by name; each replaces a scorer of the same name. `opponent_cache`: a folder
     in which the opponent's images and errors are computed once, for this run and all runs that differ only in beta, lr or steps; if
@@ -86,8 +93,9 @@ def set_up(
             `SelectionError`, `CacheError` and `RunError` are such errors.
     """
     if isinstance(preset, str):
-        name = name or preset
-        preset = get_preset(preset)
+        recursive = bool(prompts) or (preset in PRESETS and get_preset(preset).settings.objective == "weighted")
+        preset = choose_preset(preset, model, prompts if recursive else data, recursive)
+        name, preset = name or preset, get_preset(preset)
     name = name or "run"
     chosen = choose_device(device)
     for each in preset.all_rounds():
@@ -98,8 +106,10 @@ def set_up(
         raise DataError(
             "data='' names nothing; give 'shapes', a folder of images with metadata.jsonl, or pairs of Pick-a-Pic (shards or id)"
         )
+    if data not in EMBEDDED and not HUB_ID.fullmatch(data) and not Path(data).expanduser().exists():  # before a model is downloaded for it
+        raise DataError(f"data={data!r}: there is no such folder; give 'shapes' or a folder of images")
     folder = resolve_model(model or preset.model)
-    diffuser = load_diffuser(folder, chosen)
+    diffuser = at_resolution(load_diffuser(folder, chosen), settings.resolution)
     if data:
         counts = (settings.samples, settings.validation, settings.evaluation_prompts)
         columns = (settings.image_column, settings.caption_column)
@@ -112,7 +122,8 @@ def set_up(
         _check(each, diffuser, images, available)
     identity = {**preset.identity(), "model": model_hash(folder), "data": images.fingerprint, "seed": seed}
     identity["examples"] = fingerprint([f"{images.ids[i]} {images.captions[i]}" for i in images.train])[:16]  # which part is trained on
-    about = {"preset": name, "data_name": images.name}
+    asked = str(model or preset.model)  # of a folder its name: the card of a player names no path
+    about = {"preset": name, "data_name": images.name, "model_name": Path(asked).name if Path(asked).expanduser().exists() else asked}
     if collection:
         identity["prompts"] = fingerprint([*collection.prompts, *collection.held_out])
         about["prompts_name"] = prompts
@@ -203,6 +214,10 @@ def _scorers(preset: Preset, images: ImageText, device: torch.device, given: dic
 
 
 def _check(settings: Settings, diffuser: Diffuser, images: ImageText, scorers: Mapping[str, Scorer]) -> None:
+    check_tracker(settings.tracker)
+    check_optimiser(settings, diffuser.device)
+    if settings.validate_every and not images.validation:
+        raise DataError(f"validate_every={settings.validate_every} needs images that are kept out of training; ask for some: validation")
     if settings.lora_rank:
         check_rank(diffuser.shape, settings.lora_rank)
     predicts = diffuser.schedule.prediction_type

@@ -158,7 +158,7 @@ def rollout_store(
         latents = sample_batches(
             diffuser, unet, captions[part], ids[part], settings.rollout_batch, "sampling", settings.precision, seed=run.seed,
             stream="rollout", round_index=drawn, steps=settings.rollout_steps, guidance=settings.guidance, eta=settings.eta,
-            sampler=settings.sampler,
+            sampler=settings.sampler, negative=settings.negative_prompt,
         )  # fmt: skip
         if settings.generated_latents == "raw":
             raw = {"mean": latents, "std": torch.zeros_like(latents)}
@@ -189,7 +189,8 @@ def _drawn_from(run: Run, settings: Settings, opponent: str, round_index: int) -
     """Return everything that all images of a rollout depend on."""
     names = ("generated_source", "rollout_steps", "guidance", "eta", "sampler", "generated_latents", "flip", "precision")
     given = {"opponent": opponent, "seed": run.seed, "round": round_index, **of_identity(run, "model", "data")}
-    return given | {name: getattr(settings, name) for name in names}
+    later = {name: value for name in ("resolution", "negative_prompt") if (value := getattr(settings, name))}  # unnamed in older stores
+    return given | {name: getattr(settings, name) for name in names} | later
 
 
 def sampled_images(run: Run, store: Store, rows: range) -> Tensor:

@@ -4,6 +4,7 @@ import pickle
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
@@ -22,7 +23,9 @@ from tqdm.auto import tqdm
 from selfimprove import losses
 from selfimprove.batches import Batch, TrainingSet, batch_rows, make_batch
 from selfimprove.config import Settings
+from selfimprove.evaluation.watch import Watch
 from selfimprove.files import replacing
+from selfimprove.models.optimiser import make_optimiser
 from selfimprove.opponent import Opponent
 from selfimprove.processes import together
 from selfimprove.run_folder import RunError
@@ -45,10 +48,12 @@ def objective(
 ) -> losses.SpinTerms | losses.WeightedTerms | losses.DenoisingTerms:
     """Return the loss terms of one forward pass of the player on [real; generated]; `reference`: the opponent's errors, or None."""
     errors = batch.errors(player)
-    if settings.objective == "weighted":
-        return losses.weighted_denoising(errors, batch.weight, batch.alpha, settings.time_weight)
-    if reference is None:
-        return losses.denoising(errors)
+    if settings.objective == "weighted" or reference is None:
+        weighted = settings.objective == "weighted"
+        terms = losses.weighted_denoising(errors, batch.weight, batch.alpha, settings.time_weight) if weighted else losses.denoising(errors)
+        if not settings.min_snr:
+            return terms
+        return terms._replace(loss=losses.min_snr_weight(batch.alpha, settings.min_snr, settings.error_in) * terms.loss)
     real, generated = errors.chunk(2)
     opponent_real, opponent_generated = reference.chunk(2)
     generated, opponent_generated = batch.weight * generated, batch.weight * opponent_generated  # all 1 in the paper
@@ -86,6 +91,17 @@ def _add_up(parameters: Iterable[nn.Parameter]) -> None:
     waiting = [distributed.all_reduce(p.grad, async_op=True) for p in parameters if p.grad is not None]
     for sum_ in waiting:
         sum_.wait()
+
+
+@contextmanager
+def averaged(average: EMAModel | None, trained: Mapping[str, Tensor]) -> Iterator[None]:
+    """Put the averaged weights, if there are any, in the place of the trained ones inside the block: they are the player."""
+    if average:
+        average.store(trained.values())
+        average.copy_to(trained.values())
+    yield
+    if average:
+        average.restore(trained.values())
 
 
 def save_checkpoint(
@@ -165,12 +181,14 @@ def train(
     round_index: int,
     folder: Path,
     made_from: str = "",
+    watch: Watch | None = None,
 ) -> pd.DataFrame:
     """Train, in place, the player's parameters that require a gradient, and return the log with one row per optimiser step.
 
     Columns: the mean of each loss term over the batch (see `losses`), `gradient_norm` before clipping, and `lr`. A checkpoint in
     `folder` lets a killed run continue with the same result, on any number of processes that divides the batch. With `ema`, the player
     ends with the averaged weights. `made_from`: a name of everything that the result depends on, by which a checkpoint is known again.
+    `watch`: looks at the player between steps; its figures are further columns, empty where there are none.
 
     Raises:
         FloatingPointError: the loss is not finite; names step, t and example.
@@ -179,22 +197,25 @@ def train(
         ProcessError: another process failed.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    default = "tensorboard" if is_tensorboard_available() else None  # part of the extra `notebooks`
+    tracker = None if settings.tracker == "none" else settings.tracker or default
     AcceleratorState._reset_state()  # otherwise a second run in this process could not use another precision
     accelerator = Accelerator(
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the loop weights micro-batches itself, whatever is launched
         mixed_precision=settings.precision,
         cpu=schedule.device.type == "cpu",
-        log_with="tensorboard" if is_tensorboard_available() else None,  # part of the extra `notebooks`
+        log_with=tracker,
         project_dir=folder,
     )
     processes, steps = accelerator.num_processes, settings.steps_for(data.images)
     share, size = settings.share(processes), settings.per_forward(processes)
-    accelerator.init_trackers("tensorboard")
+    shown = {name: value for name, value in asdict(settings).items() if isinstance(value, (int, float, str))}
+    accelerator.init_trackers("tensorboard" if tracker == "tensorboard" else "selfimprove", {} if tracker == "tensorboard" else shown)
     player.train()
     if settings.gradient_checkpointing:
         player.enable_gradient_checkpointing()
     trained = {name: p for name, p in player.named_parameters() if p.requires_grad}
-    optimiser = torch.optim.AdamW(trained.values(), settings.lr, weight_decay=settings.weight_decay)
+    optimiser = make_optimiser(trained.values(), settings, schedule.device)
     average = EMAModel(trained.values(), decay=settings.ema) if settings.ema else None
     parts = {"optimiser": optimiser, "average": average, "scaler": accelerator.scaler}
     parts = {name: part for name, part in parts.items() if part is not None}
@@ -243,6 +264,9 @@ def train(
             average.step(trained.values())
         row = dict(zip(terms._fields, accelerator.reduce(means, "sum").tolist(), strict=True))
         row |= {"gradient_norm": float(norm), "lr": rates[step]}
+        if watch and watch.due(step + 1):
+            with averaged(average, trained):
+                row |= watch(player, step + 1)
         log.append(row)
         accelerator.log(row, step=step)
         progress.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)

@@ -4,8 +4,9 @@ from dataclasses import fields
 
 import pytest
 
-from selfimprove.config import COLUMNS, FREE, JUDGING, Settings
-from selfimprove.presets import PRESETS, get_preset
+from selfimprove.config import COLUMNS, FREE, JUDGING, LATER, Settings
+from selfimprove.presets import PRESETS, choose_preset, get_preset
+from selfimprove.run_folder import identity_hash
 from selfimprove.train import learning_rate
 
 
@@ -132,7 +133,9 @@ def test_an_identity_has_what_changes_the_player_and_no_more() -> None:
     assert preset.changed(micro_batch=4, rollout_batch=3, gradient_checkpointing=True).identity() == preset.identity()
     assert preset.changed(sampler="unipc").identity() == preset.identity() | {"sampler": "unipc"}
     free = {*FREE, *JUDGING, *COLUMNS}
-    assert set(preset.identity()) == {field.name for field in fields(Settings)} - free
+    assert set(preset.identity()) == {field.name for field in fields(Settings)} - free - {*LATER}
+    for name in LATER:
+        assert name not in free
     each = dataclasses.replace(preset, rounds=({"evaluation_steps": 3, "lr": 1e-6},))
     assert each.identity() == preset.identity() | {"round 1 lr": 1e-6}
 
@@ -142,3 +145,61 @@ def test_learning_rate_warms_up_then_decays() -> None:
     assert [learning_rate(settings, s, 6) for s in range(6)] == pytest.approx([0.5, 1, 1, 0.75, 0.5, 0.25])
     long = Settings(lr=1.0, warmup=200, steps=50)  # the paper's round 1 never leaves its warm-up
     assert learning_rate(long, 49, 50) == pytest.approx(0.25)
+
+
+# hashes of the identities before the settings in LATER were there: of a preset alone, without model and data
+BEFORE = {
+    "shapes-spin": "9012845a",
+    "shapes-rsi": "1d457676",
+    "sd15-spin": "d2e2eea0",
+    "sd15-spin-lora": "b6b2c215",
+    "own-prompts": "cf61cebc",
+}
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_settings_that_came_later_leave_old_runs_their_identity(name: str) -> None:
+    assert identity_hash(PRESETS[name].identity()) == BEFORE[name]
+    other = PRESETS[name].changed(resolution=640)
+    assert other.identity() == PRESETS[name].identity() | {"resolution": 640}
+
+
+def test_the_preset_is_chosen_by_what_is_given() -> None:
+    assert choose_preset("", "", "") == choose_preset("", "shapes", "shapes") == "shapes-spin"
+    assert choose_preset("", "", "", recursive=True) == "shapes-rsi"
+    for given in (("sd", "photos"), ("sd", ""), ("", "photos"), ("shapes", "photos")):
+        assert choose_preset("", *given) == "own-images"
+        assert choose_preset("", *given, recursive=True) == "own-prompts"
+    assert choose_preset("smoke", "sd", "photos") == "smoke"
+    assert choose_preset("shapes-spin", "", "photos") == choose_preset("shapes-spin", "sd", "") == "shapes-spin"  # of one kind at least
+    for name in ("shapes-spin", "shapes-dpo"):
+        with pytest.raises(ValueError, match=f"preset='{name}' has the numbers of the embedded model, and model='sd' is none of its kind"):
+            choose_preset(name, "sd", "photos")
+
+
+@pytest.mark.parametrize("name", ["own-images", "own-images-full"])
+def test_own_images_are_passed_over_and_judged_on_what_is_kept_out(name: str) -> None:
+    """Every image is seen as often in a set of 30 as in one of 5,000, and the steps of a round stay below a few thousand."""
+    settings = get_preset(name).settings
+    for images in (27, 300, 4872):
+        seen = settings.steps_for(images) * settings.batch / images
+        assert seen == pytest.approx(settings.epochs, rel=0.05)
+        assert 10 < settings.steps_for(images) < 7000
+    assert settings.validation
+    assert settings.evaluation_part == "test"
+    assert get_preset(name).scorers == ()  # nothing needs a network but the base model, if none is given
+    assert (settings.lora_rank is None) == (name == "own-images-full")
+
+
+def test_steps_that_are_given_replace_passes() -> None:
+    preset = get_preset("own-images")
+    assert preset.changed(steps=2).settings.steps_for(300) == 2
+    assert preset.changed(steps=2, epochs=1).settings.steps_for(300) == 38
+    assert preset.changed(lr=1e-6).settings.epochs == preset.settings.epochs
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_settings_are_finite(value: float) -> None:
+    for name in ("lr", "threshold", "guidance", "weight_beta"):
+        with pytest.raises(ValueError, match=f"{name}={value} is of the wrong kind"):
+            Settings(**{name: value})

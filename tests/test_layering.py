@@ -26,7 +26,7 @@ RINGS = (
     ("shapes", "models", "rollout"),  # the world, the networks, and drawing with them
     ("data", "scorers", "recursion"),  # what a round takes in
     ("evaluation",),  # judging what came out
-    ("batches", "opponent", "train", "run", "stages", "rsi_stages", "rounds"),  # a run and its rounds
+    ("batches", "opponent", "train", "run", "stages", "rsi_stages", "rounds", "publishing"),  # a run and its rounds
     ("planning", "report", "comparison", "study", "request", "__main__"),  # what people ask for, and are told
 )
 OUTSIDE = ("selfimprove_lab", "experiments", "benchmarks", "course", "book", "faults", "tests")  # nothing in the package knows of these

@@ -141,3 +141,18 @@ def test_weighted_denoising_is_equation_6_of_rsidiff_in_its_x0_form() -> None:
         assert torch.allclose(terms.loss, weight * time_weight * in_x0, rtol=1e-10)
         assert torch.equal(terms.player_real, in_eps)
     assert float((1 - alpha[-1]) / alpha[-1]) == pytest.approx(214, rel=0.02)  # what lambda_t = 1 weighs that step by
+
+
+@pytest.mark.parametrize("gamma", [1.0, 5.0, 20.0])
+def test_min_snr_is_the_papers_weight_of_the_error_in_x0(gamma: float) -> None:
+    """min(SNR, gamma) |x0_hat - x_0|^2 by both forms of the error, from a network that errs by a known amount."""
+    alpha = torch.tensor([0.999, 0.9, 0.5, 0.2, 0.01], dtype=torch.float64)
+    snr = alpha / (1 - alpha)
+    error_x0 = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0], dtype=torch.float64)
+    wanted = torch.minimum(snr, torch.tensor(gamma, dtype=torch.float64)) * error_x0
+    in_eps, in_v = error_x0 * snr, error_x0 * (snr + 1)
+    assert torch.allclose(losses.min_snr_weight(alpha, gamma, "epsilon") * in_eps, wanted)
+    assert torch.allclose(losses.min_snr_weight(alpha, gamma, "v") * in_v, wanted)
+    ends = torch.tensor([0.0, 1.0])  # zero terminal SNR, and no noise
+    assert losses.min_snr_weight(ends, gamma, "epsilon").tolist() == [1.0, 0.0]
+    assert losses.min_snr_weight(ends, gamma, "v").tolist() == [0.0, 0.0]

@@ -91,9 +91,17 @@ def test_a_stable_diffusion_of_another_shape(tiny: Path, images: Path, tmp_path:
         ({"iter": 0}, "ArgumentError: iter=0 cannot be the round to play; give a whole number from 1 on"),
         ({"iter": "two"}, "ArgumentError: iter='two' cannot be the round to play; give a whole number from 1 on"),
         ({"iter": 1.5}, "ArgumentError: iter=1.5 cannot be the round to play; give a whole number from 1 on"),
-        ({"iterr": 2}, "ArgumentError: unknown parameter iterr; this notebook takes data, device, iter, model, preset, run, scorers, seed"),
+        (
+            {"iterr": 2},
+            "ArgumentError: unknown parameter iterr; this notebook takes data, device, iter, model, preset, run, scorers, seed, set",
+        ),
+        ({"set": "betta=5000"}, "ArgumentError: set='betta=5000' names no setting; do you mean beta"),
+        ({"set": "steps=many"}, "ArgumentError: steps='many' is of the wrong kind; give a whole number"),
         ({"preset": "nosuch"}, f"ArgumentError: preset='nosuch' is not known; choose one of {list(PRESETS)}"),
-        ({"model": "/nowhere"}, "ModelError: model='/nowhere': there is no such folder; give 'shapes', a pipeline folder, or a hub id"),
+        (
+            {"model": "/nowhere", "data": "shapes"},
+            "ModelError: model='/nowhere': there is no such folder; give 'shapes', a pipeline folder, or a hub id",
+        ),
         ({"data": "/nowhere"}, "DataError: data='/nowhere': there is no such folder; give 'shapes' or a folder of images"),
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
@@ -130,3 +138,12 @@ def test_the_command_with_one_argument_prints_the_notebook(tmp_path: Path) -> No
     command = [sys.executable, "-m", "papermill", str(SPIN), "-p", "iter", "1", "-p", "preset", "smoke", "-p", "run", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, stdin=subprocess.DEVNULL)
     assert json.loads(done.stdout)["cells"]
+
+
+def test_settings_are_changed_and_the_preset_is_chosen(tiny: Path, images: Path, tmp_path: Path) -> None:
+    """A pipeline and images of one's own, with no preset: own-images, of two steps."""
+    few = "steps=2, batch=4, rollout_steps=2, evaluation_steps=2, evaluation_prompts=4, lora_rank=2, precision=no"
+    text = printed(execute(tmp_path / "out.ipynb", iter=1, model=str(tiny), data=str(images), run=str(tmp_path / "run"), set=few))
+    assert "preset own-images: none was named, and what is given is your own\nrun folder " in text
+    assert "2 steps of 4 pairs (lr 5e-05, beta 5000)" in text
+    assert (tmp_path / "run" / "round_1" / "lora" / "README.md").exists()

@@ -1,5 +1,9 @@
+import re
+from dataclasses import asdict
+
 import pytest
 
+from selfimprove.errors import ArgumentError
 from selfimprove.presets import PRESETS
 from selfimprove.request import CompareRequest, Request, RsiRequest, changed_settings, from_namespace
 
@@ -59,22 +63,67 @@ def test_a_comparison_is_checked() -> None:
 
 
 def test_changed_settings() -> None:
-    changes = changed_settings(["samples=50_000", "sampler=unipc", "lora_rank=None", "flip=True", "metrics=(('clip', 1.0),)"])
-    assert changes == {"samples": 50_000, "sampler": "unipc", "lora_rank": None, "flip": True, "metrics": (("clip", 1.0),)}
-    for wrong in ("sample=5", "samples"):
-        with pytest.raises(ValueError, match=f"set='{wrong}' changes nothing; give name=value with one of samples, validation"):
-            changed_settings([wrong])
-    assert changed_settings(["steps=1e3"]) == {"steps": 1000}
-    for old in ("batch_size=8", "accumulation=4"):
-        with pytest.raises(ValueError, match=f"set='{old}' names a setting of earlier versions; give batch=N for .*, and micro_batch=N"):
-            changed_settings([old])
-    assert isinstance(changed_settings(["steps=1e3"])["steps"], int)
-    with pytest.raises(ValueError, match="samples='many' must be a number"):
-        changed_settings(["samples=many"])
+    given = "samples=50_000, sampler=unipc,lora_rank=None,  flip = true, metrics=(('clip', 1.0), ('hpsv2', 2.0)), warmup=1e2,"
+    assert changed_settings(given) == {
+        "samples": 50_000, "sampler": "unipc", "lora_rank": None, "flip": True, "metrics": (("clip", 1.0), ("hpsv2", 2.0)), "warmup": 100,
+    }  # fmt: skip
+    assert changed_settings("") == changed_settings(" , ".replace(",", "")) == {}
+    assert changed_settings("weighting=none, judge=7, precision='no'") == {"weighting": "none", "judge": "7", "precision": "no"}
+    assert changed_settings("judge=org/model, a copy, lr=1e-5") == {"judge": "org/model, a copy", "lr": 1e-5}
+    assert changed_settings("judge='model, lr=3', lr=1e-5") == {"judge": "model, lr=3", "lr": 1e-5}
+    assert isinstance(changed_settings("steps=1e3")["steps"], int)
+    settings = {name: repr(value) for name, value in asdict(PRESETS["shapes-rsi"].settings).items()}
+    assert changed_settings(", ".join(f"{n}={v}" for n, v in settings.items())) == asdict(PRESETS["shapes-rsi"].settings)
 
 
 def test_a_setting_of_one_round() -> None:
-    assert changed_settings(["round 2 steps=8e2", "lr=1e-3"]) == {"round 2 steps": 800, "lr": 1e-3}
+    assert changed_settings("round 2 steps=8e2, lr=1e-3, round  3 lr=1e-4") == {"round 2 steps": 800, "lr": 1e-3, "round 3 lr": 1e-4}
     for text in ("round 2 speed=1", "round 0 steps=1", "round two steps=1", "round 2=1"):
-        with pytest.raises(ValueError, match=f"set='{text}' changes nothing; give name=value with one of"):
-            changed_settings([text])
+        with pytest.raises(ArgumentError, match="set='"):
+            changed_settings(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("sample=5", "set='sample=5' names no setting; do you mean samples"),
+        ("lr=1e-5, betta=5000", "set='betta=5000' names no setting; do you mean beta"),
+        ("learning_rate=1", "set='learning_rate=1' names no setting; do you mean lr?"),
+        ("batch_size=8", "set='batch_size=8' names no setting; do you mean batch, micro_batch?"),
+        ("zzz=8", "set='zzz=8' names no setting; do you mean one of samples, validation"),
+        ("samples", "set='samples' changes nothing; give name=value, name=value, such as lr=1e-5, beta=5000"),
+        ("lr: 1e-5", "set='lr: 1e-5' changes nothing"),
+        ("lr=1e-5, lr=1e-6", "gives lr twice; give one value"),
+        ("samples=many", "samples='many' is of the wrong kind; give a whole number"),
+        ("steps=10.5", "steps=10.5 is of the wrong kind; give a whole number"),
+        ("lr=1,5", "lr=(1, 5) is of the wrong kind; give a finite number"),
+        ("lr=1e-5; beta=5", "lr='1e-5; beta=5' is of the wrong kind"),
+        ("lr=1e-5, beta", "lr='1e-5, beta' is of the wrong kind"),
+        ("lr=", "lr='' is of the wrong kind"),
+        ("lr=-1.0", "lr=-1.0 must be greater than 0"),
+        ("flip=1", "flip=1 is of the wrong kind; give True or False"),
+        ("sampler=euler", "sampler='euler' is not known; choose one of ['ddim', 'dpm++', 'unipc']"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_at_once(given: str, said: str) -> None:
+    with pytest.raises(ArgumentError, match=re.escape(said)):
+        Request(iter=1, set=given)
+
+
+def test_a_request_with_settings() -> None:
+    chosen = Request(iter=1, set="lr=1e-5, beta=5e3").chosen_preset()
+    assert [(s.lr, s.beta) for s in chosen.all_rounds()] == [(1e-5, 5000)] * 3
+    with pytest.raises(ArgumentError, match=r"set=5 must be text; give name=value, name=value"):
+        Request(iter=1, set=5)
+    assert from_namespace({"iter": 1, "set": "lr=1e-5", "device": "cpu"}, Request) == Request(iter=1, set="lr=1e-5", device="cpu")
+
+
+def test_the_preset_that_was_chosen_is_said() -> None:
+    assert (Request(iter=1).name, Request(iter=1).said) == ("shapes-spin", [])
+    own = Request(iter=1, model="sd", data="photos")
+    assert (own.name, own.said) == ("own-images", ["preset own-images: none was named, and what is given is your own"])
+    assert RsiRequest(iter=1, prompts="mine.txt").name == "own-prompts"
+    assert RsiRequest(iter=1, data="photos").name == "shapes-rsi"  # real images beside the shapes world's prompts
+    assert Request(iter=1, preset="sd15-spin-lora", model="sd").said == []
+    with pytest.raises(ArgumentError, match="preset='shapes-spin' has the numbers of the embedded model"):
+        Request(iter=1, preset="shapes-spin", model="sd", data="photos")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from selfimprove import rounds, train
@@ -356,3 +357,22 @@ def test_what_later_rounds_are_compared_with_is_checked(tiny: Path, images: Path
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(RunError, match=rf"{name} is not what round 0's evaluation wrote"):
         play(prepared_run(tiny, images, tmp_path / "run"), 1)
+
+
+def test_a_round_at_another_resolution(tiny: Path, images: Path, tmp_path: Path) -> None:
+    """Images of 24 pixels on a pipeline of 16: everything is drawn, learnt and judged at that size, and plain diffusers draws at it too."""
+    with pytest.raises(ModelError, match="resolution=18 must be a multiple of 4 for this model; give 16 or 20"):
+        prepared_run(tiny, images, tmp_path / "run", PRESET.changed(resolution=18))
+    with pytest.raises(ModelError, match="resolution=2 must be a multiple of 4 for this model; give 4"):
+        prepared_run(tiny, images, tmp_path / "run", PRESET.changed(resolution=2))
+    played = prepared_run(tiny, images, tmp_path / "run", PRESET.changed(resolution=24))
+    assert played.diffuser.image_size == (24, 24)
+    play(played, 1)
+    for store in ("real", "held_out", "round_1/rollout", "round_1/evaluation"):
+        found = Store(tmp_path / "run" / store)
+        assert found.take("latent" if "evaluation" in store else "mean", [0]).shape == (1, 4, 12, 12)
+    player = StableDiffusionPipeline.from_pretrained(tmp_path / "run" / "round_1" / "pipeline", local_files_only=True)
+    player.set_progress_bar_config(disable=True)
+    assert player("a star", num_inference_steps=1).images[0].size == (24, 24)
+    with pytest.raises(RunError, match="resolution: 24 there, None here"):
+        prepared_run(tiny, images, tmp_path / "run")

@@ -291,3 +291,20 @@ def test_stores_continue_at_the_first_missing_shard(tmp_path: Path) -> None:
     assert [r.start for r in made] == [0, 256, 256]
     assert store.rows == 300
     assert store.take("x", [299, 0, 256]).flatten().tolist() == [299, 0, 256]
+
+
+@pytest.mark.parametrize("objective_name", ["sft", "weighted"])
+def test_min_snr_weighs_the_time_steps_of_a_loss(diffuser: Diffuser, data: TrainingSet, objective_name: str) -> None:
+    """The loss alone is weighed: what is logged beside it stays the plain error."""
+    settings = replace(SETTINGS, objective=objective_name)
+    alone = replace(data, generated=None)
+    batch = make_batch(alone, [(i, 0) for i in range(4)], settings, diffuser.schedule, 0, 1, 0)
+    plain, weighed = (objective(batch, diffuser.unet, None, replace(settings, min_snr=gamma)) for gamma in (0.0, 0.5))
+    snr = batch.alpha / (1 - batch.alpha)
+    assert torch.allclose(weighed.loss, (0.5 / snr).clamp(max=1) * plain.loss)
+    assert bool((weighed.loss != plain.loss).any())
+    assert torch.equal(weighed.player_real, plain.player_real)
+    with pytest.raises(ValueError, match="min_snr=5.0 is for objective='sft', or 'weighted' with time_weight='snr'"):
+        replace(SETTINGS, min_snr=5.0)
+    with pytest.raises(ValueError, match="min_snr=5.0 is for objective='sft'"):
+        replace(SETTINGS, objective="weighted", time_weight="one", min_snr=5.0)

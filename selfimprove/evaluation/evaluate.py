@@ -71,7 +71,7 @@ def evaluate(
         part = slice(rows.start, rows.stop)
         latents = sample_batches(
             diffuser, unet, prompts[part], ids[part], settings.rollout_batch, "sampling", settings.precision,
-            seed=EVALUATION_SEED, stream="evaluation", round_index=0,
+            negative=settings.negative_prompt, seed=EVALUATION_SEED, stream="evaluation", round_index=0,
             steps=settings.evaluation_steps, guidance=settings.evaluation_guidance,
         )  # fmt: skip
         return {"latent": latents}
@@ -96,6 +96,7 @@ def evaluate(
             images=round(len(prompts) / different), noise_seed=EVALUATION_SEED, sampler="DDIM", steps=settings.evaluation_steps,
             guidance=settings.evaluation_guidance, **drawn_by(diffuser, settings),
             scorers={name: getattr(score, "version", name) for name, score in scorers.items()}, black=black,
+            negative_prompt=settings.negative_prompt,
         ),
     )  # fmt: skip
     write_scores(folder / "scores.parquet", scored)

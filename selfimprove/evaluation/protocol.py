@@ -57,6 +57,7 @@ class SamplingProtocol:
     safety_checker: str = "none"  # a checker that blacks out images would change scores
     scorers: Mapping[str, str] = field(default_factory=dict)  # column -> version: published id and file
     black: int = 0  # images whose every pixel is black
+    negative_prompt: str = ""
 
     def differences(self, other: "SamplingProtocol", allowed: Sequence[str] = ()) -> list[str]:
         """Return every field that differs, with both values.

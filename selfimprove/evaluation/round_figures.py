@@ -24,6 +24,7 @@ def training_figure(log: pd.DataFrame) -> Figure:
     """Draw loss, margin, accuracy, errors relative to the opponent, and gradient norm by training step."""
     spin = "margin" in log
     shown = ["loss", "margin", "implicit_accuracy", "errors", "gradient_norm"] if spin else ["loss", "gradient_norm"]
+    shown += [name for name in ("held_out_error",) if name in log]  # only of some steps
     figure, axes = panels(len(shown))
     for axis, name in zip(axes, shown, strict=True):
         if name == "errors":
@@ -33,7 +34,8 @@ def training_figure(log: pd.DataFrame) -> Figure:
             axis.set_ylabel("squared error,\nplayer / opponent")
             axis.legend(frameon=False)
         else:
-            axis.plot(log["step"], log[name])
+            known = log[log[name].notna()]
+            axis.plot(known["step"], known[name], marker="." if len(known) < len(log) else "")
             axis.set_ylabel(name.replace("_", " "))
         if name == "loss" and spin:
             axis.axhline(np.log(2), color="0.6", lw=0.8, ls="--")
@@ -63,6 +65,14 @@ def selection_figure(folder: Path) -> Figure:
         axis.set(xlabel=f"distance to the base's samples ({edges['distance']}, {edges['reference']})", ylabel="weight")
         axis.set_ylim(0, 1.05)
     return figure
+
+
+def progress_grid(before: Path, folder: Path) -> Figure | None:
+    """Draw the images of a round in training below those of the round before it, and above its own; None if none were drawn."""
+    steps = sorted((folder / "samples").glob("*"))
+    drawn = len(list((steps[0] / "images").glob("*.png"))) if steps else 0
+    rows, labels = [before, *steps, folder], ["before", *(f"step {int(s.name)}" for s in steps), "after"]
+    return image_grid(rows, labels, drawn) if drawn else None
 
 
 def image_grid(rounds: list[Path], labels: list[str], columns: int = 12) -> Figure:

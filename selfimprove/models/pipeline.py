@@ -1,5 +1,6 @@
 """Load a pipeline folder in the style of Stable Diffusion 1.x, and write a player that plain diffusers can load."""
 
+import gc
 import json
 import os
 import shutil
@@ -31,7 +32,8 @@ LINKED = 64 * 2**20  # bytes from which weights of other parts are linked into a
 class Diffuser:
     """A loaded pipeline: VAE and text encoder, frozen, in float32 and in eval mode; its UNet is loaded at first use.
 
-    `shape`: the UNet on the meta device, which has configuration and shapes but no weights. A round loads the networks that it needs by
+    `resolution`: pixels of a side of the images; 0 for the size that the folder names. `shape`: the UNet on the meta device, which has
+    configuration and shapes but no weights. A round loads the networks that it needs by
     itself, so that the base's own UNet takes no memory beside them.
     """
 
@@ -42,6 +44,7 @@ class Diffuser:
     tokenizer: CLIPTokenizer
     schedule: Schedule
     device: torch.device
+    resolution: int = 0
 
     @cached_property
     def unet(self) -> UNet2DConditionModel:
@@ -55,15 +58,19 @@ class Diffuser:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Return the shape (C, H, W) of one latent."""
-        size = self.shape.config.sample_size
+        size = self.resolution // self.vae_factor or self.shape.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         return self.shape.config.in_channels, height, width
 
     @property
     def image_size(self) -> tuple[int, int]:
         """Return (height, width) of the images, in pixels."""
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        return self.latent_shape[1] * factor, self.latent_shape[2] * factor
+        return self.latent_shape[1] * self.vae_factor, self.latent_shape[2] * self.vae_factor
+
+    @property
+    def vae_factor(self) -> int:
+        """Return how many pixels of a side the VAE turns into one."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
     def vae_batch(self) -> int:
@@ -110,6 +117,7 @@ class Diffuser:
 
     def load_unet(self, folder: Path) -> UNet2DConditionModel:
         """Load another UNet from a pipeline folder, in float32 and eval mode, on this device."""
+        gc.collect()  # an earlier network that was trained lies in reference cycles, and would stay beside this one
         return load_unet(folder).to(self.device)
 
 

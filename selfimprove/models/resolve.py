@@ -83,7 +83,7 @@ def _snapshot(name: str, *weights: str) -> Path:
     from huggingface_hub import snapshot_download  # only here: everything else works without a hub
 
     try:
-        return Path(snapshot_download(identity, revision=revision or None, allow_patterns=["*.json", "*.txt", *weights]))
+        return Path(snapshot_download(identity, revision=revision or None, allow_patterns=["*.json", "*.txt", "README.md", *weights]))
     except Exception as error:  # the hub client raises many unrelated types
         raise ModelError(
             f"model={name!r}: no such folder here, and the hub did not give it ({type(error).__name__}); "

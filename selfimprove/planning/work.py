@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from selfimprove.config import Preset, Settings
 from selfimprove.evaluation.evaluate import HELD_OUT_TIMES
+from selfimprove.evaluation.watch import WATCHED
 from selfimprove.models.samplers import SAMPLERS
 from selfimprove.planning.costs import Flops
 
@@ -82,7 +83,11 @@ def count(
             drawing = Work(decoded=twice, encoded=made * views + twice)
         before = {"real": Work(encoded=examples * views * (index == 1)), "rollout": drawing}
     opponent = Work(opponent=trained * (s.objective == "spin"))
-    return Counts(what, before | {"opponent": opponent, "training": Work(trained=trained)} | stages, made)
+    drawn, measured = (steps // every if every else 0 for every in (s.sample_every, s.validate_every))
+    seen = min(WATCHED, judged) * drawn
+    passes = seen * s.evaluation_steps * (1 + (s.evaluation_guidance != 1)) + HELD_OUT_TIMES * held_out * measured
+    before |= {"opponent": opponent, "training": Work(trained=trained), "watching": Work(forwards=passes, decoded=seen)}
+    return Counts(what, before | stages, made)
 
 
 def _sampler(settings: Settings) -> str:
