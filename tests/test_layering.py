@@ -83,7 +83,7 @@ def test_the_method_is_seen_at_once() -> None:
     top = sorted(path.name for path in (ROOT / "selfimprove").glob("*.py"))
     assert len(top) <= 22, top
     lines = sum(len(path.read_text().splitlines()) for path in modules("selfimprove").values())
-    assert lines <= 10_800  # 9,500 before input was read as people have it
+    assert lines <= 11_200  # 9,500 before input was read as people have it, and own images trained, watched and published
     long = {
         n: k
         for package in ("selfimprove", "selfimprove_lab")
