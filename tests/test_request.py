@@ -90,7 +90,7 @@ def test_a_setting_of_one_round() -> None:
         ("lr=1e-5, betta=5000", "set='betta=5000' names no setting; do you mean beta"),
         ("learning_rate=1", "set='learning_rate=1' names no setting; do you mean lr?"),
         ("batch_size=8", "set='batch_size=8' names no setting; do you mean batch, micro_batch?"),
-        ("zzz=8", "set='zzz=8' names no setting; do you mean one of samples, validation"),
+        ("zzz=8", "set='zzz=8' names no setting; do you mean one of samples, "),
         ("samples", "set='samples' changes nothing; give name=value, name=value, such as lr=1e-5, beta=5000"),
         ("lr: 1e-5", "set='lr: 1e-5' changes nothing"),
         ("lr=1e-5, lr=1e-6", "gives lr twice; give one value"),
