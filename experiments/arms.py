@@ -18,12 +18,13 @@ from typing import Any
 import pandas as pd
 
 from experiments.exports import logged, narrow_log, narrow_metrics, narrow_prompts, narrow_summary, save_strip
-from selfimprove.config import Preset, Settings
+from selfimprove.config import Settings
 from selfimprove.evaluation.aggregate import by_prompt, summarise
 from selfimprove.evaluation.round_figures import image_grid
 from selfimprove.files import write_json, write_table
 from selfimprove.planning.plan import plan
 from selfimprove.planning.work import count
+from selfimprove.presets import Preset
 from selfimprove.recursion.collapse import CollapseError
 from selfimprove.rounds import play
 from selfimprove.run import Run, set_up

@@ -10,12 +10,11 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from selfimprove.config import Preset
 from selfimprove.data.images import load_data
 from selfimprove.files import write_json
 from selfimprove.models.pipeline import Diffuser, load_diffuser
 from selfimprove.models.resolve import resolve_model
-from selfimprove.presets import PRESETS
+from selfimprove.presets import PRESETS, Preset
 from selfimprove.run_folder import provenance
 from selfimprove.scorers import Scorer, load_scorers
 

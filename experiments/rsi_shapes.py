@@ -7,8 +7,7 @@ stopped. `--seeds` and `--arms` choose. `--size smoke` plays everything in a min
 from pathlib import Path
 
 from experiments.arms import Arm, play_from_command_line
-from selfimprove.config import Preset
-from selfimprove.presets import PRESETS
+from selfimprove.presets import PRESETS, Preset
 
 ROUNDS = 8
 COLLAPSING = 6  # rounds of the arms that collapse, and of the arms with a cure

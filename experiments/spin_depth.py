@@ -10,8 +10,7 @@ from pathlib import Path
 from experiments.arms import Arm, play_from_command_line
 from experiments.deeper import write_deeper
 from experiments.spin_shapes import ADAPTER_RATE, JUDGED, fine_tuning
-from selfimprove.config import Preset
-from selfimprove.presets import PRESETS
+from selfimprove.presets import PRESETS, Preset
 from selfimprove_lab.results.controls import partner
 
 MAPPED = 512  # prompts by which a cell of the map is judged

@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments.arms import Arm, passes, play_from_command_line
-from selfimprove.config import Preset
-from selfimprove.presets import PRESETS
+from selfimprove.presets import PRESETS, Preset
 
 ROUNDS = 3
 ADAPTER_RATE = 5e-4  # learning rate of adapters: a round of rank 8 then ends with the margin of full training (seed 9, no image judged)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from selfimprove.comparison import compare
-    from selfimprove.config import Preset, Settings
-    from selfimprove.presets import get_preset
+    from selfimprove.config import Settings
+    from selfimprove.presets import Preset, get_preset
     from selfimprove.report import score_table
     from selfimprove.rounds import play
     from selfimprove.run import set_up

@@ -1,9 +1,65 @@
-"""Define the named presets: for the shapes world, for Stable Diffusion with the papers' numbers, for a user's own images and prompts."""
+"""Define what a preset is, and the named ones: the shapes world's, Stable Diffusion's with the papers' numbers, one's own images and prompts."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
-from selfimprove.config import LANGUAGE_MODEL, Preset, Settings
+from selfimprove.config import COLUMNS, FREE, JUDGING, LANGUAGE_MODEL, LATER, Settings
 from selfimprove.errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Default model, data and prompts, common settings, and what each round changes in them.
+
+    `rounds`: the changes of rounds 1, 2, ...; the last entry also holds for all later rounds. `prompts`: the source of prompts of recursive
+    self-improvement; self-play uses the captions of its data. `scorers`: published scorers, each a name or name=path, that judge images
+    which the embedded scorers do not know; these scorers are not part of the identity.
+    """
+
+    model: str
+    data: str
+    settings: Settings
+    rounds: tuple[Mapping[str, Any], ...] = field(default=({},))
+    prompts: str = ""
+    scorers: tuple[str, ...] = ()
+
+    def for_round(self, index: int) -> Settings:
+        """Return the settings of round `index` (1, 2, ...)."""
+        return replace(self.settings, **self.rounds[min(index, len(self.rounds)) - 1])
+
+    def all_rounds(self) -> list[Settings]:
+        """Return the settings of rounds 1, 2, ... up to the last entry of `rounds`; later rounds repeat the last entry."""
+        return [self.for_round(index) for index in range(1, len(self.rounds) + 1)]
+
+    def changed(self, **changes: Any) -> "Preset":
+        """Return a copy of the preset in which some settings are replaced in every round; "round 2 steps" is that round's alone.
+
+        As always, what the last round of the preset changes also holds for all later rounds. Given `steps` replace the preset's `epochs`.
+        """
+        if any(settings.epochs for settings in self.all_rounds()):
+            changes = {name.replace("steps", "epochs"): 0 for name in changes if name.split()[-1] == "steps"} | changes
+        common = {name: value for name, value in changes.items() if " " not in name}
+        rounds = [{k: v for k, v in r.items() if k not in common} for r in self.rounds]
+        for index, name, key in sorted((int(key.split()[1]), key.split()[2], key) for key in changes.keys() - common.keys()):
+            rounds += [rounds[-1]] * (index - len(rounds))
+            rounds[index - 1] = rounds[index - 1] | {name: changes[key]}
+        return replace(self, settings=replace(self.settings, **common), rounds=tuple(rounds))
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that change the players as a flat dictionary: {"lr": ..., "round 3 lr": ...}.
+
+        The settings in `FREE` are left out: after an out-of-memory error a run may continue with smaller batches. So are those in
+        `JUDGING`: a finished run may be judged on more prompts; and those in `COLUMNS`, as the data are known by what was read. One of
+        `LATER` is left out at its default.
+        """
+        free, neutral = {*FREE, *JUDGING, *COLUMNS}, Settings()
+        new = {name for name in LATER if getattr(self.settings, name) == getattr(neutral, name)}
+        flat = {name: value for name, value in asdict(self.settings).items() if name not in free | new}
+        for index, differences in enumerate(self.rounds, start=1):
+            flat |= {f"round {index} {name}": value for name, value in differences.items() if name not in free}
+        return flat
+
 
 _SHAPES = Settings(
     samples=768, rollout_steps=10, guidance=3.0, rollout_batch=128, beta=2000.0, steps=60, lr=1.5e-6, warmup=5,

@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any, ClassVar, TypeVar
 
-from selfimprove.config import Preset, Settings, check_kind, choices
+from selfimprove.config import Settings, check_kind, choices
 from selfimprove.errors import ArgumentError
-from selfimprove.presets import PRESETS, choose_preset, get_preset
+from selfimprove.presets import PRESETS, Preset, choose_preset, get_preset
 
 _IPYTHON = {"In", "Out", "get_ipython", "exit", "quit", "open", "request", "from_namespace", "Request", "RsiRequest", "CompareRequest"}
 

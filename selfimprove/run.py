@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from selfimprove.config import Preset, Settings
+from selfimprove.config import Settings
 from selfimprove.data.images import STREAMS, ImageText, load_data, no_images, shapes_prompts, shortened
 from selfimprove.data.prompt_files import PromptError, load_prompts
 from selfimprove.errors import DataError
@@ -21,7 +21,7 @@ from selfimprove.models.resolution import at_resolution
 from selfimprove.models.resolve import resolve_model
 from selfimprove.models.weights import ModelError, model_hash
 from selfimprove.opponent import CacheError, check_identity
-from selfimprove.presets import EMBEDDED, PRESETS, choose_preset, get_preset
+from selfimprove.presets import EMBEDDED, PRESETS, Preset, choose_preset, get_preset
 from selfimprove.processes import check_tracker, choose_device
 from selfimprove.recursion.prompts import Collection, collect, fingerprint, templates
 from selfimprove.recursion.selection import SelectionError, check_selecting

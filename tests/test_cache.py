@@ -15,13 +15,13 @@ from safetensors import safe_open
 from test_rounds import SETTINGS
 from torch import Tensor
 
-from selfimprove.config import Preset
 from selfimprove.data.cache import Wanted, shared_store
 from selfimprove.data.latents import SHARD, Store
 from selfimprove.models.pipeline import Diffuser
 from selfimprove.opponent import CacheError
 from selfimprove.planning.plan import plan, remaining
 from selfimprove.planning.work import count
+from selfimprove.presets import Preset
 from selfimprove.rounds import play
 from selfimprove.run import Run, set_up
 from selfimprove.stages import held_out_latents, real_latents, stored_as, text_store

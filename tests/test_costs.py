@@ -17,7 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from selfimprove import rounds
 from selfimprove.batches import TrainingSet
-from selfimprove.config import Preset, Settings
+from selfimprove.config import Settings
 from selfimprove.models import pipeline as models
 from selfimprove.models.lora import WithoutAdapter, add_adapter
 from selfimprove.models.pipeline import Diffuser, load_diffuser
@@ -34,7 +34,7 @@ from selfimprove.planning.costs import (
 from selfimprove.planning.plan import absent, disk_space, plan, remaining, second_network
 from selfimprove.planning.timing import measure
 from selfimprove.planning.work import Work, count
-from selfimprove.presets import PRESETS
+from selfimprove.presets import PRESETS, Preset
 from selfimprove.rounds import play
 from selfimprove.run import Run, set_up
 from selfimprove.scorers import SHAPES_SCORERS, load_scorers, resident_memory

@@ -12,10 +12,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from selfimprove import train as training
 from selfimprove.batches import TrainingSet, batch_rows, make_batch
-from selfimprove.config import Precision, Preset, Settings
+from selfimprove.config import Precision, Settings
 from selfimprove.evaluation.protocol import ProtocolError, check_comparable, read_scores
 from selfimprove.models.pipeline import Diffuser, load_diffuser
 from selfimprove.opponent import LiveOpponent, precompute
+from selfimprove.presets import Preset
 from selfimprove.rounds import play
 from selfimprove.run import set_up
 from selfimprove.train import train

@@ -11,12 +11,12 @@ from test_stages import SETTINGS as RECURSION
 from test_stages import prepared_run as recursive_run
 
 from selfimprove import stages, train
-from selfimprove.config import Preset
 from selfimprove.data import latents
 from selfimprove.models.weights import model_hash
 from selfimprove.planning import plan as planning
 from selfimprove.planning.plan import plan, remaining
 from selfimprove.planning.work import count
+from selfimprove.presets import Preset
 from selfimprove.rounds import play
 from selfimprove.run_folder import RunError
 

@@ -15,10 +15,11 @@ from selfimprove import opponent as module
 from selfimprove import rounds
 from selfimprove import stages as samples
 from selfimprove.batches import TrainingSet, batch_rows, make_batch
-from selfimprove.config import Preset, Settings, Shared
+from selfimprove.config import Settings, Shared
 from selfimprove.data.latents import SHARD, Store
 from selfimprove.models.pipeline import Diffuser, load_diffuser
 from selfimprove.opponent import CacheError, LiveOpponent, PrecomputedOpponent, precompute
+from selfimprove.presets import Preset
 from selfimprove.rounds import play
 from selfimprove.run import set_up
 

@@ -10,9 +10,9 @@ import torch
 from test_pairs import encoded, row, shard
 from test_rounds import PRESET, SETTINGS
 
-from selfimprove.config import Preset
 from selfimprove.data import streaming
 from selfimprove.data.images import DataError, load_data
+from selfimprove.presets import Preset
 from selfimprove.rounds import play
 from selfimprove.run import set_up
 

@@ -15,9 +15,8 @@ from accelerate.commands.config.config_args import load_config_from_file
 from conftest import write_images
 
 from selfimprove import train as training
-from selfimprove.config import Preset
 from selfimprove.evaluation.evaluate import evaluation_latents
-from selfimprove.presets import PRESETS
+from selfimprove.presets import PRESETS, Preset
 from selfimprove.processes import choose_device, tf32
 from selfimprove.rounds import play
 from selfimprove.run import set_up

@@ -15,11 +15,12 @@ from safetensors.torch import load_file, save_file
 from test_rounds import PRESET
 
 from selfimprove import __main__ as command_line
-from selfimprove.config import Preset, Settings
+from selfimprove.config import Settings
 from selfimprove.data.latents import Store
 from selfimprove.errors import ArgumentError
 from selfimprove.models.pipeline import load_diffuser
 from selfimprove.models.weights import ModelError, model_hash
+from selfimprove.presets import Preset
 from selfimprove.publishing import hub
 from selfimprove.publishing.prune import prune
 from selfimprove.rounds import play

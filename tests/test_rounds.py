@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from selfimprove import rounds, train
 from selfimprove import stages as samples
-from selfimprove.config import Preset, Settings
+from selfimprove.config import Settings
 from selfimprove.data.images import DataError
 from selfimprove.data.latents import Store
 from selfimprove.errors import SelfImproveError
@@ -25,7 +25,7 @@ from selfimprove.evaluation.round_figures import training_figure
 from selfimprove.models.pipeline import load_diffuser
 from selfimprove.models.weights import ModelError, model_hash
 from selfimprove.planning.plan import plan
-from selfimprove.presets import PRESETS
+from selfimprove.presets import PRESETS, Preset
 from selfimprove.report import ceiling_sentence, read_training, score_table, write_summary
 from selfimprove.rounds import play
 from selfimprove.run import Run, set_up

@@ -10,13 +10,14 @@ import torch
 
 from selfimprove import rounds, rsi_stages
 from selfimprove import stages as samples
-from selfimprove.config import Preset, Settings
+from selfimprove.config import Settings
 from selfimprove.data.images import DataError
 from selfimprove.data.latents import Store
 from selfimprove.data.prompt_files import PromptError
 from selfimprove.evaluation.round_figures import selection_figure, training_figure
 from selfimprove.models.weights import model_hash
 from selfimprove.planning.plan import plan
+from selfimprove.presets import Preset
 from selfimprove.recursion.collapse import CollapseError
 from selfimprove.recursion.selection import SelectionError
 from selfimprove.recursion.weighting import WeightingError

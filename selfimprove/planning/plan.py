@@ -10,13 +10,14 @@ from typing import NamedTuple
 import torch
 from accelerate import PartialState
 
-from selfimprove.config import Preset, Settings
+from selfimprove.config import Settings
 from selfimprove.data.latents import SHARD
 from selfimprove.evaluation.watch import WATCHED
 from selfimprove.models.lora import adapter_size
 from selfimprove.planning.costs import Memory, Shapes, count_flops, evaluation_memory, sampling_memory, training_memory
 from selfimprove.planning.timing import measure
 from selfimprove.planning.work import Counts, Work, count, operations
+from selfimprove.presets import Preset
 from selfimprove.run import Run
 from selfimprove.scorers import resident_memory
 from selfimprove.stages import reached, wanted_latents

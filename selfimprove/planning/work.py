@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from selfimprove.config import Preset, Settings
+from selfimprove.config import Settings
 from selfimprove.evaluation.evaluate import HELD_OUT_TIMES
 from selfimprove.evaluation.watch import WATCHED
 from selfimprove.models.samplers import SAMPLERS
 from selfimprove.planning.costs import Flops
+from selfimprove.presets import Preset
 
 
 class Work(NamedTuple):

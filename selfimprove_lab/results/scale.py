@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from selfimprove.config import Preset
 from selfimprove.planning.costs import Flops, Shapes, count_flops, evaluation_memory, sampling_memory, training_memory
 from selfimprove.planning.plan import PEAKS, REACHED, disk_space, duration, second_network, unit
 from selfimprove.planning.work import count, operations
-from selfimprove.presets import PRESETS
+from selfimprove.presets import PRESETS, Preset
 from selfimprove_lab.results.true_sizes import largest_scorer, stable_diffusion, stable_diffusion_3
 
 CARDS = {"sd15-spin": 8, "sd15-dpo": 8, "sd15-sft": 8}  # as many as the papers had; the other presets are for one
