@@ -13,7 +13,6 @@ BetaConvention = Literal["diffusion-dpo", "diffusers", "summed-half", "paper"]
 GeneratedSource = Literal["rollout", "loser", "real", "real-reencoded"]
 Shared = Literal["t+noise", "t", "nothing"]
 ErrorIn = Literal["epsilon", "v"]
-PredictionType = Literal["any", "epsilon", "v_prediction"]
 Precision = Literal["no", "bf16", "fp16"]
 PromptSource = Literal["filtered", "plain", "template"]
 Strategy = Literal["all", "random", "pool", "per-prompt", "threshold", "manual"]
@@ -45,7 +44,6 @@ class Settings:
     validation: int = 128  #: further images that are kept out of training, for the scores that need real images
     image_column: str = ""  #: column of `data`'s table that names the images; if empty, file_name or another usual name
     caption_column: str = ""  #: column that holds the captions; if empty, text, caption, prompt or another usual name
-
     resolution: int = 0  #: pixels of a side of the images, which are square; 0 for the size that the model's folder names
 
     # Rollout: how the opponent's images are sampled.
@@ -95,7 +93,7 @@ class Settings:
     pushing: float = 1.0  #: factor of the generated side's errors; 0 leaves only the reweighted real side
     beta: float = 2000.0
     beta_convention: BetaConvention = "diffusion-dpo"
-    prediction_type: PredictionType = "any"  #: what the model must predict; "any" accepts what its folder states
+    prediction_type: Literal["any", "epsilon", "v_prediction"] = "any"  #: what the model must predict; "any" accepts what its folder states
     error_in: ErrorIn = "epsilon"  #: squared errors in eps, as in the papers, or in v, which are 1 / alpha_t times as large
     shared: Shared = "t+noise"  #: draws that real and generated side share; the released code shares both, the formula "t"
     caption_dropout: float = 0.0  #: share of captions that are replaced by the empty caption
@@ -234,13 +232,8 @@ _FIELDS = {f.name: f for f in fields(Settings)}
 
 
 def check_kind(name: str, value: Any) -> None:
-    """Raise if a setting's value is of another type.
-
-    Raises:
-        ArgumentError: names the setting, the value and the type.
-    """
-    kind = _FIELDS[name].type
-    if not _fits(value, kind):
+    """Raise an ArgumentError that names setting, value and type if a setting's value is of another type."""
+    if not _fits(value, kind := _FIELDS[name].type):
         wanted = getattr(kind, "__name__", str(kind))
         raise ArgumentError(f"{name}={value!r} is of the wrong kind; give {_KINDS.get(wanted, wanted)}")
 

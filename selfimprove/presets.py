@@ -1,4 +1,4 @@
-"""Define what a preset is, and the named ones: the shapes world's, Stable Diffusion's with the papers' numbers, one's own images and prompts."""
+"""Define what a preset is, and the named ones: of the shapes world, of Stable Diffusion with the papers' numbers, of one's own data."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace

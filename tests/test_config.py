@@ -195,6 +195,8 @@ def test_steps_that_are_given_replace_passes() -> None:
     preset = get_preset("own-images")
     assert preset.changed(steps=2).settings.steps_for(300) == 2
     assert preset.changed(steps=2, epochs=1).settings.steps_for(300) == 38
+    one = preset.changed(**{"round 2 steps": 2})
+    assert [one.for_round(k).steps_for(300) for k in (1, 2, 3)] == [375, 2, 2]
     assert preset.changed(lr=1e-6).settings.epochs == preset.settings.epochs
 
 

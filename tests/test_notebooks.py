@@ -144,6 +144,7 @@ def test_settings_are_changed_and_the_preset_is_chosen(tiny: Path, images: Path,
     """A pipeline and images of one's own, with no preset: own-images, of two steps."""
     few = "steps=2, batch=4, rollout_steps=2, evaluation_steps=2, evaluation_prompts=4, lora_rank=2, precision=no"
     text = printed(execute(tmp_path / "out.ipynb", iter=1, model=str(tiny), data=str(images), run=str(tmp_path / "run"), set=few))
-    assert "preset own-images: none was named, and what is given is your own\nrun folder " in text
+    said = text.index("preset own-images: none was named, and what is given is your own\n")
+    assert said < text.index("\nrun folder ")
     assert "2 steps of 4 pairs (lr 5e-05, beta 5000)" in text
     assert (tmp_path / "run" / "round_1" / "lora" / "README.md").exists()
