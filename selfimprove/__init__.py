@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 __all__ = ["Preset", "Settings", "compare", "get_preset", "load_scorers", "play", "score_table", "set_up"]
 
 _HOMES = {
-    "Preset": "config", "Settings": "config", "get_preset": "presets", "set_up": "run", "play": "rounds", "score_table": "report",
+    "Preset": "presets", "Settings": "config", "get_preset": "presets", "set_up": "run", "play": "rounds", "score_table": "report",
     "compare": "comparison", "load_scorers": "scorers",
 }  # fmt: skip
 
