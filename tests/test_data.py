@@ -34,7 +34,7 @@ def test_missing_empty_and_without_metadata(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is empty; put images and a metadata.jsonl"):
         load(tmp_path)
     (tmp_path / "a.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"has no metadata.jsonl or metadata.csv; write one row an image"):
+    with pytest.raises(DataError, match=r"has no metadata.jsonl or metadata.csv; it has a.png; write one row an image"):
         load(tmp_path)
     (tmp_path / "metadata.jsonl").write_text("")
     with pytest.raises(DataError, match="has no rows"):

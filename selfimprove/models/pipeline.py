@@ -1,6 +1,5 @@
 """Load a pipeline folder in the style of Stable Diffusion 1.x, and write a player that plain diffusers can load."""
 
-import gc
 import json
 import os
 import shutil
@@ -117,7 +116,6 @@ class Diffuser:
 
     def load_unet(self, folder: Path) -> UNet2DConditionModel:
         """Load another UNet from a pipeline folder, in float32 and eval mode, on this device."""
-        gc.collect()  # an earlier network that was trained lies in reference cycles, and would stay beside this one
         return load_unet(folder).to(self.device)
 
 

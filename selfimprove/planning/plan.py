@@ -206,7 +206,7 @@ def disk_space(shapes: Shapes, preset: Preset, last: int, examples: int, judged:
     evaluations = (last + 1) * judged * latent * 4
     trained = adapter_size(shapes.unet, s.lora_rank) if s.lora_rank else shapes.parameters
     # weights, two moments, average; once more while a new one is written beside the old one; each round keeps its adapter's
-    checkpoint = (1 + last if s.lora_rank else 2) * (3 + bool(s.ema)) * 4 * trained
+    checkpoint = (max(2, 1 + last) if s.lora_rank else 2) * (3 + bool(s.ema)) * 4 * trained
     rolled = (sides + (s.generated_latents == "reencoded")) * latent * value
     if s.objective == "weighted":
         each = s.samples * rolled + (s.selected or s.samples) * (text + sides * latent) * value

@@ -87,7 +87,9 @@ def count(
     drawn, measured = (steps // every if every else 0 for every in (s.sample_every, s.validate_every))
     seen = min(WATCHED, judged) * drawn
     passes = seen * s.evaluation_steps * (1 + (s.evaluation_guidance != 1)) + HELD_OUT_TIMES * held_out * measured
-    before |= {"opponent": opponent, "training": Work(trained=trained), "watching": Work(forwards=passes, decoded=seen)}
+    before |= {"opponent": opponent, "training": Work(trained=trained)}
+    if passes or seen:
+        before["watching"] = Work(forwards=passes, decoded=seen)
     return Counts(what, before | stages, made)
 
 
