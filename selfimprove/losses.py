@@ -135,9 +135,9 @@ def weighted_denoising(
 def min_snr_weight(alpha: Float[Tensor, " b"], gamma: float, error_in: ErrorIn = "epsilon") -> Float[Tensor, " b"]:
     """Return the min-SNR weight of each example's time step (Hang et al. 2023, arXiv 2303.09556), for errors in eps or in v.
 
-    The paper weighs the error in x0 by min(SNR, gamma) with SNR = a / (1 - a); `alpha` is the cumulative a_t. As |x0_hat - x0|^2 is
-    |eps_hat - eps|^2 / SNR, and |v_hat - v|^2 / (SNR + 1), that is min(SNR, gamma) / SNR for an error in eps, and min(SNR, gamma) /
-    (SNR + 1) for one in v. What the network predicts makes no difference: `error_in` says which error is weighed.
+    The paper weighs the squared error in x0 by min(SNR, gamma) with SNR = a / (1 - a); `alpha` is the cumulative a_t. The squared error in
+    x0 is the one in eps over SNR, and the one in v over SNR + 1. So the weight is min(SNR, gamma) / SNR for an error in eps, and
+    min(SNR, gamma) / (SNR + 1) for one in v. What the network predicts makes no difference: `error_in` says which error is weighed.
 
     Example by hand, a = 0.9 and 0.2, so SNR = 9 and 1/4, with gamma 5:
 
