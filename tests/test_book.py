@@ -7,7 +7,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 BOOK = ROOT / "book"
-REFERENCE = {"api.md", "changelog.md", "cite.md", "errata.md", "faults.md", "glossary.md", "notation.md", "references.md"}  # looked up only
+REFERENCE = {
+    "api.md",
+    "changelog.md",
+    "cite.md",
+    "errata.md",
+    "faults.md",
+    "glossary.md",
+    "inputs.md",
+    "notation.md",
+    "references.md",
+}  # looked up only
 OUTSIDE = {"study.ipynb"}  # for raters; no page of the book
 EXPERIMENTS = ["spin_round", "07_spin_rounds", "rsi_round", "08_rsi_rounds", "09_collapse", "10_ablations", "11_evaluation"]
 
@@ -109,3 +119,10 @@ def test_lines_of_code_that_pages_show_are_found() -> None:
                 names = inside.split(".")
                 assert re.search(rf"^(?:def|class) {names[0]}\b", code, flags=re.MULTILINE), (name, path, inside)
                 assert all(re.search(rf"^ +def {part}\b", code, flags=re.MULTILINE) for part in names[1:]), (name, path, inside)
+
+
+def test_inputs_name_tests_that_exist() -> None:
+    named = re.findall(r"`(test_\w+)::(test_\w+)`", pages()["inputs.md"])
+    assert len(named) > 30
+    for file, name in named:
+        assert f"def {name}(" in (ROOT / "tests" / f"{file}.py").read_text(), (file, name)
