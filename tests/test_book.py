@@ -16,6 +16,7 @@ REFERENCE = {
     "glossary.md",
     "inputs.md",
     "notation.md",
+    "peers.md",
     "references.md",
 }  # looked up only
 OUTSIDE = {"study.ipynb"}  # for raters; no page of the book
