@@ -16,8 +16,9 @@ GeneratedLatents = Literal["reencoded", "raw"]
 GeneratedSource = Literal["rollout", "loser", "real", "real-reencoded"]
 Opponent = Literal["previous", "base"]
 Shared = Literal["t+noise", "t", "nothing"]
-ErrorIn = Literal["epsilon", "v"]
-PredictionType = Literal["any", "epsilon", "v_prediction"]
+ErrorIn = Literal["epsilon", "v", "velocity", "x0", "likelihood"]
+TimeDensity = Literal["uniform", "logit-normal", "mode"]
+PredictionType = Literal["any", "epsilon", "v_prediction", "flow_prediction"]
 Precision = Literal["no", "bf16", "fp16"]
 PromptSource = Literal["filtered", "plain", "template"]
 Strategy = Literal["all", "random", "pool", "per-prompt", "threshold", "manual"]
@@ -25,7 +26,7 @@ Combination = Literal["rank", "zscore"]
 Weighting = Literal["none", "distance"]
 Distance = Literal["l2", "l2-unscaled", "l2-scaled-twice", "rms", "per-channel"]
 Reference = Literal["mean", "to-mean", "nearest", "two-sided"]
-TimeWeight = Literal["snr", "one"]
+TimeWeight = Literal["snr", "one", "inverse-variance"]
 Normalisation = Literal["count", "weights"]
 OnCollapse = Literal["warn", "stop", "ignore"]
 
@@ -82,7 +83,7 @@ class Settings:
     weight_sigma2: float | None = None  #: decay beyond `weight_beta`; None takes the references' largest distance minus that quantile
     weight_quantile: float = 0.9
     normalisation: Normalisation = "count"  #: divide by the number of samples, as eq. (6), or by the sum of weights
-    time_weight: TimeWeight = "snr"  #: lambda_t of eq. (6); "snr" gives the plain error in eps, "one" the plain error in x0
+    time_weight: TimeWeight = "snr"  #: lambda_t of eq. (6); plain error in eps, in x0 ("one"), or in the velocity
 
     # Further training data of a round of recursion: remedies for collapse that are known from other work.
     accumulate: bool = False  #: also train on the samples that earlier rounds selected
@@ -97,7 +98,11 @@ class Settings:
     beta: float = 2000.0
     beta_convention: BetaConvention = "diffusion-dpo"
     prediction_type: PredictionType = "any"  #: what the model must predict; "any" accepts what its folder states
-    error_in: ErrorIn = "epsilon"  #: squared errors in eps, as in the papers, or in v, which are 1 / alpha_t times as large
+    error_in: ErrorIn = "epsilon"  #: what squared errors are of; the papers' eps, a flow's "velocity", ... (`Schedule.error_scale`)
+    time_density: TimeDensity = "uniform"  #: of training times, as shares of the way to noise (sigma, for a flow)
+    time_mean: float = 0.0  #: mean of the logit for "logit-normal"; above 0 is towards noise
+    time_std: float = 1.0  #: standard deviation of the logit for "logit-normal"; scale of "mode"
+    time_shift: float = 1.0  #: moves training times towards noise, s -> k s / (1 + (k - 1) s); released recipes of SD3 have 3
     shared: Shared = "t+noise"  #: draws that real and generated side share; the released code shares both, the formula "t"
     caption_dropout: float = 0.0  #: share of captions that are replaced by the empty caption
     flip: bool = False  #: mirror half of the pairs, both sides of a pair alike
@@ -132,7 +137,7 @@ class Settings:
             if not _fits(value, field_.type):
                 wanted = getattr(field_.type, "__name__", str(field_.type))
                 raise ArgumentError(f"{field_.name}={value!r} is of the wrong kind; give {_KINDS.get(wanted, wanted)}")
-        positive = ("samples", "rollout_steps", "rollout_batch", "beta", "steps", "batch", "lr", "clip", "evaluation_prompts")
+        positive = ("samples", "rollout_steps", "rollout_batch", "beta", "steps", "batch", "lr", "clip", "evaluation_prompts", "time_shift")
         for name in (*positive, "evaluation_images", "neighbours", "evaluation_steps", "checkpoint_every"):
             if not getattr(self, name) > 0:
                 raise ArgumentError(f"{name}={getattr(self, name)!r} must be greater than 0; give a positive number")

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -14,7 +14,7 @@ from selfimprove.config import Precision
 from selfimprove.models.network import Conditioning, Denoiser, guided
 from selfimprove.models.pipeline import AUTOCAST, Diffuser
 from selfimprove.models.samplers import SAMPLERS
-from selfimprove.schedule import Schedule, Step, Transition
+from selfimprove.schedule import Schedule, Step, Time, Transition
 
 
 @runtime_checkable
@@ -40,7 +40,7 @@ class State(NamedTuple):
 def predict(
     denoiser: Denoiser,
     noisy: Float[Tensor, "b c h w"],
-    t: int | Int[Tensor, " b"],
+    t: Time | Shaped[Tensor, " b"],
     text: Float[Tensor, "b l d"],
     empty: Float[Tensor, "1 l d"] | None = None,
     guidance: float = 1.0,
@@ -81,11 +81,11 @@ def _solve(
 ) -> Tensor:
     """Solve the probability-flow equation from x_T = `noisy` with a multistep solver of diffusers, on the model's own noise schedule."""
     world.schedule.timesteps(steps)  # raises for a number of steps that the schedule does not have
-    solver = SAMPLERS[sampler].solver(dict(world.schedule.scheduler.config))
+    solver = SAMPLERS[sampler].solver(world.schedule.solver_config())
     solver.set_timesteps(steps or len(world.schedule))
     text, empty, noisy = text.to(world.device), empty.to(world.device), noisy * solver.init_noise_sigma
     for t in solver.timesteps:
-        output = predict(denoiser, solver.scale_model_input(noisy, t), int(t), text, empty, guidance)
+        output = predict(denoiser, solver.scale_model_input(noisy, t), t.item(), text, empty, guidance)
         noisy = solver.step(output, t, noisy).prev_sample
     return noisy
 

@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, gather_object, is_tensorboard_available
 from diffusers import UNet2DConditionModel
 from diffusers.training_utils import EMAModel
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor, distributed, nn
 from tqdm.auto import tqdm
 
@@ -46,7 +46,7 @@ def objective(
     """Return the loss terms of one forward pass of the player on [real; generated]; `reference`: the opponent's errors, or None."""
     errors = batch.errors(player)
     if settings.objective == "weighted":
-        return losses.weighted_denoising(errors, batch.weight, batch.alpha, settings.time_weight)
+        return losses.weighted_denoising(errors, batch.weight, batch.alpha, settings.time_weight, batch.variance)
     if reference is None:
         return losses.denoising(errors)
     real, generated = errors.chunk(2)
@@ -58,12 +58,12 @@ def objective(
     )
 
 
-def _stop_if_not_finite(loss: Float[Tensor, " b"], t: Int[Tensor, " n"], keys: list[str], step: int) -> None:
+def _stop_if_not_finite(loss: Float[Tensor, " b"], t: Shaped[Tensor, " n"], keys: list[str], step: int) -> None:
     finite = torch.isfinite(loss)
     if not bool(finite.all()):
         row = int((~finite).nonzero()[0])
         raise FloatingPointError(
-            f"the loss is not finite at step {step}, t={int(t[row])}, example {keys[row]}; "
+            f"the loss is not finite at step {step}, t={float(t[row]):g}, example {keys[row]}; "
             "lower lr or beta, or check that example; a run started again continues from the last checkpoint"
         )
 

@@ -197,10 +197,10 @@ def held_out_error(
         for index in range(HELD_OUT_TIMES):
             noise = draws.normal(EVALUATION_SEED, "held-out/noise", (index,), ids[part], diffuser.latent_shape).to(device)
             within = draws.uniform(EVALUATION_SEED, "held-out/timestep", (index,), ids[part])
-            t = ((index + within) / HELD_OUT_TIMES * len(schedule)).long().to(device)
+            t = schedule.time((index + within) / HELD_OUT_TIMES).to(device)
             with mixed:
                 prediction = denoise(unet, schedule.add_noise(real, noise, t), t, text)
-            scale = schedule.error_scale(schedule.alphas_cumprod[t], "epsilon")
+            scale = schedule.error_scale(t, "epsilon")
             errors.append((scale * squared_error(prediction, schedule.target(real, noise, t))).cpu())
         found.append((part.start, torch.stack(errors).mean(0).numpy()))
     everything = sorted(gather_object(found), key=lambda pair: pair[0])

@@ -3,8 +3,10 @@
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
+
+from selfimprove.schedule import Time
 
 
 @runtime_checkable
@@ -37,16 +39,16 @@ class Conditioning(NamedTuple):
 
 
 def denoise(
-    network: Denoiser, noisy: Float[Tensor, "b c h w"], t: int | Int[Tensor, " b"], conditioning: Conditioning
+    network: Denoiser, noisy: Float[Tensor, "b c h w"], t: Time | Shaped[Tensor, " b"], conditioning: Conditioning
 ) -> Float[Tensor, "b c h w"]:
-    """Return the network's output, eps or v, at (x_t, t, c)."""
+    """Return the network's output, eps, v or a velocity, at (x_t, t, c)."""
     return network(noisy, t, conditioning.text).sample
 
 
 def guided(
     network: Denoiser,
     noisy: Float[Tensor, "b c h w"],
-    t: int | Int[Tensor, " b"],
+    t: Time | Shaped[Tensor, " b"],
     conditioning: Conditioning,
     empty: Conditioning | None = None,
     guidance: float = 1.0,
@@ -57,7 +59,7 @@ def guided(
     """
     if guidance == 1 or empty is None:
         return denoise(network, noisy, t, conditioning).to(noisy.dtype)
-    times = t if isinstance(t, int) else t.repeat(2)
+    times = t.repeat(2) if isinstance(t, Tensor) else t
     both = denoise(network, torch.cat([noisy, noisy]), times, empty.like(conditioning).beside(conditioning))
     unconditional, conditional = both.to(noisy.dtype).chunk(2)  # converted before guidance multiplies the difference
     return unconditional + guidance * (conditional - unconditional)

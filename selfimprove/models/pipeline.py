@@ -20,6 +20,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from selfimprove.errors import SelfImproveError
 from selfimprove.files import sha256
+from selfimprove.models.paths import DiffusionSchedule
 from selfimprove.schedule import Schedule
 from selfimprove.shapes import PIPELINE
 
@@ -257,7 +258,7 @@ PIPELINES: dict[str, Callable[[Path, torch.device], Diffuser]] = {"StableDiffusi
 
 def _load_schedule(folder: Path, device: torch.device) -> Schedule:
     try:
-        return Schedule(DDIMScheduler.from_pretrained(folder / "scheduler", clip_sample=False), device)
+        return DiffusionSchedule(DDIMScheduler.from_pretrained(folder / "scheduler", clip_sample=False), device)
     except (ValueError, NotImplementedError) as error:  # NotImplementedError: a beta_schedule that diffusers does not know
         raise ModelError(f"model={str(folder)!r}: its scheduler cannot be used: {error}") from error
 

@@ -12,12 +12,8 @@ class Sampler(NamedTuple):
     scheduler: str = ""
 
     def solver(self, config: dict[str, Any]) -> Any:
-        """Return the diffusers scheduler with a model's own noise schedule.
-
-        Its time steps are "trailing": the first one is the last step of the schedule. Stable Diffusion's folders ask for "leading" steps,
-        which start below that step, where x_t must already hold some image; the solver would start there from pure noise.
-        """
-        return getattr(diffusers, self.scheduler).from_config(config, timestep_spacing="trailing")
+        """Return the diffusers scheduler on a model's own path (`Schedule.solver_config`)."""
+        return getattr(diffusers, self.scheduler).from_config(config)
 
 
 SAMPLERS = {

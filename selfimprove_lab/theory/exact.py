@@ -48,14 +48,14 @@ def noise_error(
     `target` is eps_t on the data's path, and the opponent's eps_k(x'_t) on its own path. e_hat is the path's, shared by all models.
     """
     step, noisy = path.steps[index], path.states[index]
-    _, eps = world.schedule.clean_and_noise(noisy, denoiser(noisy, step.t, text).sample, step.alpha)
+    _, eps = world.schedule.clean_and_noise(noisy, denoiser(noisy, step.t, text).sample, step.alpha, step.variance)
     return step.h**2 * losses.squared_error(target + step.sigma / step.h * path.noise[index], eps)
 
 
 def data_noise(path: Trajectory, index: int, clean: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """Return eps_t of the data's path, for which `x_t = sqrt(alpha_t) x_0 + sqrt(1 - alpha_t) eps_t`."""
     step = path.steps[index]
-    return (path.states[index] - step.alpha**0.5 * clean) / (1 - step.alpha) ** 0.5
+    return (path.states[index] - step.alpha**0.5 * clean) / step.variance**0.5
 
 
 def path_errors(game: Game) -> losses.Errors:

@@ -77,7 +77,7 @@ def noising_trajectory(
     schedule, shape, dtype = world.schedule, tuple(clean.shape[1:]), world.schedule.dtype
     clean = clean.to(world.device, dtype)
     first = draws.normal(seed, stream, (round_index,), ids, shape).to(world.device, dtype)
-    states = [steps[0].alpha ** 0.5 * clean + (1 - steps[0].alpha) ** 0.5 * first]
+    states = [steps[0].alpha ** 0.5 * clean + steps[0].variance ** 0.5 * first]
     noises, log_probs = [], []
     for index, step in enumerate(steps):
         transition = schedule.posterior(states[-1], clean, step)
