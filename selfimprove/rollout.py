@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from selfimprove import draws
 from selfimprove.config import Precision
-from selfimprove.models.network import Conditioning, Denoiser, guided
+from selfimprove.models.network import Denoiser, Text, conditioning, guided
 from selfimprove.models.pipeline import AUTOCAST, Diffuser
 from selfimprove.models.samplers import SAMPLERS
 from selfimprove.schedule import Schedule, Step, Time, Transition
@@ -41,19 +41,19 @@ def predict(
     denoiser: Denoiser,
     noisy: Float[Tensor, "b c h w"],
     t: Time | Shaped[Tensor, " b"],
-    text: Float[Tensor, "b l d"],
-    empty: Float[Tensor, "1 l d"] | None = None,
+    text: Text,
+    empty: Text | None = None,
     guidance: float = 1.0,
 ) -> Float[Tensor, "b c h w"]:
-    """Return the denoiser's guided output for text embeddings; see `models.network.guided`."""
-    return guided(denoiser, noisy, t, Conditioning(text), None if empty is None else Conditioning(empty), guidance)
+    """Return the denoiser's guided output for a conditioning, or for plain text embeddings; see `models.network.guided`."""
+    return guided(denoiser, noisy, t, conditioning(text), None if empty is None else conditioning(empty), guidance)
 
 
 def states(
     world: World,
     denoiser: Denoiser,
-    text: Tensor,
-    empty: Tensor,
+    text: Text,
+    empty: Text,
     ids: Sequence[str],
     seed: int,
     stream: str,
@@ -77,7 +77,7 @@ def states(
 
 
 def _solve(
-    world: World, denoiser: Denoiser, text: Tensor, empty: Tensor, noisy: Tensor, steps: int | None, guidance: float, sampler: str
+    world: World, denoiser: Denoiser, text: Text, empty: Text, noisy: Tensor, steps: int | None, guidance: float, sampler: str
 ) -> Tensor:
     """Solve the probability-flow equation from x_T = `noisy` with a multistep solver of diffusers, on the model's own noise schedule."""
     world.schedule.timesteps(steps)  # raises for a number of steps that the schedule does not have
@@ -94,8 +94,8 @@ def _solve(
 def rollout(
     world: World,
     denoiser: Denoiser,
-    text: Float[Tensor, "b l d"],
-    empty: Float[Tensor, "1 l d"],
+    text: Text,
+    empty: Text,
     ids: Sequence[str],
     seed: int,
     stream: str,

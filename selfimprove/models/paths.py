@@ -3,6 +3,7 @@
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
@@ -100,14 +101,17 @@ class FlowSchedule(Schedule):
         device: where `add_noise` computes.
         dtype: float32, or float64 for derivations.
         image_tokens: tokens of one image in the network, which a scheduler with dynamic shifting needs; 0 otherwise.
+        even_sigmas: whether sampling asks the scheduler for the sigmas 1, 1 - 1/n, ..., 1/n, which it then shifts.
 
     Raises:
         ValueError: the scheduler shifts dynamically and `image_tokens` is 0.
     """
 
-    def __init__(self, scheduler: Any, device: torch.device, dtype: torch.dtype = torch.float32, image_tokens: int = 0) -> None:
+    def __init__(
+        self, scheduler: Any, device: torch.device, dtype: torch.dtype = torch.float32, image_tokens: int = 0, even_sigmas: bool = False
+    ) -> None:
         super().__init__(scheduler, device, dtype, "flow_prediction")
-        self.scale = scheduler.config.num_train_timesteps
+        self.scale, self.even_sigmas = scheduler.config.num_train_timesteps, even_sigmas
         self._options: dict[str, float] = {}
         if scheduler.config.get("use_dynamic_shifting", False):
             if not image_tokens:
@@ -154,12 +158,15 @@ class FlowSchedule(Schedule):
         steps = len(self) if steps is None else steps
         if not 0 < steps <= len(self):
             raise ValueError(f"steps={steps} must lie between 1 and the schedule's {len(self)}; change the number of sampler steps")
-        self.scheduler.set_timesteps(steps, **self._options)
+        sigmas = np.linspace(1, 1 / steps, steps) if self.even_sigmas else None
+        self.scheduler.set_timesteps(steps, sigmas=sigmas, **self._options)
         times = [sigma * self.scale for sigma in self.scheduler.sigmas.double().tolist()]
         return list(pairwise(times))
 
 
-def path_of(scheduler: Any, device: torch.device, dtype: torch.dtype = torch.float32, image_tokens: int = 0) -> Schedule:
+def path_of(
+    scheduler: Any, device: torch.device, dtype: torch.dtype = torch.float32, image_tokens: int = 0, even_sigmas: bool = False
+) -> Schedule:
     """Return the path of a diffusers scheduler: a flow if it has sigmas and no betas.
 
     Raises:
@@ -167,7 +174,7 @@ def path_of(scheduler: Any, device: torch.device, dtype: torch.dtype = torch.flo
     """
     if "beta_schedule" in scheduler.config or hasattr(scheduler, "alphas_cumprod"):
         return DiffusionSchedule(scheduler, device, dtype)
-    return FlowSchedule(scheduler, device, dtype, image_tokens)
+    return FlowSchedule(scheduler, device, dtype, image_tokens, even_sigmas)
 
 
 def _check_alphas(alphas: list[float], prediction_type: str) -> None:
