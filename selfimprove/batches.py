@@ -15,7 +15,7 @@ from selfimprove import draws
 from selfimprove.config import Settings
 from selfimprove.data.latents import Store
 from selfimprove.losses import squared_error
-from selfimprove.models.network import Conditioning, denoise
+from selfimprove.models.network import Call, Conditioning, call_with_text, denoise
 from selfimprove.schedule import Schedule, density
 
 
@@ -33,6 +33,11 @@ class TrainingSet:
     real: Store
     generated: Store | None
     weights: Float[Tensor, " examples"] | None = None
+    call: Call = call_with_text  # how the network takes its conditioning
+
+    def conditioning(self, rows: list[int]) -> Conditioning:
+        """Return rows of `text`."""
+        return Conditioning({name: self.text.take(name, rows) for name in self.text.names}, self.call)
 
     def fingerprint(self) -> str:
         """Return 12 hexadecimal digits of a hash of ids, text, latents and weights."""
@@ -98,20 +103,27 @@ def make_batch(
 
     sides = [("real", data.real)] + ([("generated", data.generated)] if data.generated else [])
     latents, noises, times = [], [], []
+    own = settings.generated_noise == "own" and data.generated is not None
+
+    def noise_of(side: str, shape: torch.Size) -> Tensor:
+        if own and (side == "generated" or settings.shared == "t+noise"):
+            drawn = draws.normal(seed, "rollout", (settings.drawn_in(round_index),), [data.ids[i] for i in indices], shape)
+            return torch.where(flipped.view(-1, 1, 1, 1), drawn.flip(3), drawn)
+        return draws.normal(seed, f"noise/{'real' if settings.shared == 't+noise' else side}", when, keys, shape)
+
     for side, store in sides:
         latent = clean(store, side)
-        noise_of = "real" if settings.shared == "t+noise" else side
         t_of = "real" if settings.shared != "nothing" else side
         latents.append(latent)
-        noises.append(draws.normal(seed, f"noise/{noise_of}", when, keys, latent.shape[1:]))
+        noises.append(noise_of(side, latent.shape[1:]))
         times.append(schedule.time(density(draws.uniform(seed, f"timestep/{t_of}", when, keys), settings)))
     dropped = draws.uniform(seed, "dropout", when, keys) < settings.caption_dropout
     text_rows = [0 if drop else data.text_rows[i] for i, drop in zip(indices, dropped.tolist(), strict=True)]
-    text = data.text.take("embedding", text_rows).repeat(len(sides), 1, 1)
+    given = data.conditioning(text_rows).repeat(len(sides))
     noise, t = torch.cat(noises).to(device), torch.cat(times).to(device)
     weight = torch.ones(len(rows)) if data.weights is None else data.weights[indices].float()
     image = torch.cat(latents).to(device)
     alpha, variance = schedule.powers(t)
     scale = schedule.error_scale(t, settings.error_in)
     noisy, target = schedule.add_noise(image, noise, t), schedule.target(image, noise, t)
-    return Batch(noisy, target, t, Conditioning(text).to(device), alpha, variance, scale, weight.to(device))
+    return Batch(noisy, target, t, given.to(device), alpha, variance, scale, weight.to(device))

@@ -14,7 +14,8 @@ Objective = Literal["spin", "sft", "weighted"]
 BetaConvention = Literal["diffusion-dpo", "diffusers", "summed-half", "paper"]
 GeneratedLatents = Literal["reencoded", "raw"]
 GeneratedSource = Literal["rollout", "loser", "real", "real-reencoded"]
-Opponent = Literal["previous", "base"]
+Opponent = Literal["previous", "base", "earlier"]
+GeneratedNoise = Literal["fresh", "own"]
 Shared = Literal["t+noise", "t", "nothing"]
 ErrorIn = Literal["epsilon", "v", "velocity", "x0", "likelihood"]
 TimeDensity = Literal["uniform", "logit-normal", "mode"]
@@ -92,7 +93,7 @@ class Settings:
 
     # Objective.
     objective: Objective = "spin"
-    opponent: Opponent = "previous"  #: "base" is the base model in every round, the frozen-opponent experiment
+    opponent: Opponent = "previous"  #: "base" is the frozen-opponent experiment; "earlier" draws one of all earlier players (as SSPO)
     link: str = registered("logistic", "selfimprove.losses:LINKS")
     pushing: float = 1.0  #: factor of the generated side's errors; 0 leaves only the reweighted real side
     beta: float = 2000.0
@@ -104,7 +105,9 @@ class Settings:
     time_std: float = 1.0  #: standard deviation of the logit for "logit-normal"; scale of "mode"
     time_shift: float = 1.0  #: moves training times towards noise, s -> k s / (1 + (k - 1) s); released recipes of SD3 have 3
     shared: Shared = "t+noise"  #: draws that real and generated side share; the released code shares both, the formula "t"
+    generated_noise: GeneratedNoise = "fresh"  #: "own" noises the opponent's image with the noise that it was drawn from
     caption_dropout: float = 0.0  #: share of captions that are replaced by the empty caption
+    neon: float = 0.0  #: step away from self-training, start - neon * (trained - start), Neon's w; 0 keeps what was trained
     flip: bool = False  #: mirror half of the pairs, both sides of a pair alike
 
     # Training.
@@ -142,7 +145,7 @@ class Settings:
             if not getattr(self, name) > 0:
                 raise ArgumentError(f"{name}={getattr(self, name)!r} must be greater than 0; give a positive number")
         counts = ("collected", "clusters", "kept", "selected", "epochs", "real_samples", "validation", "warmup", "micro_batch")
-        for name in (*counts, "weight_decay"):
+        for name in (*counts, "weight_decay", "neon"):
             if getattr(self, name) < 0:
                 raise ArgumentError(f"{name}={getattr(self, name)!r} must not be negative; 0 leaves it out")
         for name in ("lora_rank", "lora_alpha") if self.lora_rank is not None else ():
@@ -157,6 +160,13 @@ class Settings:
             raise ArgumentError(f"selected=0 with strategy={self.strategy!r} keeps nothing; say how many to keep")
         if self.sampler != "ddim" and self.eta:
             raise ArgumentError(f"eta={self.eta!r} belongs to sampler='ddim'; {self.sampler!r} draws no noise: leave eta at 0")
+        if self.generated_noise == "own" and (self.eta or self.generated_source != "rollout"):
+            raise ArgumentError(
+                f"generated_noise='own' needs images that their first noise decides: eta=0 and generated_source='rollout', not "
+                f"eta={self.eta!r} and generated_source={self.generated_source!r}; leave it at 'fresh'"
+            )
+        if self.neon and (self.objective != "weighted" or self.lora_rank is not None):
+            raise ArgumentError(f"neon={self.neon!r} steps away from recursive training of all weights (objective='weighted', no LoRA); give 0")
         if self.objective == "weighted" and self.error_in != "epsilon":
             raise ArgumentError(f"error_in={self.error_in!r} does not apply to objective='weighted'; choose its time_weight instead")
         if self.weight_sigma2 is not None and not self.weight_sigma2 > 0:
@@ -191,6 +201,10 @@ class Settings:
     def reached(self, examples: int) -> int:
         """Return how many of the `examples` examples a round trains on: all, unless its steps end within the first epoch."""
         return min(examples, self.steps_for(examples) * self.batch)
+
+    def drawn_in(self, index: int) -> int:
+        """Return the round whose draws give the opponent's images of round `index`: a frozen opponent keeps its images."""
+        return 1 if self.opponent == "base" else index
 
     def drawn(self, examples: int, cache: bool = False) -> int:
         """Return for how many of the `examples` examples the opponent draws an image in a round of self-play.

@@ -86,7 +86,7 @@ def text_store(run: Run, folder: Path, captions: list[str], dtype: torch.dtype) 
     store = build_store(
         folder,
         len(texts),
-        lambda r: {"embedding": run.diffuser.embed(texts[r.start : r.stop])},
+        lambda r: dict(run.diffuser.embed(texts[r.start : r.stop]).tensors),
         "text",
         dtype,
         of_identity(run, "model"),
@@ -112,7 +112,7 @@ def rollout_store(
     `partners`: rows in the data of the real images beside them, for a `generated_source` other than "rollout".
     """
     diffuser, data = run.diffuser, run.data
-    drawn = 1 if settings.opponent == "base" else index  # a frozen opponent keeps its images
+    drawn = settings.drawn_in(index)
 
     def make(rows: range) -> dict[str, Tensor]:
         part = slice(rows.start, rows.stop)

@@ -58,6 +58,17 @@ def objective(
     )
 
 
+@torch.no_grad()
+def step_away(player: nn.Module, start: nn.Module, factor: float) -> None:
+    """Replace the player's trained weights by start - factor * (trained - start).
+
+    Neon (Alemohammad et al. 2025) extrapolates away from what training on one's own samples does: w = factor.
+    """
+    before = dict(start.named_parameters())
+    for name, weight in player.named_parameters():
+        weight.copy_(before[name] - factor * (weight - before[name]))
+
+
 def _stop_if_not_finite(loss: Float[Tensor, " b"], t: Shaped[Tensor, " n"], keys: list[str], step: int) -> None:
     finite = torch.isfinite(loss)
     if not bool(finite.all()):
