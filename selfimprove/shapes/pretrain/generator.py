@@ -18,7 +18,7 @@ from selfimprove.shapes.pretrain.text import WIDTH, text_states
 from selfimprove.shapes.pretrain.vae import DOWNSAMPLING, LATENT_CHANNELS
 from selfimprove.shapes.render import IMAGE_SIZE, render
 
-STEPS, BATCH, LR = 40_000, 64, 1.5e-3
+STEPS, BATCH, LR = 40_000, 64, 1e-3
 IMAGES = 48_000
 DROPOUT = 0.1  # share of captions replaced by the empty one, for classifier-free guidance
 NEAR = 0.5  # share of times drawn near the middle, where shapes are decided; the others are uniform
