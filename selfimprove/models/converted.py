@@ -17,6 +17,11 @@ VARIABLE = "SELFIMPROVE_CACHE"  # the environment variable that names the folder
 VERSIONS = ("_diffusers_version", "transformers_version", "_name_or_path")  # of who converted and where: no part of what a model is
 
 
+def cache_folder() -> Path:
+    """Return the folder of what can be made again: that of `SELFIMPROVE_CACHE`, or `selfimprove` in the user's cache folder."""
+    return Path(os.environ.get(VARIABLE) or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "selfimprove").expanduser()
+
+
 def converted(name: str, made_from: dict[str, Any], make: Callable[[Path], None]) -> Path:
     """Return the pipeline folder that `make` writes, from the cache if it is there and intact.
 
@@ -27,8 +32,7 @@ def converted(name: str, made_from: dict[str, Any], make: Callable[[Path], None]
         ModelError: the cache cannot be written.
     """
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
-    cache = os.environ.get(VARIABLE) or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "selfimprove"
-    place = Path(cache).expanduser() / "models" / f"{name[:80]}-{key}"
+    place = cache_folder() / "models" / f"{name[:80]}-{key}"
     if _is_intact(place, made_from):
         return place / "pipeline"
     try:

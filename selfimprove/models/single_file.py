@@ -2,7 +2,8 @@
 
 Such a file holds the weights alone, in the names of the original code. Its configuration is looked for in this order: what the user names
 ("file.safetensors as CONFIGURATION": a name in `KNOWN`, a folder or a hub id), the folder of the same name beside the file, the folder
-that holds the file, and `KNOWN`. The tokenizer of `KNOWN` is CLIP's, made from its merges.
+that holds the file, and `KNOWN`. The tokenizer of `KNOWN` is CLIP's, made from its merges, which are found
+in an installed package, in the cache, or on the hub.
 """
 
 from pathlib import Path
