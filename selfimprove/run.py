@@ -1,6 +1,5 @@
 """Set up a run: load and check model, data, prompts, scorers and run folder before anything expensive."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,7 @@ from selfimprove.models.lora import check_rank
 from selfimprove.models.optimiser import check_optimiser
 from selfimprove.models.pipeline import Diffuser, load_diffuser
 from selfimprove.models.resolution import at_resolution
-from selfimprove.models.resolve import resolve_model
+from selfimprove.models.resolve import HUB_ID, resolve_model
 from selfimprove.models.weights import ModelError, model_hash
 from selfimprove.opponent import CacheError, check_identity
 from selfimprove.presets import EMBEDDED, PRESETS, Preset, choose_preset, get_preset
@@ -30,8 +29,6 @@ from selfimprove.scorers import PUBLISHED_SCORERS, Scorer, load_scorers
 from selfimprove.shapes.captions import collected_prompts, concepts
 from selfimprove.shapes.render import IMAGE_SIZE
 from selfimprove.train import CHECKPOINT, learning_rate, other_rates
-
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 @dataclass(frozen=True)

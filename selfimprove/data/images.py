@@ -1,7 +1,6 @@
 """Load image-text sets: the winners of the shapes world, people's own captioned images, or labelled pairs such as Pick-a-Pic."""
 
 import hashlib
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from selfimprove.data.splits import LEAST, group, kept_out
 from selfimprove.data.streaming import streamed
 from selfimprove.draws import EVALUATION_SEED, count_images, example_id, image_of, key_hash, several_captions
 from selfimprove.errors import DataError
+from selfimprove.models.resolve import HUB_ID
 from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove.shapes.captions import Caption, caption
 from selfimprove.shapes.image_sets import HELD_IN_SCENES, base_set, losers, winners
@@ -112,7 +112,7 @@ def load_data(
     if data in ("shapes", "shapes-base"):
         return _shapes(data, samples, validation, evaluation, seed, part)
     path, counts = Path(data).expanduser(), (samples, validation, evaluation)
-    if not path.exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", data) and path.suffix != ".parquet":
+    if not path.exists() and HUB_ID.fullmatch(data) and path.suffix != ".parquet":
         return _streamed_pairs(data, counts, image_size, seed, part)
     try:
         if holds_pairs(path):

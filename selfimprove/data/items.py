@@ -13,7 +13,7 @@ import pyarrow as pa
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from selfimprove.data.opening import Look, look
+from selfimprove.data.opening import Look, digest_of, look
 from selfimprove.errors import DataError
 from selfimprove.files import write_table
 
@@ -44,7 +44,7 @@ class Item:
             encoded = self.read()
         except OSError as error:
             raise DataError(f"{self.name} cannot be read any more ({error}); put it back, and start again") from error
-        if look_digest(encoded) != seen.digest:
+        if digest_of(encoded) != seen.digest:
             raise DataError(f"{self.name} has changed since the data were loaded; start again, so that the run knows what it trains on")
         return encoded
 
@@ -62,11 +62,6 @@ def stamp_of(path: Path) -> tuple[int, int]:
     """Return the size and the time of change of a file, by which it is known not to have changed."""
     state = path.stat()
     return state.st_size, state.st_mtime_ns
-
-
-def look_digest(encoded: bytes) -> str:
-    """Return the digest by which a `Look` knows the bytes of an image."""
-    return hashlib.blake2b(encoded, digest_size=16).hexdigest()
 
 
 def looks(source: str, items: Sequence[Item]) -> list[Look]:

@@ -116,14 +116,19 @@ class Look(NamedTuple):
     width: int = 0
 
 
+def digest_of(content: bytes) -> str:
+    """Return the digest by which a `Look` knows the bytes of a file, and the pixels of an image."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
 def look(encoded: bytes) -> Look:
     """Decode an image far enough to know whether it can be read, and what it shows."""
-    digest = hashlib.blake2b(encoded, digest_size=16).hexdigest()
+    digest = digest_of(encoded)
     try:
         image = open_image(encoded, (LOOK, LOOK))
     except ImageError as error:
         return Look(digest, str(error))
     with Image.open(BytesIO(encoded), formats=FORMATS) as opened:
         width, height = opened.size[::-1] if opened.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) else opened.size
-    pixels = hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest()
+    pixels = digest_of(image.tobytes())
     return Look(digest, "", pixels, image.resize((THUMB, THUMB), Image.Resampling.BOX).tobytes(), height, width)

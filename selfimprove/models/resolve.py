@@ -19,6 +19,7 @@ from selfimprove.models.single_file import from_single_file
 from selfimprove.models.weights import VARIANTS, WEIGHTS, ModelError, brief, check_finite, find_weights, model_hash, shapes
 from selfimprove.shapes import PIPELINE
 
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name, of a model or of a data set
 HUB = "hub:"  # what begins with it is a hub id, whatever folders there are
 
 
@@ -73,7 +74,7 @@ def _pipeline_of(name: str) -> Path:
 def _snapshot(name: str, *weights: str) -> Path:
     """Return the local copy of a hub repository, with its configurations and the weights that it has of these."""
     identity, _, revision = name.removeprefix(HUB).partition("@")
-    path, is_identity = Path(identity).expanduser(), bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", identity))
+    path, is_identity = Path(identity).expanduser(), bool(HUB_ID.fullmatch(identity))
     if not is_identity or (not name.startswith(HUB) and (path.suffix == ".safetensors" or _is_path(path))):
         there = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
         near = "".join(f", but {str(path.parent / n)!r}" for n in get_close_matches(path.name, there, 1))
