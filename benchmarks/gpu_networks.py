@@ -14,10 +14,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from selfimprove.config import Settings
+from selfimprove.models.paths import DiffusionSchedule
 from selfimprove.models.pipeline import Diffuser
 from selfimprove.planning.costs import Shapes
 from selfimprove.presets import PRESETS
-from selfimprove.schedule import Schedule
 from selfimprove.shapes import PIPELINE
 from selfimprove_lab.results.true_sizes import stable_diffusion
 
@@ -113,7 +113,7 @@ class Size:
         if not naive:
             vae.to(memory_format=torch.channels_last)
         tokenizer = CLIPTokenizer.from_pretrained(PIPELINE / "tokenizer", model_max_length=shapes.tokens)
-        schedule = Schedule(DDIMScheduler(**SCHEDULE, clip_sample=False), device)
+        schedule = DiffusionSchedule(DDIMScheduler(**SCHEDULE, clip_sample=False), device)
         made = Diffuser(Path("random weights"), unet, vae, text, tokenizer, schedule, device)
         vars(made)["unet"] = unet  # what would be loaded from the folder at first use
         return made

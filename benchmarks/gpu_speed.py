@@ -45,7 +45,7 @@ def training_set(diffuser: Diffuser, settings: Settings, folder: Path) -> Traini
     def latents(rows: range) -> dict[str, torch.Tensor]:
         return {"mean": torch.randn(len(rows), *diffuser.latent_shape), "std": torch.full((len(rows), *diffuser.latent_shape), 0.1)}
 
-    text = build_store(folder / "text", len(texts), lambda r: {"embedding": diffuser.embed(texts[r.start : r.stop])}, "text", dtype)
+    text = build_store(folder / "text", len(texts), lambda r: dict(diffuser.embed(texts[r.start : r.stop]).tensors), "text", dtype)
     real, generated = (build_store(folder / side, EXAMPLES, latents, side, dtype) for side in ("real", "generated"))
     return TrainingSet(tuple(texts[1:]), list(range(1, len(texts))), text, real, generated)
 

@@ -58,7 +58,7 @@ def measure(case: str, model: str) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        text = build_store(folder / "text", 2, lambda r: {"embedding": diffuser.embed(["", "a star"])[r.start : r.stop]}, "text")
+        text = build_store(folder / "text", 2, lambda r: dict(diffuser.embed(["", "a star"][r.start : r.stop]).tensors), "text")
         stores = [build_store(folder / side, n, latents, side) for side in ("real", "generated")]
         data = TrainingSet(tuple(map(str, range(n))), [1] * n, text, *stores)
         opponent: Any = None

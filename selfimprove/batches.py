@@ -8,15 +8,15 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from selfimprove import draws
 from selfimprove.config import Settings
 from selfimprove.data.latents import Store
 from selfimprove.losses import squared_error
-from selfimprove.models.network import Conditioning, denoise
-from selfimprove.schedule import Schedule
+from selfimprove.models.network import Call, Conditioning, call_with_text, denoise
+from selfimprove.schedule import Schedule, density
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ class TrainingSet:
     real: Store
     generated: Store | None
     weights: Float[Tensor, " examples"] | None = None
+    call: Call = call_with_text  # how the network takes its conditioning
+
+    def conditioning(self, rows: list[int]) -> Conditioning:
+        """Return rows of `text`."""
+        return Conditioning({name: self.text.take(name, rows) for name in self.text.names}, self.call)
 
     @property
     def images(self) -> int:
@@ -50,20 +55,21 @@ class TrainingSet:
 class Batch:
     """One micro-batch of B examples; with generated images all fields but `weight` have 2B rows, the real side first.
 
-    `target`: what the network should predict, eps or v. `scale`: the factor that turns its squared error into one in `error_in`.
-    `alpha`: the cumulative a_t of each time step. `weight`: one factor per example.
+    `target`: what the network should predict. `scale`: the factor that turns its squared error into one in `error_in`.
+    `alpha`, `variance`: a_t^2 and b_t^2 of each time. `weight`: one factor per example.
     """
 
     noisy: Float[Tensor, "n c h w"]
     target: Float[Tensor, "n c h w"]
-    t: Int[Tensor, " n"]
+    t: Shaped[Tensor, " n"]
     conditioning: Conditioning
     alpha: Float[Tensor, " n"]
+    variance: Float[Tensor, " n"]
     scale: Float[Tensor, " n"]
     weight: Float[Tensor, " b"]
 
     def errors(self, network: Callable[..., Any]) -> Float[Tensor, " n"]:
-        """Return the network's squared error on each row, the mean over C*H*W, in eps or v as `error_in` asks."""
+        """Return the network's squared error on each row, the mean over C*H*W, in what `error_in` asks for."""
         return self.scale * squared_error(denoise(network, self.noisy, self.t, self.conditioning), self.target)
 
 
@@ -93,7 +99,7 @@ def make_batch(
     data: TrainingSet, rows: list[tuple[int, int]], settings: Settings, schedule: Schedule, seed: int, round_index: int, step: int
 ) -> Batch:
     """Return noisy latents, targets, time steps and text of the examples in `rows`; every draw is stateless."""
-    device = schedule.alphas_cumprod.device
+    device = schedule.device
     indices = [row for row, _ in rows]
     keys = [f"{data.ids[row]}/{epoch}" for row, epoch in rows]
     when = (round_index, step)
@@ -109,20 +115,27 @@ def make_batch(
 
     sides = [("real", data.real)] + ([("generated", data.generated)] if data.generated else [])
     latents, noises, times = [], [], []
+    own = settings.generated_noise == "own" and data.generated is not None
+
+    def noise_of(side: str, shape: torch.Size) -> Tensor:
+        if own and (side == "generated" or settings.shared == "t+noise"):
+            drawn = draws.normal(seed, "rollout", (settings.drawn_in(round_index),), [data.ids[i] for i in indices], shape)
+            return torch.where(flipped.view(-1, 1, 1, 1), drawn.flip(3), drawn)
+        return draws.normal(seed, f"noise/{'real' if settings.shared == 't+noise' else side}", when, keys, shape)
+
     for side, store in sides:
         latent = clean(store, side)
-        noise_of = "real" if settings.shared == "t+noise" else side
         t_of = "real" if settings.shared != "nothing" else side
         latents.append(latent)
-        noises.append(draws.normal(seed, f"noise/{noise_of}", when, keys, latent.shape[1:]))
-        times.append(draws.integers(seed, f"timestep/{t_of}", when, keys, len(schedule)))
+        noises.append(noise_of(side, latent.shape[1:]))
+        times.append(schedule.time(density(draws.uniform(seed, f"timestep/{t_of}", when, keys), settings)))
     dropped = draws.uniform(seed, "dropout", when, keys) < settings.caption_dropout
     text_rows = [0 if drop else data.text_rows[i] for i, drop in zip(indices, dropped.tolist(), strict=True)]
-    text = data.text.take("embedding", text_rows).repeat(len(sides), 1, 1)
+    given = data.conditioning(text_rows).repeat(len(sides))
     noise, t = torch.cat(noises).to(device), torch.cat(times).to(device)
     weight = torch.ones(len(rows)) if data.weights is None else data.weights[indices].float()
     image = torch.cat(latents).to(device)
-    alpha = schedule.alphas_cumprod[t]
-    scale = schedule.error_scale(alpha, settings.error_in)
+    alpha, variance = schedule.powers(t)
+    scale = schedule.error_scale(t, settings.error_in)
     noisy, target = schedule.add_noise(image, noise, t), schedule.target(image, noise, t)
-    return Batch(noisy, target, t, Conditioning(text).to(device), alpha, scale, weight.to(device))
+    return Batch(noisy, target, t, given.to(device), alpha, variance, scale, weight.to(device))

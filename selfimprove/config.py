@@ -12,14 +12,15 @@ from selfimprove.errors import ArgumentError
 BetaConvention = Literal["diffusion-dpo", "diffusers", "summed-half", "paper"]
 GeneratedSource = Literal["rollout", "loser", "real", "real-reencoded"]
 Shared = Literal["t+noise", "t", "nothing"]
-ErrorIn = Literal["epsilon", "v"]
+ErrorIn = Literal["epsilon", "v", "velocity", "x0", "likelihood"]
+PredictionType = Literal["any", "epsilon", "v_prediction", "flow_prediction"]
 Precision = Literal["no", "bf16", "fp16"]
 PromptSource = Literal["filtered", "plain", "template"]
 Strategy = Literal["all", "random", "pool", "per-prompt", "threshold", "manual"]
 Combination = Literal["rank", "zscore"]
 Distance = Literal["l2", "l2-unscaled", "l2-scaled-twice", "rms", "per-channel"]
 Reference = Literal["mean", "to-mean", "nearest", "two-sided"]
-TimeWeight = Literal["snr", "one"]
+TimeWeight = Literal["snr", "one", "inverse-variance"]
 OnCollapse = Literal["warn", "stop", "ignore"]
 
 
@@ -79,7 +80,7 @@ class Settings:
     weight_sigma2: float | None = None  #: decay beyond `weight_beta`; None takes the references' largest distance minus that quantile
     weight_quantile: float = 0.9
     normalisation: Literal["count", "weights"] = "count"  #: divide by the number of samples, as eq. (6), or by the sum of weights
-    time_weight: TimeWeight = "snr"  #: lambda_t of eq. (6); "snr" gives the plain error in eps, "one" the plain error in x0
+    time_weight: TimeWeight = "snr"  #: lambda_t of eq. (6); plain error in eps, in x0 ("one"), or in a flow's velocity
 
     # Further training data of a round of recursion: remedies for collapse that are known from other work.
     accumulate: bool = False  #: also train on the samples that earlier rounds selected
@@ -88,15 +89,21 @@ class Settings:
 
     # Objective.
     objective: Literal["spin", "sft", "weighted"] = "spin"
-    opponent: Literal["previous", "base"] = "previous"  #: "base" is the base model in every round, the frozen-opponent experiment
+    opponent: Literal["previous", "base", "earlier"] = "previous"  #: "base" never changes; "earlier" draws one of all before (as SSPO)
     link: str = registered("logistic", "selfimprove.losses:LINKS")
     pushing: float = 1.0  #: factor of the generated side's errors; 0 leaves only the reweighted real side
     beta: float = 2000.0
     beta_convention: BetaConvention = "diffusion-dpo"
-    prediction_type: Literal["any", "epsilon", "v_prediction"] = "any"  #: what the model must predict; "any" accepts what its folder states
-    error_in: ErrorIn = "epsilon"  #: squared errors in eps, as in the papers, or in v, which are 1 / alpha_t times as large
+    prediction_type: PredictionType = "any"  #: what the model must predict; "any" accepts what its folder states
+    error_in: ErrorIn = "epsilon"  #: what squared errors are of; the papers' eps, a flow's "velocity", ... (`Schedule.error_scale`)
+    time_density: Literal["uniform", "logit-normal", "mode"] = "uniform"  #: of training times, as shares of the way to noise
+    time_mean: float = 0.0  #: mean of the logit for "logit-normal"; above 0 is towards noise
+    time_std: float = 1.0  #: standard deviation of the logit for "logit-normal"; scale of "mode"
+    time_shift: float = 1.0  #: moves training times towards noise, s -> k s / (1 + (k - 1) s); released recipes of SD3 have 3
     shared: Shared = "t+noise"  #: draws that real and generated side share; the released code shares both, the formula "t"
+    generated_noise: Literal["fresh", "own"] = "fresh"  #: "own" noises the opponent's image with the noise that it was drawn from
     caption_dropout: float = 0.0  #: share of captions that are replaced by the empty caption
+    neon: float = 0.0  #: step away from self-training, start - neon * (trained - start), Neon's w; 0 keeps what was trained
     flip: bool = False  #: mirror half of the pairs, both sides of a pair alike
 
     # Training.
@@ -133,12 +140,12 @@ class Settings:
     def __post_init__(self) -> None:
         for field_ in fields(self):
             check_kind(field_.name, getattr(self, field_.name))
-        positive = ("samples", "rollout_steps", "rollout_batch", "beta", "steps", "batch", "lr", "clip", "evaluation_prompts")
+        positive = ("samples", "rollout_steps", "rollout_batch", "beta", "steps", "batch", "lr", "clip", "evaluation_prompts", "time_shift")
         for name in (*positive, "evaluation_images", "neighbours", "evaluation_steps", "checkpoint_every"):
             if not getattr(self, name) > 0:
                 raise ArgumentError(f"{name}={getattr(self, name)!r} must be greater than 0; give a positive number")
         counts = ("collected", "clusters", "kept", "selected", "epochs", "real_samples", "validation", "warmup", "micro_batch")
-        for name in (*counts, "resolution", "min_snr", "sample_every", "validate_every", "weight_decay"):
+        for name in (*counts, "resolution", "min_snr", "sample_every", "validate_every", "weight_decay", "neon"):
             if getattr(self, name) < 0:
                 raise ArgumentError(f"{name}={getattr(self, name)!r} must not be negative; 0 leaves it out")
         for name in ("lora_rank", "lora_alpha") if self.lora_rank is not None else ():
@@ -153,9 +160,16 @@ class Settings:
             raise ArgumentError(f"selected=0 with strategy={self.strategy!r} keeps nothing; say how many to keep")
         if self.sampler != "ddim" and self.eta:
             raise ArgumentError(f"eta={self.eta!r} belongs to sampler='ddim'; {self.sampler!r} draws no noise: leave eta at 0")
+        if self.generated_noise == "own" and (self.eta or self.generated_source != "rollout"):
+            raise ArgumentError(
+                f"generated_noise='own' needs images that their first noise decides: eta=0 and generated_source='rollout', not "
+                f"eta={self.eta!r} and generated_source={self.generated_source!r}; leave it at 'fresh'"
+            )
+        if self.neon and (self.objective != "weighted" or self.lora_rank is not None):
+            raise ArgumentError(f"neon={self.neon!r} steps away from training of all weights by objective='weighted', without LoRA; give 0")
         if self.objective == "weighted" and self.error_in != "epsilon":
             raise ArgumentError(f"error_in={self.error_in!r} does not apply to objective='weighted'; choose its time_weight instead")
-        if self.min_snr and (self.objective == "spin" or self.time_weight == "one"):
+        if self.min_snr and (self.objective == "spin" or self.time_weight != "snr"):
             raise ArgumentError(f"min_snr={self.min_snr!r} is for objective='sft', or 'weighted' with time_weight='snr'; leave it at 0")
         if self.negative_prompt and self.guidance == self.evaluation_guidance == 1:
             raise ArgumentError(f"negative_prompt={self.negative_prompt!r} does nothing without guidance; leave it out, or raise guidance")
@@ -192,6 +206,10 @@ class Settings:
         """Return how many of the `examples` examples a round trains on: all, unless its steps end within the first epoch."""
         return min(examples, self.steps_for(examples) * self.batch)
 
+    def drawn_in(self, index: int) -> int:
+        """Return the round whose draws give the opponent's images of round `index`: a frozen opponent keeps its images."""
+        return 1 if self.opponent == "base" else index
+
     def drawn(self, examples: int, cache: bool = False) -> int:
         """Return for how many of the `examples` examples the opponent draws an image in a round of self-play.
 
@@ -227,7 +245,10 @@ JUDGING = (
 )  # fmt: skip
 COLUMNS = ("image_column", "caption_column")
 # Settings that came later: an identity names one only where it is not at its default, so that runs made before keep their identity.
-LATER = ("resolution", "negative_prompt", "min_snr", "optimiser")
+LATER = (
+    *("resolution", "negative_prompt", "min_snr", "optimiser", "generated_noise", "neon"),
+    *("time_density", "time_mean", "time_std", "time_shift"),
+)
 _FIELDS = {f.name: f for f in fields(Settings)}
 
 

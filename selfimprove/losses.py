@@ -115,12 +115,15 @@ def weighted_denoising(
     weight: Float[Tensor, " b"],
     alpha: Float[Tensor, " b"],
     time_weight: TimeWeight = "snr",
+    variance: Float[Tensor, " b"] | None = None,
 ) -> WeightedTerms:
-    """Return the loss of RSIDiff eq. (6), `w_s lambda_t |x0_hat - x_0|^2`, from errors in eps; `alpha` is the cumulative a_t per example.
+    """Return the loss of RSIDiff eq. (6), `w_s lambda_t |x0_hat - x_0|^2`, from errors in eps.
 
-    `x0_hat - x_0 = -sqrt((1 - a) / a) (eps_hat - eps)`, so `|x0_hat - x_0|^2 = ((1 - a) / a) |eps_hat - eps|^2`. The paper leaves lambda_t
-    open. "snr", lambda_t = a / (1 - a), gives the plain error in eps. "one" keeps the factor (1 - a) / a, which is 214 at the noisiest
-    step of Stable Diffusion.
+    `alpha` is a_t^2 of each example, the papers' cumulative a_t; `variance` is b_t^2, or 1 - alpha if it is not given.
+    `x0_hat - x_0 = -(b / a) (eps_hat - eps)`, so `|x0_hat - x_0|^2 = (b^2 / a^2) |eps_hat - eps|^2`. The paper leaves lambda_t open.
+    "snr", lambda_t = a^2 / b^2, gives the plain error in eps. "one" keeps the factor b^2 / a^2, which is 214 at the noisiest step of Stable
+    Diffusion, and is what common trainers of Stable Diffusion 3 minimise. "inverse-variance", lambda_t = 1 / b^2, gives the plain error of
+    the velocity on a flow (plain flow matching), and of v on a diffusion.
 
     Example by hand, a = 0.2, error in eps 3, weight 0.5: the error in x0 is 4 * 3, so the loss is 6; with lambda_t = SNR = 1/4 it is 1.5:
 
@@ -128,7 +131,12 @@ def weighted_denoising(
     >>> [round(float(weighted_denoising(error, half, alpha, name).loss), 4) for name in ("one", "snr")]
     [6.0, 1.5]
     """
-    factor = torch.ones_like(player_real) if time_weight == "snr" else ((1 - alpha) / alpha).to(player_real.dtype)
+    variance = 1 - alpha if variance is None else variance
+    factor = {
+        "snr": lambda: torch.ones_like(alpha),
+        "one": lambda: variance / alpha,
+        "inverse-variance": lambda: 1 / alpha,
+    }[time_weight]().to(player_real.dtype)
     return WeightedTerms(weight * factor * player_real, player_real.detach(), weight.detach())
 
 

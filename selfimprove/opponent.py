@@ -25,6 +25,12 @@ from selfimprove.models.pipeline import AUTOCAST
 from selfimprove.run_folder import differences
 from selfimprove.schedule import Schedule
 
+# settings that decide the draws of a step, or what its errors are of
+DRAWING = (
+    *("shared", "flip", "caption_dropout", "error_in", "precision", "generated_noise"),
+    *("time_density", "time_mean", "time_std", "time_shift"),
+)
+
 
 class CacheError(SelfImproveError):
     """The folder holds the images or errors of another opponent; the message says what differs."""
@@ -89,7 +95,7 @@ def precompute(
             "round": round_index,
             "examples a step": per_step,
             "schedule": schedule.fingerprint(),
-            **{name: getattr(settings, name) for name in ("shared", "flip", "caption_dropout", "error_in", "precision")},
+            **{name: getattr(settings, name) for name in DRAWING},
         },
     )
 

@@ -5,16 +5,16 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from selfimprove import draws
 from selfimprove.config import Precision
-from selfimprove.models.network import Conditioning, Denoiser, guided
+from selfimprove.models.network import Denoiser, EmptyText, Text, conditioning, guided
 from selfimprove.models.pipeline import AUTOCAST, Diffuser
 from selfimprove.models.samplers import SAMPLERS
-from selfimprove.schedule import Schedule, Step, Transition
+from selfimprove.schedule import Schedule, Step, Time, Transition
 
 
 @runtime_checkable
@@ -40,20 +40,20 @@ class State(NamedTuple):
 def predict(
     denoiser: Denoiser,
     noisy: Float[Tensor, "b c h w"],
-    t: int | Int[Tensor, " b"],
-    text: Float[Tensor, "b l d"],
-    empty: Float[Tensor, "1 l d"] | None = None,
+    t: Time | Shaped[Tensor, " b"],
+    text: Text,
+    empty: EmptyText | None = None,
     guidance: float = 1.0,
 ) -> Float[Tensor, "b c h w"]:
-    """Return the denoiser's guided output for text embeddings; see `models.network.guided`."""
-    return guided(denoiser, noisy, t, Conditioning(text), None if empty is None else Conditioning(empty), guidance)
+    """Return the denoiser's guided output for a conditioning, or for plain text embeddings; see `models.network.guided`."""
+    return guided(denoiser, noisy, t, conditioning(text), None if empty is None else conditioning(empty), guidance)
 
 
 def states(
     world: World,
     denoiser: Denoiser,
-    text: Tensor,
-    empty: Tensor,
+    text: Text,
+    empty: EmptyText,
     ids: Sequence[str],
     seed: int,
     stream: str,
@@ -77,15 +77,15 @@ def states(
 
 
 def _solve(
-    world: World, denoiser: Denoiser, text: Tensor, empty: Tensor, noisy: Tensor, steps: int | None, guidance: float, sampler: str
+    world: World, denoiser: Denoiser, text: Text, empty: EmptyText, noisy: Tensor, steps: int | None, guidance: float, sampler: str
 ) -> Tensor:
     """Solve the probability-flow equation from x_T = `noisy` with a multistep solver of diffusers, on the model's own noise schedule."""
     world.schedule.timesteps(steps)  # raises for a number of steps that the schedule does not have
-    solver = SAMPLERS[sampler].solver(dict(world.schedule.scheduler.config))
+    solver = SAMPLERS[sampler].solver(world.schedule.solver_config())
     solver.set_timesteps(steps or len(world.schedule))
     text, empty, noisy = text.to(world.device), empty.to(world.device), noisy * solver.init_noise_sigma
     for t in solver.timesteps:
-        output = predict(denoiser, solver.scale_model_input(noisy, t), int(t), text, empty, guidance)
+        output = predict(denoiser, solver.scale_model_input(noisy, t), t.item(), text, empty, guidance)
         noisy = solver.step(output, t, noisy).prev_sample
     return noisy
 
@@ -94,8 +94,8 @@ def _solve(
 def rollout(
     world: World,
     denoiser: Denoiser,
-    text: Float[Tensor, "b l d"],
-    empty: Float[Tensor, "1 l d"],
+    text: Text,
+    empty: EmptyText,
     ids: Sequence[str],
     seed: int,
     stream: str,

@@ -16,6 +16,7 @@ from accelerate import PartialState
 from selfimprove import shapes
 from selfimprove.batches import TrainingSet
 from selfimprove.config import Settings
+from selfimprove.draws import integers
 from selfimprove.evaluation.aggregate import summarise
 from selfimprove.evaluation.evaluate import HeldOut, evaluate, evaluation_latents, held_out_error
 from selfimprove.evaluation.watch import Watch
@@ -30,7 +31,7 @@ from selfimprove.rsi_stages import prepared_prompts, rsi_training_set
 from selfimprove.run import Run
 from selfimprove.run_folder import RunFolder, identity_hash, lasting
 from selfimprove.stages import held_out_latents, spin_training_set
-from selfimprove.train import CHECKPOINT, train
+from selfimprove.train import CHECKPOINT, step_away, train
 
 
 class RoundState(NamedTuple):
@@ -85,7 +86,10 @@ def rsi_round(state: RoundState, run: Run) -> tuple[RoundState, RoundInfo]:
 
 
 def _opponent(state: RoundState, run: Run, settings: Settings) -> Path:
-    return run.diffuser.folder if settings.opponent == "base" else state.player
+    if settings.opponent == "previous":
+        return state.player
+    earlier = int(integers(run.seed, "opponent", (state.number + 1,), ["round"], state.number + 1)) if settings.opponent == "earlier" else 0
+    return run.folder.round(earlier) / "pipeline" if earlier else run.diffuser.folder
 
 
 def _finish(state: RoundState, run: Run) -> tuple[RoundState, RoundInfo]:
@@ -137,6 +141,8 @@ def _train(run: Run, settings: Settings, data: TrainingSet, start: Path, opponen
         # not the data: a longer training may draw for further examples
         named = identity_hash({"round": index, "opponent": opponent_hash, "start": made_from["start"], "run": lasting(run.folder.identity)})
         log = train(player, opponent, data, run.diffuser.schedule, settings, run.seed, index, work, named, _watch(run, settings, index))
+        if settings.neon:
+            step_away(player, run.diffuser.load_unet(start), settings.neon)
         if PartialState().is_main_process:
             if rank:
                 merge(player, rank, settings.lora_alpha, run.folder.round(index - 1) / "lora", folder / "lora")

@@ -223,8 +223,9 @@ def _check(settings: Settings, diffuser: Diffuser, images: ImageText, scorers: M
             f"prediction_type={settings.prediction_type!r}, but model={str(diffuser.folder)!r} predicts {predicts!r}, and would be trained "
             "towards the wrong target; leave prediction_type at 'any', or mend scheduler/scheduler_config.json if that is wrong"
         )
-    if settings.objective == "weighted" and settings.time_weight == "one" and diffuser.schedule.alpha(len(diffuser.schedule) - 1) == 0:
-        raise ModelError("time_weight='one' is infinite where alpha_T is 0, as in this model; choose 'snr'")
+    noisiest, _ = diffuser.schedule.powers(diffuser.schedule.time(torch.ones(1)))
+    if settings.objective == "weighted" and settings.time_weight != "snr" and not bool(noisiest):
+        raise ModelError(f"time_weight={settings.time_weight!r} is infinite where alpha_T is 0, as in this model; choose 'snr'")
     for name in ("rollout_steps", "evaluation_steps"):
         if getattr(settings, name) > len(diffuser.schedule):
             raise ModelError(f"{name}={getattr(settings, name)} is more than the {len(diffuser.schedule)} steps of the model's schedule")

@@ -123,7 +123,7 @@ def text_store(run: Run, folder: Path, captions: list[str], dtype: torch.dtype) 
     """Return the embeddings of all different captions, the empty caption first, and the row of each caption."""
     texts = ["", *sorted(set(captions))]
     wanted = Wanted(folder, texts, {"text": model_hash(run.diffuser.folder, "text_encoder", "tokenizer")}, dtype)
-    store = shared_store(run.latent_cache, wanted, lambda rows: {"embedding": run.diffuser.embed([texts[i] for i in rows])}, "text")
+    store = shared_store(run.latent_cache, wanted, lambda rows: dict(run.diffuser.embed([texts[i] for i in rows]).tensors), "text")
     rows = {caption: row for row, caption in enumerate(texts)}
     return store, [rows[c] for c in captions]
 
@@ -144,7 +144,7 @@ def rollout_store(
     `partners`: rows in the data of the real images beside them, for a `generated_source` other than "rollout".
     """
     diffuser, data = run.diffuser, run.data
-    drawn = 1 if settings.opponent == "base" else index  # a frozen opponent keeps its images
+    drawn = settings.drawn_in(index)
 
     def make(rows: range) -> dict[str, Tensor]:
         part = slice(rows.start, rows.stop)

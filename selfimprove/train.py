@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, gather_object, is_tensorboard_available
 from diffusers import UNet2DConditionModel
 from diffusers.training_utils import EMAModel
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor, distributed, nn
 from tqdm.auto import tqdm
 
@@ -50,7 +50,11 @@ def objective(
     errors = batch.errors(player)
     if settings.objective == "weighted" or reference is None:
         weighted = settings.objective == "weighted"
-        terms = losses.weighted_denoising(errors, batch.weight, batch.alpha, settings.time_weight) if weighted else losses.denoising(errors)
+        terms = (
+            losses.weighted_denoising(errors, batch.weight, batch.alpha, settings.time_weight, batch.variance)
+            if weighted
+            else losses.denoising(errors)
+        )
         if not settings.min_snr:
             return terms
         return terms._replace(loss=losses.min_snr_weight(batch.alpha, settings.min_snr, settings.error_in) * terms.loss)
@@ -63,12 +67,23 @@ def objective(
     )
 
 
-def _stop_if_not_finite(loss: Float[Tensor, " b"], t: Int[Tensor, " n"], keys: list[str], step: int) -> None:
+@torch.no_grad()
+def step_away(player: nn.Module, start: nn.Module, factor: float) -> None:
+    """Replace the player's trained weights by start - factor * (trained - start).
+
+    Neon (Alemohammad et al. 2025) extrapolates away from what training on one's own samples does: w = factor.
+    """
+    before = dict(start.named_parameters())
+    for name, weight in player.named_parameters():
+        weight.copy_(before[name] - factor * (weight - before[name]))
+
+
+def _stop_if_not_finite(loss: Float[Tensor, " b"], t: Shaped[Tensor, " n"], keys: list[str], step: int) -> None:
     finite = torch.isfinite(loss)
     if not bool(finite.all()):
         row = int((~finite).nonzero()[0])
         raise FloatingPointError(
-            f"the loss is not finite at step {step}, t={int(t[row])}, example {keys[row]}; "
+            f"the loss is not finite at step {step}, t={float(t[row]):g}, example {keys[row]}; "
             "lower lr or beta, or check that example; a run started again continues from the last checkpoint"
         )
 

@@ -80,7 +80,7 @@ def training_data(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
         tensors = {"mean": mean, "std": torch.full_like(mean, std), "mean_flipped": mean.flip(3), "std_flipped": torch.full_like(mean, std)}
         return build_store(folder / name, 10, lambda r: {k: v[r.start : r.stop] for k, v in tensors.items()}, name)
 
-    text = build_store(folder / "text", 3, lambda r: {"embedding": diffuser.embed(["", "a star", "a moon"])[r.start : r.stop]}, "text")
+    text = build_store(folder / "text", 3, lambda r: dict(diffuser.embed(["", "a star", "a moon"][r.start : r.stop]).tensors), "text")
     ids = tuple(f"example {i}" for i in range(10))
     return TrainingSet(ids, [1 + i % 2 for i in range(10)], text, store("real", 0, 0.1), store("generated", 1, 0.0))
 

@@ -115,7 +115,7 @@ def test_memory_is_what_a_real_training_holds(tiny: Path, training_data: Trainin
 
 def test_memory_is_what_real_sampling_holds(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     diffuser, settings = load_diffuser(tiny, torch.device("cpu")), replace(STEPS, rollout_batch=6, guidance=2.0)
-    shapes, text = Shapes.of(diffuser), diffuser.embed([""]).expand(12, -1, -1).clone()
+    shapes, text = Shapes.of(diffuser), diffuser.embed([""]).tensors["text"].expand(12, -1, -1).clone()
     weights = 4 * sum(p.numel() for p in diffuser.unet.parameters())
     monkeypatch.setattr(models, "VAE_PIXELS", 1)
     with (held := Held()), torch.inference_mode():  # where every storage is seen to go; under no_grad as much is resident

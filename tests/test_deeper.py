@@ -13,7 +13,7 @@ def test_a_deeper_denoiser_computes_the_same_and_learns(tmp_path: Path) -> None:
     write_deeper(tmp_path / "deeper")
     old, new = load_diffuser(resolve_model("shapes"), torch.device("cpu")), load_diffuser(tmp_path / "deeper", torch.device("cpu"))
     noisy, t = torch.randn(3, *old.latent_shape, generator=torch.Generator().manual_seed(0)), torch.tensor([5, 400, 990])
-    text = old.embed(["a star", "a red disc", ""])
+    text = old.embed(["a star", "a red disc", ""]).tensors["text"]
     with torch.no_grad():
         torch.testing.assert_close(new.unet(noisy, t, text).sample, old.unet(noisy, t, text).sample, rtol=0, atol=1e-5)
     weights = [sum(p.numel() for p in d.unet.parameters()) for d in (old, new)]

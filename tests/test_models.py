@@ -95,7 +95,7 @@ def test_shapes_of_another_model(tiny: Path) -> None:
     diffuser = load_diffuser(tiny, CPU)
     assert diffuser.latent_shape == (4, 8, 8)
     assert diffuser.image_size == (16, 16)
-    assert diffuser.embed(["a", "b c"]).shape == (2, 24, 32)
+    assert diffuser.embed(["a", "b c"]).tensors["text"].shape == (2, 24, 32)
     images = torch.rand(2, 3, 16, 16)
     mean, std = diffuser.encode(images)
     assert mean.shape == std.shape == (2, 4, 8, 8)

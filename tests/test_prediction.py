@@ -14,6 +14,7 @@ from torch import Tensor
 
 from selfimprove.batches import TrainingSet, make_batch
 from selfimprove.config import Settings
+from selfimprove.models.paths import DiffusionSchedule
 from selfimprove.models.pipeline import Diffuser, load_diffuser
 from selfimprove.models.weights import ModelError
 from selfimprove.opponent import LiveOpponent
@@ -21,7 +22,6 @@ from selfimprove.presets import PRESETS
 from selfimprove.rollout import rollout
 from selfimprove.rounds import play
 from selfimprove.run import set_up
-from selfimprove.schedule import Schedule
 from selfimprove.train import objective
 
 ROWS = [(i, 0) for i in range(8)]
@@ -31,7 +31,7 @@ SETTINGS = Settings(beta=20.0, batch=8)
 class InV:
     """The same model, saying v in place of eps: v = (eps - sqrt(1 - alpha) x_t) / sqrt(alpha)."""
 
-    def __init__(self, unet: Any, schedule: Schedule) -> None:
+    def __init__(self, unet: Any, schedule: DiffusionSchedule) -> None:
         self.unet, self.schedule = unet, schedule
 
     def __call__(self, noisy: Tensor, t: Any, text: Tensor) -> Any:
@@ -41,9 +41,9 @@ class InV:
         return output
 
 
-def schedule(**config: Any) -> Schedule:
+def schedule(**config: Any) -> DiffusionSchedule:
     settings = {"beta_schedule": "scaled_linear", "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1} | config
-    return Schedule(DDIMScheduler(**settings), torch.device("cpu"))
+    return DiffusionSchedule(DDIMScheduler(**settings), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -86,15 +86,14 @@ def test_zero_terminal_snr(beta_schedule: str, diffuser: Diffuser, training_data
     clean, noise, last = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.full((3,), 999)
     assert torch.equal(zero.add_noise(clean, noise, last), noise)  # nothing of the image is left
     assert torch.equal(zero.target(clean, noise, last), -clean)  # so the image is what there is to predict
-    alpha = zero.alphas_cumprod[last]
-    assert zero.error_scale(alpha, "epsilon").tolist() == [0, 0, 0]  # eps is known there
-    assert zero.error_scale(alpha, "v").tolist() == [1, 1, 1]
+    assert zero.error_scale(last, "epsilon").tolist() == [0, 0, 0]  # eps is known there
+    assert zero.error_scale(last, "v").tolist() == [1, 1, 1]
     clean, noise, last = clean[:2].repeat(8, 1, 1, 1), noise[:2].repeat(8, 1, 1, 1), torch.full((16,), 999)
     for error_in in ("epsilon", "v"):
         batch = make_batch(training_data, ROWS, SETTINGS, zero, 0, 1, 0)
-        alpha = zero.alphas_cumprod[last]
-        batch = replace(batch, t=last, alpha=alpha, noisy=zero.add_noise(clean, noise, last), target=zero.target(clean, noise, last),
-                        scale=zero.error_scale(alpha, error_in))  # fmt: skip
+        alpha, variance = zero.powers(last)
+        batch = replace(batch, t=last, alpha=alpha, variance=variance, noisy=zero.add_noise(clean, noise, last),
+                        target=zero.target(clean, noise, last), scale=zero.error_scale(last, error_in))  # fmt: skip
         terms = objective(batch, diffuser.unet, torch.ones(16) * (error_in == "v"), SETTINGS)
         assert torch.isfinite(terms.loss).all()
         assert (terms.player_real > 0).all() == (error_in == "v")  # in eps nothing is left to learn there

@@ -4,7 +4,8 @@ from diffusers import DDIMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfimprove.schedule import Schedule, Step
+from selfimprove.models.paths import DiffusionSchedule
+from selfimprove.schedule import Step
 
 CHANGES = [{}, {"set_alpha_to_one": True, "steps_offset": 0}, {"beta_schedule": "linear"}, {"timestep_spacing": "trailing"}]
 
@@ -18,7 +19,7 @@ def make(**changes: object) -> DDIMScheduler:
 @pytest.mark.parametrize("changes", CHANGES)
 def test_one_transition_agrees_with_diffusers(eta: float, changes: dict) -> None:
     scheduler = make(**changes)
-    schedule = Schedule(scheduler, torch.device("cpu"))
+    schedule = DiffusionSchedule(scheduler, torch.device("cpu"))
     noisy, eps, noise = torch.randn(3, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     steps = schedule.timesteps(20)
     assert len(steps) == 20
@@ -29,7 +30,7 @@ def test_one_transition_agrees_with_diffusers(eta: float, changes: dict) -> None
 
 
 def test_forward_noising_keeps_unit_variance() -> None:
-    schedule = Schedule(make(), torch.device("cpu"))
+    schedule = DiffusionSchedule(make(), torch.device("cpu"))
     clean, noise = torch.randn(2, 500, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     for t in (0, 500, 999):
         noisy = schedule.add_noise(clean, noise, torch.full((500,), t))
@@ -40,7 +41,7 @@ def test_forward_noising_keeps_unit_variance() -> None:
 
 def test_too_many_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="steps=2000"):
-        Schedule(make(), torch.device("cpu")).timesteps(2000)
+        DiffusionSchedule(make(), torch.device("cpu")).timesteps(2000)
 
 
 class Raw:
@@ -65,22 +66,22 @@ class Raw:
 )
 def test_bad_schedules_are_refused(alphas: list[float], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        Schedule(Raw(alphas), torch.device("cpu"))
+        DiffusionSchedule(Raw(alphas), torch.device("cpu"))
 
 
 def test_zero_terminal_snr_is_for_v_prediction() -> None:
-    schedule = Schedule(Raw([0.9, 0.4, 0.0], "v_prediction"), torch.device("cpu"), torch.float64)
+    schedule = DiffusionSchedule(Raw([0.9, 0.4, 0.0], "v_prediction"), torch.device("cpu"), torch.float64)
     step = schedule.steps()[0]
     noisy = torch.randn(2, 4, 3, 3, dtype=torch.float64)
     assert torch.allclose(schedule.reverse(noisy, -noisy, step).mean, (0.4**0.5 + 0.6**0.5) * noisy)  # v = -x_0 at alpha 0, eps = x_t
     with pytest.raises(ValueError, match="h_t is infinite"):
         _ = step.h
     with pytest.raises(ValueError, match="prediction_type='sample'"):
-        Schedule(Raw([0.9], "sample"), torch.device("cpu"))
+        DiffusionSchedule(Raw([0.9], "sample"), torch.device("cpu"))
 
 
 def test_bad_steps_are_refused() -> None:
-    schedule = Schedule(make(), torch.device("cpu"))
+    schedule = DiffusionSchedule(make(), torch.device("cpu"))
     with pytest.raises(ValueError, match="t=1000 lies outside"):
         schedule.step(1000, 5)
     with pytest.raises(ValueError, match="t=-2 lies outside"):
@@ -97,7 +98,7 @@ def test_bad_steps_are_refused() -> None:
 
 def test_stable_diffusions_last_step_ends_before_the_image() -> None:
     """set_alpha_to_one=False: alpha before the first step is alphas_cumprod[0], so h there is small but not 0/0 for offset 1."""
-    schedule = Schedule(make(), torch.device("cpu"))
+    schedule = DiffusionSchedule(make(), torch.device("cpu"))
     last = schedule.steps(50)[-1]
     assert (last.t, last.t_next) == (1, -1)
     assert last.alpha_next == pytest.approx(0.99915, abs=1e-5)
@@ -116,7 +117,7 @@ def test_reverse_is_the_posterior_of_what_the_model_says(
 ) -> None:
     """For any schedule, dtype and shape: with the true noise, (3.2) is (3.1); and the two variances add up to 1 - alpha_{t-1}."""
     alphas = torch.cumprod(1 - torch.tensor(betas, dtype=torch.float64), 0).tolist()
-    schedule = Schedule(Raw(alphas), torch.device("cpu"), dtype)
+    schedule = DiffusionSchedule(Raw(alphas), torch.device("cpu"), dtype)
     step = schedule.steps(eta=eta)[data.draw(st.integers(0, len(alphas) - 1))]
     assert step.h <= 0
     assert step.direction**2 + step.sigma**2 == pytest.approx(1 - step.alpha_next, abs=1e-12)
@@ -132,7 +133,7 @@ def test_reverse_is_the_posterior_of_what_the_model_says(
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("steps", [2, 7, 10, 30, 50, 999])
 def test_each_step_ends_where_the_next_begins(spacing: str, steps: int) -> None:
-    pairs = Schedule(make(timestep_spacing=spacing), torch.device("cpu")).timesteps(steps)
+    pairs = DiffusionSchedule(make(timestep_spacing=spacing), torch.device("cpu")).timesteps(steps)
     assert [ends for _, ends in pairs] == [*(begins for begins, _ in pairs[1:]), -1]
     scheduler = make(timestep_spacing=spacing)
     scheduler.set_timesteps(steps)
@@ -142,7 +143,7 @@ def test_each_step_ends_where_the_next_begins(spacing: str, steps: int) -> None:
 def test_where_the_steps_of_diffusers_join_ours_are_the_same_and_elsewhere_not() -> None:
     def same(spacing: str, steps: int) -> bool:
         stride = 1000 // steps
-        pairs = Schedule(make(timestep_spacing=spacing), torch.device("cpu")).timesteps(steps)
+        pairs = DiffusionSchedule(make(timestep_spacing=spacing), torch.device("cpu")).timesteps(steps)
         return all(max(begins - stride, -1) == ends for begins, ends in pairs)
 
     assert all(same("leading", n) for n in (3, 10, 30, 50))
@@ -154,4 +155,4 @@ def test_where_the_steps_of_diffusers_join_ours_are_the_same_and_elsewhere_not()
 
 def test_a_list_of_steps_that_begins_at_the_image_is_refused() -> None:
     with pytest.raises(ValueError, match="steps=1 with 'linspace' begins at the image"):
-        Schedule(make(timestep_spacing="linspace"), torch.device("cpu")).timesteps(1)
+        DiffusionSchedule(make(timestep_spacing="linspace"), torch.device("cpu")).timesteps(1)

@@ -62,8 +62,10 @@ def summed_over_steps(errors: losses.Errors, beta: float, *rest: object) -> loss
     return LINKED(errors, beta * len(errors.player_real), *rest)
 
 
-def wrong_prediction(self: schedule.Schedule, noisy: torch.Tensor, output: torch.Tensor, alpha: float) -> tuple[torch.Tensor, torch.Tensor]:
-    clean, eps = CLEAN_AND_NOISE(self, noisy, output, alpha)
+def wrong_prediction(
+    self: schedule.Schedule, noisy: torch.Tensor, output: torch.Tensor, *powers: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    clean, eps = CLEAN_AND_NOISE(self, noisy, output, *powers)
     return (-clean, eps) if self.prediction_type == "v_prediction" else (clean, eps)
 
 
@@ -79,7 +81,7 @@ MUTATIONS: list[tuple[str, object, str, object, Callable[[], Checks]]] = [
     ("h_t with the wrong index", schedule.Step, "h", property(wrong_h), objective_claims),
     ("square root left out", schedule.Schedule, "posterior", wrong_posterior, forward_claims),
     ("e_hat not shared", exact, "noise_error", noise_not_shared, objective_claims),
-    ("sigma_t squared", schedule, "ddpm_sigma", lambda a, b: (1 - b) / (1 - a) * (1 - a / b), forward_claims),
+    ("sigma_t squared", schedule, "ddpm_sigma", lambda a, b, *_: (1 - b) / (1 - a) * (1 - a / b), forward_claims),
     ("fresh noise not paid for", schedule.Step, "direction", property(lambda s: (1 - s.alpha_next) ** 0.5), forward_claims),
     ("v prediction's sign", schedule.Schedule, "clean_and_noise", wrong_prediction, forward_claims),
     ("steps summed, not averaged", losses, "_linked", summed_over_steps, bound_claims),

@@ -231,7 +231,7 @@ def test_what_the_sides_share(diffuser: Diffuser, data: TrainingSet, shared: str
     batch = make_batch(data, rows, replace(SETTINGS, shared=shared), diffuser.schedule, 0, 1, 0)
     noise, other_noise = batch.target.chunk(2)
     t, other_t = batch.t.chunk(2)
-    text, other_text = batch.conditioning.text.chunk(2)
+    text, other_text = batch.conditioning.tensors["text"].chunk(2)
     assert torch.equal(noise, other_noise) == noise_same
     assert torch.equal(t, other_t) == t_same
     assert torch.equal(text, other_text)
@@ -241,8 +241,8 @@ def test_dropout_and_flip_hit_both_sides_alike(diffuser: Diffuser, data: Trainin
     rows = [(i, e) for i in range(10) for e in range(20)]
     settings = replace(SETTINGS, flip=True, caption_dropout=0.3)
     batch = make_batch(data, rows, settings, diffuser.schedule, 0, 1, 0)
-    empty = data.text.take("embedding", [0])[0]
-    dropped = (batch.conditioning.text == empty).flatten(1).all(1)
+    empty = data.text.take("text", [0])[0]
+    dropped = (batch.conditioning.tensors["text"] == empty).flatten(1).all(1)
     assert torch.equal(*dropped.chunk(2))
     assert 0.2 < dropped.float().mean() < 0.4
     alpha = diffuser.schedule.alphas_cumprod[batch.t].view(-1, 1, 1, 1)

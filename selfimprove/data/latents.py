@@ -77,9 +77,14 @@ class Store:
                 raise DamagedFileError(f"{path} is not the shard that the store was finished with; delete {folder} to have it made again")
         self._shards = [safe_open(path, "pt") for path in paths]
 
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the tensors."""
+        return sorted(self._shards[0].keys())
+
     def has(self, name: str) -> bool:
         """Return whether there is a tensor of that name."""
-        return name in self._shards[0].keys()  # noqa: SIM118 - safe_open is no mapping
+        return name in self.names
 
     def digest(self) -> str:
         """Return the SHA-256 of everything in the store."""
@@ -96,9 +101,10 @@ class Part(Store):
     def __init__(self, whole: Store, chosen: Sequence[int]) -> None:
         self.rows, self._whole, self._chosen = len(chosen), whole, list(chosen)
 
-    def has(self, name: str) -> bool:
-        """Return whether there is a tensor of that name."""
-        return self._whole.has(name)
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the tensors."""
+        return self._whole.names
 
     def digest(self) -> str:
         """Return the SHA-256 of the whole store and of the numbers of the chosen rows."""

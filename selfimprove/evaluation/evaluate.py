@@ -23,7 +23,7 @@ from selfimprove.draws import EVALUATION_SEED
 from selfimprove.evaluation.protocol import SamplingProtocol, Scored, write_scores
 from selfimprove.files import replacing
 from selfimprove.losses import squared_error
-from selfimprove.models.network import Conditioning, denoise
+from selfimprove.models.network import denoise
 from selfimprove.models.pipeline import AUTOCAST, Diffuser
 from selfimprove.processes import tf32
 from selfimprove.recursion.prompts import fingerprint
@@ -201,17 +201,16 @@ def held_out_error(
     size = min(HELD_OUT_BATCH, settings.rollout_batch)
     parts = [slice(start, start + size) for start in range(0, len(ids), size)]
     mixed = torch.autocast(device.type, AUTOCAST.get(settings.precision), enabled=settings.precision in AUTOCAST)
-    embedded = torch.cat([diffuser.embed(list(captions[start : start + SHARD])) for start in range(0, len(ids), SHARD)])
     found = []
     for part in parts[state.process_index :: state.num_processes]:
-        real, text, errors = latents[part].to(device), Conditioning(embedded[part].to(device)), []
+        real, text, errors = latents[part].to(device), diffuser.embed(list(captions[part])).to(device), []
         for index in range(HELD_OUT_TIMES):
             noise = draws.normal(EVALUATION_SEED, "held-out/noise", (index,), ids[part], diffuser.latent_shape).to(device)
             within = draws.uniform(EVALUATION_SEED, "held-out/timestep", (index,), ids[part])
-            t = ((index + within) / HELD_OUT_TIMES * len(schedule)).long().to(device)
+            t = schedule.time((index + within) / HELD_OUT_TIMES).to(device)
             with mixed:
                 prediction = denoise(unet, schedule.add_noise(real, noise, t), t, text)
-            scale = schedule.error_scale(schedule.alphas_cumprod[t], "epsilon")
+            scale = schedule.error_scale(t, "epsilon")
             errors.append((scale * squared_error(prediction, schedule.target(real, noise, t))).cpu())
         found.append((part.start, torch.stack(errors).mean(0).numpy()))
     everything = sorted(gather_object(found), key=lambda pair: pair[0])

@@ -1,53 +1,82 @@
-"""Call a denoiser: only this module knows how a network takes its conditioning."""
+"""Call a denoiser: only this module and the families know how a network takes its conditioning."""
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from selfimprove.schedule import Time
 
-@runtime_checkable
-class Denoiser(Protocol):
-    """The interface of a UNet2DConditionModel: (x_t, t, text) -> an object whose `sample` is the prediction, in the shape of x_t."""
-
-    def __call__(self, sample: Tensor, timestep: Any, encoder_hidden_states: Tensor) -> Any: ...
+Denoiser = Callable[..., Any]
+Call = Callable[[Denoiser, Tensor, Any, Mapping[str, Tensor]], Tensor]  # (network, x_t, t, tensors) -> output, in the shape of x_t
 
 
-class Conditioning(NamedTuple):
-    """What a network receives beside x_t and t, one row per example. `text`: token embeddings, (B, tokens, width)."""
+def call_with_text(network: Denoiser, noisy: Tensor, t: Any, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Call a network as a UNet2DConditionModel of Stable Diffusion 1.x and 2.x: network(x_t, t, embeddings).sample."""
+    return network(noisy, t, tensors["text"]).sample
 
-    text: Float[Tensor, "b l d"]
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a network receives beside x_t and t: tensors by name, one row per example, and how the network takes them.
+
+    "text" are the embeddings of tokens, (B, tokens, width). A family of models may have further tensors; see `models.families`.
+    """
+
+    tensors: Mapping[str, Tensor]
+    call: Call = call_with_text
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def _each(self, change: Callable[[str, Tensor], Tensor]) -> "Conditioning":
+        return Conditioning({name: change(name, tensor) for name, tensor in self.tensors.items()}, self.call)
 
     def to(self, device: torch.device) -> "Conditioning":
         """Return the same conditioning on another device."""
-        return Conditioning(*(part.to(device) for part in self))
+        return self._each(lambda _, tensor: tensor.to(device))
+
+    def rows(self, which: slice | list[int]) -> "Conditioning":
+        """Return the chosen rows."""
+        return self._each(lambda _, tensor: tensor[which])
+
+    def repeat(self, times: int) -> "Conditioning":
+        """Return all rows, `times` times over."""
+        return self._each(lambda _, tensor: tensor.repeat(times, *[1] * (tensor.ndim - 1)))
 
     def like(self, other: "Conditioning") -> "Conditioning":
         """Return this single row, repeated once per row of `other`."""
-        return Conditioning(*(part.expand_as(row) for part, row in zip(self, other, strict=True)))
+        return self._each(lambda _, tensor: tensor.expand(len(other), *tensor.shape[1:]))
 
     def beside(self, other: "Conditioning") -> "Conditioning":
         """Return these rows, followed by the rows of `other`."""
-        return Conditioning(*(torch.cat([a, b]) for a, b in zip(self, other, strict=True)))
+        return self._each(lambda name, tensor: torch.cat([tensor, other.tensors[name]]))
 
-    def split(self, size: int) -> list["Conditioning"]:
-        """Return parts of at most `size` rows."""
-        return [Conditioning(*parts) for parts in zip(*(part.split(size) for part in self), strict=True)]
+
+Text = Float[Tensor, "b l d"] | Conditioning
+EmptyText = Float[Tensor, "1 l d"] | Conditioning
+
+
+def conditioning(text: Text) -> Conditioning:
+    """Return a conditioning as given, or that of plain text embeddings, (B, tokens, width)."""
+    return text if isinstance(text, Conditioning) else Conditioning({"text": text})
 
 
 def denoise(
-    network: Denoiser, noisy: Float[Tensor, "b c h w"], t: int | Int[Tensor, " b"], conditioning: Conditioning
+    network: Denoiser, noisy: Float[Tensor, "b c h w"], t: Time | Shaped[Tensor, " b"], given: Conditioning
 ) -> Float[Tensor, "b c h w"]:
-    """Return the network's output, eps or v, at (x_t, t, c)."""
-    return network(noisy, t, conditioning.text).sample
+    """Return the network's output, eps, v or a velocity, at (x_t, t, c)."""
+    return given.call(network, noisy, t, given.tensors)
 
 
 def guided(
     network: Denoiser,
     noisy: Float[Tensor, "b c h w"],
-    t: int | Int[Tensor, " b"],
-    conditioning: Conditioning,
+    t: Time | Shaped[Tensor, " b"],
+    given: Conditioning,
     empty: Conditioning | None = None,
     guidance: float = 1.0,
 ) -> Float[Tensor, "b c h w"]:
@@ -56,8 +85,8 @@ def guided(
     With guidance 1, or without `empty`, this is the conditional output alone. Otherwise both halves go through the network in one batch.
     """
     if guidance == 1 or empty is None:
-        return denoise(network, noisy, t, conditioning).to(noisy.dtype)
-    times = t if isinstance(t, int) else t.repeat(2)
-    both = denoise(network, torch.cat([noisy, noisy]), times, empty.like(conditioning).beside(conditioning))
+        return denoise(network, noisy, t, given).to(noisy.dtype)
+    times = t.repeat(2) if isinstance(t, Tensor) else t
+    both = denoise(network, torch.cat([noisy, noisy]), times, empty.like(given).beside(given))
     unconditional, conditional = both.to(noisy.dtype).chunk(2)  # converted before guidance multiplies the difference
     return unconditional + guidance * (conditional - unconditional)

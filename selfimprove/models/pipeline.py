@@ -18,6 +18,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from selfimprove.models import checks
+from selfimprove.models.network import Conditioning
+from selfimprove.models.paths import DiffusionSchedule
 from selfimprove.models.weights import PARTS, TOKENIZER_FILES, WEIGHTS, ModelError, brief, find_weights, needed_weights, read_config, shapes
 from selfimprove.schedule import Schedule
 
@@ -93,9 +95,9 @@ class Diffuser:
         masked = getattr(self.text_encoder.config, "use_attention_mask", False)  # as StableDiffusionPipeline asks
         return self.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask if masked else None)
 
-    def embed(self, prompts: list[str]) -> Float[Tensor, "b l d"]:
-        """Return text embeddings, (B, tokens, width), on the CPU; prompts beyond the tokenizer's limit are cut."""
-        return self._encoded_text(prompts).last_hidden_state.cpu()
+    def embed(self, prompts: list[str]) -> Conditioning:
+        """Return what the UNet is given for prompts, on the CPU, one row each; prompts beyond the tokenizer's limit are cut."""
+        return Conditioning({"text": self._encoded_text(prompts).last_hidden_state.cpu()})
 
     def embed_pooled(self, prompts: list[str]) -> Float[np.ndarray, "b d"]:
         """Return one vector per prompt: the text encoder's pooled output, at the end-of-text token."""
@@ -161,7 +163,7 @@ def load_stable_diffusion(folder: Path, device: torch.device) -> Diffuser:
     checks.as_diffusers_reads(shape, read_config(folder / "unet" / "config.json"))
     tokenizer, scheduler = checks.load_tokenizer(folder), checks.load_scheduler(folder)
     try:
-        schedule = Schedule(scheduler, device)
+        schedule = DiffusionSchedule(scheduler, device)
     except ValueError as error:
         raise ModelError(f"model={str(folder)!r}: its scheduler cannot be used: {error}") from error
     text_encoder = load_part(CLIPTextModel, folder / "text_encoder", dtype=torch.float32)

@@ -12,16 +12,10 @@ class Sampler(NamedTuple):
     scheduler: str = ""
 
     def solver(self, config: dict[str, Any]) -> Any:
-        """Return the diffusers scheduler with a model's own noise schedule, and nothing else of its configuration.
-
-        Its time steps are "trailing": the first one is the last step of the schedule. Stable Diffusion's folders ask for "leading" steps,
-        which start below that step, where x_t must already hold some image; the solver would start there from pure noise.
-        """
-        own = {name: config[name] for name in SCHEDULE if name in config}
-        return getattr(diffusers, self.scheduler).from_config(own, timestep_spacing="trailing")
+        """Return the diffusers scheduler on a model's own path (`Schedule.solver_config`)."""
+        return getattr(diffusers, self.scheduler).from_config(config)
 
 
-SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type", "rescale_betas_zero_snr")
 SAMPLERS = {
     "ddim": Sampler("DDIM"),  # the papers' sampler; eta > 0 moves it towards DDPM
     "dpm++": Sampler("DPM-Solver++", "DPMSolverMultistepScheduler"),  # 2M, Lu et al. 2022

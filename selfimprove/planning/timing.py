@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from selfimprove.config import Precision
-from selfimprove.models.network import Conditioning, denoise
+from selfimprove.models.network import denoise
 from selfimprove.models.pipeline import AUTOCAST, Diffuser
 from selfimprove.planning.costs import Held, ScorerMemory
 from selfimprove.planning.work import Work
@@ -54,10 +54,10 @@ def timed(work: Callable[[], Any], device: torch.device) -> float:
 def seconds_per_pass(diffuser: Diffuser, batch: int = 4, precision: Precision = "no") -> float:
     """Return the seconds of one UNet forward pass per latent, timed on a small batch after a warm-up, in the `precision` of the run."""
     noisy = torch.zeros(batch, *diffuser.latent_shape, device=diffuser.device)
-    empty = Conditioning(diffuser.embed([""]).to(diffuser.device).expand(batch, -1, -1))
+    empty = diffuser.embed([""]).to(diffuser.device).repeat(batch)
     mixed = torch.autocast(diffuser.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST)
     with torch.inference_mode(), mixed:
-        denoise(diffuser.unet, noisy[:1], 500, empty.split(1)[0])
+        denoise(diffuser.unet, noisy[:1], 500, empty.rows([0]))
         seconds = timed(lambda: denoise(diffuser.unet, noisy, 500, empty), diffuser.device)
     return seconds / batch
 

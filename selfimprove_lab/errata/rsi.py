@@ -4,8 +4,8 @@ import torch
 from diffusers import DDPMScheduler
 
 from selfimprove import losses
+from selfimprove.models.paths import DiffusionSchedule
 from selfimprove.recursion import weighting
-from selfimprove.schedule import Schedule
 from selfimprove_lab.errata.erratum import Erratum
 from selfimprove_lab.published import load_table
 from selfimprove_lab.results.shrinkage import expected_conventions
@@ -40,7 +40,7 @@ def _shrinking() -> str:
 
 def _time_weight() -> str:
     scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
-    schedule = Schedule(scheduler, torch.device("cpu"), torch.float64)
+    schedule = DiffusionSchedule(scheduler, torch.device("cpu"), torch.float64)
     one = torch.ones(2, dtype=torch.float64)
     alpha = torch.tensor([schedule.alpha(len(schedule) - 1), schedule.alpha(0)], dtype=torch.float64)
     noisiest, clearest = (float(value) for value in losses.weighted_denoising(one, one, alpha, "one").loss)

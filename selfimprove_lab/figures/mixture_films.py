@@ -37,7 +37,7 @@ def total_variation(densities: Float[np.ndarray, "2 n n"]) -> float:
 def noising_film(times: Sequence[int]) -> Film:
     """Film the noised density of both conditions by t, for a schedule of 100 steps; t = 0 is the data."""
     schedule = point_world(100).schedule
-    alphas = [schedule.alpha(t - 1) for t in times]
+    alphas = [schedule.power(t - 1)[0] for t in times]
     frames, descriptions, notes = [], [], []
     for t, alpha, densities in zip(times, alphas, noised_densities(alphas), strict=True):
         chance = (1 + total_variation(densities)) / 2
@@ -68,7 +68,7 @@ def step_margins(count: int) -> tuple[list[int], Float[np.ndarray, "steps exampl
     game = make_game(0.0, count)
     with torch.no_grad():
         margins = [terms.margin for terms in exact.approximate(game, 1.0)]
-    return [step.t + 1 for step in game.real.steps], torch.stack(margins).numpy()
+    return [int(step.t) + 1 for step in game.real.steps], torch.stack(margins).numpy()
 
 
 def weight_film(times: Sequence[int], betas: Sequence[float], count: int = 1000) -> Film:

@@ -163,10 +163,11 @@ def denoising_film(model: str | Path, prompts: Sequence[str], steps: int = 10, g
     path = trajectory(diffuser, diffuser.unet, text, empty, ids, EVALUATION_SEED, "evaluation", 0, steps, guidance)
     frames, labels, descriptions, notes = [], [], [], []
     for i, state in enumerate(path.states):
-        guess, left = state, 1 - diffuser.schedule.final_alpha
+        guess, left = state, path.steps[-1].variance_next
         if i < steps:
             output = predict(diffuser.unet, state, path.steps[i].t, text, empty, guidance)
-            guess, left = diffuser.schedule.clean_and_noise(state, output, path.steps[i].alpha)[0], 1 - path.steps[i].alpha
+            step = path.steps[i]
+            guess, left = diffuser.schedule.clean_and_noise(state, output, step.alpha, step.variance)[0], step.variance
         frames.append(above(_row(diffuser.decode(state), width), _row(diffuser.decode(guess), width), 2 * GAP))
         labels.append(f"{i} of {steps}")
         notes.append(f"Above, after {i} steps: noise makes up {left:.3f} of the variance. Below, the image that it is taken to become.")

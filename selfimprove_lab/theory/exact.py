@@ -9,7 +9,7 @@ from torch import Tensor
 
 from selfimprove import losses
 from selfimprove.config import BetaConvention
-from selfimprove.models.network import Denoiser
+from selfimprove.models.network import Denoiser, Text
 from selfimprove.rollout import World
 from selfimprove.schedule import Step
 from selfimprove_lab.theory.paths import Trajectory
@@ -30,10 +30,10 @@ class Game(NamedTuple):
     opponent: Denoiser
     real: Trajectory
     generated: Trajectory
-    text: Float[Tensor, "b l d"]
+    text: Text
 
 
-def path_error(world: World, denoiser: Denoiser, path: Trajectory, index: int, text: Float[Tensor, "b l d"]) -> Float[Tensor, " b"]:
+def path_error(world: World, denoiser: Denoiser, path: Trajectory, index: int, text: Text) -> Float[Tensor, " b"]:
     """Return `|x_{t-1} - mu(x_t)|^2` of one step, eqs. (4.7) and (4.8), as the mean over C*H*W."""
     step, noisy = path.steps[index], path.states[index]
     mean = world.schedule.reverse(noisy, denoiser(noisy, step.t, text).sample, step).mean
@@ -41,21 +41,21 @@ def path_error(world: World, denoiser: Denoiser, path: Trajectory, index: int, t
 
 
 def noise_error(
-    world: World, denoiser: Denoiser, path: Trajectory, index: int, text: Float[Tensor, "b l d"], target: Float[Tensor, "b c h w"]
+    world: World, denoiser: Denoiser, path: Trajectory, index: int, text: Text, target: Float[Tensor, "b c h w"]
 ) -> Float[Tensor, " b"]:
     """Return the error of `path_error` in noise form, eqs. (C.3) and (C.4): `h_t^2 |target - eps_theta + (sigma_t / h_t) e_hat|^2`.
 
     `target` is eps_t on the data's path, and the opponent's eps_k(x'_t) on its own path. e_hat is the path's, shared by all models.
     """
     step, noisy = path.steps[index], path.states[index]
-    _, eps = world.schedule.clean_and_noise(noisy, denoiser(noisy, step.t, text).sample, step.alpha)
+    _, eps = world.schedule.clean_and_noise(noisy, denoiser(noisy, step.t, text).sample, step.alpha, step.variance)
     return step.h**2 * losses.squared_error(target + step.sigma / step.h * path.noise[index], eps)
 
 
 def data_noise(path: Trajectory, index: int, clean: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """Return eps_t of the data's path, for which `x_t = sqrt(alpha_t) x_0 + sqrt(1 - alpha_t) eps_t`."""
     step = path.steps[index]
-    return (path.states[index] - step.alpha**0.5 * clean) / (1 - step.alpha) ** 0.5
+    return (path.states[index] - step.alpha**0.5 * clean) / step.variance**0.5
 
 
 def path_errors(game: Game) -> losses.Errors:

@@ -8,8 +8,8 @@ import pandas as pd
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
+from selfimprove.models.paths import DiffusionSchedule
 from selfimprove.rollout import rollout
-from selfimprove.schedule import Schedule
 from selfimprove_lab.theory.checks import Check
 from selfimprove_lab.theory.mixture import PointWorld, kl_of_samples
 from selfimprove_lab.theory.paths import noising_trajectory, trajectory
@@ -53,7 +53,7 @@ def agreement_with_diffusers() -> pd.DataFrame:
         for scheduler in (ddim, ddpm):
             scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
         ddim.final_alpha_cumprod, ddpm.one = torch.ones((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
-        schedule = Schedule(ddim, torch.device("cpu"), torch.float64)
+        schedule = DiffusionSchedule(ddim, torch.device("cpu"), torch.float64)
         for eta in ETAS:
             largest = 0.0
             ddim.set_timesteps(200)

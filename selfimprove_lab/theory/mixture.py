@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from jaxtyping import Float, Float64, Int
 from scipy.spatial import cKDTree
 from scipy.special import digamma
 from torch import Tensor, nn
 
+from selfimprove.models.paths import DiffusionSchedule, FlowSchedule
 from selfimprove.schedule import Schedule
 
 
@@ -36,7 +37,12 @@ def cosine_schedule(steps: int, last_alpha: float = 0.01, dtype: torch.dtype = t
     betas = 1 - alphas / np.concatenate([[1.0], alphas[:-1]])
     scheduler = DDIMScheduler(steps, trained_betas=betas.tolist(), clip_sample=False, set_alpha_to_one=True)
     scheduler.alphas_cumprod = torch.tensor(alphas, dtype=torch.float64)
-    return Schedule(scheduler, torch.device("cpu"), dtype)
+    return DiffusionSchedule(scheduler, torch.device("cpu"), dtype)
+
+
+def flow_schedule(shift: float = 1.0, dtype: torch.dtype = torch.float64) -> Schedule:
+    """Return a flow's schedule, whose sampling times are shifted towards noise."""
+    return FlowSchedule(FlowMatchEulerDiscreteScheduler(shift=shift), torch.device("cpu"), dtype)
 
 
 @dataclass(frozen=True)
@@ -100,12 +106,15 @@ class Mixture(nn.Module):
         masked = log_prior.masked_fill(~(chosen | open_to_all), float("-inf")).flatten(1)
         return masked.log_softmax(1)
 
-    def _noised(self, points: Float[Tensor, "b d"], text: Float[Tensor, "b 1 c"], alpha: Float[Tensor, " b"]) -> tuple[Tensor, Tensor]:
+    def _noised(
+        self, points: Float[Tensor, "b d"], text: Float[Tensor, "b 1 c"], alpha: Float[Tensor, " b"], variance: Float[Tensor, " b"]
+    ) -> tuple[Tensor, Tensor]:
         """Return the log joint density (B, CK) of point and component under the noised mixture, and the components' scores (B, CK, d)."""
         means, factors = self.means.flatten(0, 1), self.factors.flatten(0, 1)
-        levels, level = alpha.unique(return_inverse=True)  # few noise levels, many points: matrices are computed once per level
-        a = levels.view(-1, 1, 1, 1)
-        covariance = a * (factors @ factors.mT) + (1 - a) * torch.eye(points.shape[1], dtype=points.dtype)  # (levels, CK, d, d)
+        # few noise levels, many points: matrices are computed once per level
+        levels, level = torch.stack([alpha, variance], 1).unique(dim=0, return_inverse=True)
+        a, b = levels.T.reshape(2, -1, 1, 1, 1)
+        covariance = a * (factors @ factors.mT) + b * torch.eye(points.shape[1], dtype=points.dtype)  # (levels, CK, d, d)
         precision, log_det = torch.linalg.inv(covariance)[level], torch.logdet(covariance)[level]
         difference = points[:, None] - alpha.sqrt().view(-1, 1, 1) * means
         scores = -(precision * difference[..., None, :]).sum(-1)
@@ -114,20 +123,35 @@ class Mixture(nn.Module):
 
     def log_density(self, points: Float[Tensor, "b d"], text: Float[Tensor, "b 1 c"], alpha: float = 1.0) -> Float[Tensor, " b"]:
         """Return log p(x_t | c) where x_t = sqrt(alpha) x_0 + sqrt(1 - alpha) eps; alpha = 1 is the data's own density."""
-        joint, _ = self._noised(points, text, torch.full((len(points),), alpha, dtype=points.dtype))
+        powers = torch.full((len(points),), alpha, dtype=points.dtype)
+        joint, _ = self._noised(points, text, powers, 1 - powers)
         return joint.logsumexp(1)
 
-    def score(self, points: Float[Tensor, "b d"], text: Float[Tensor, "b 1 c"], alpha: Float[Tensor, " b"]) -> Float[Tensor, "b d"]:
-        """Return the gradient of log p(x_t | c) in x_t."""
-        joint, scores = self._noised(points, text, alpha)
+    def score(
+        self, points: Float[Tensor, "b d"], text: Float[Tensor, "b 1 c"], alpha: Float[Tensor, " b"],
+        variance: Float[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, "b d"]:  # fmt: skip
+        """Return the gradient of log p(x_t | c) in x_t, x_t = a x_0 + b eps; `alpha` is a^2, `variance` b^2 or 1 - alpha."""
+        joint, scores = self._noised(points, text, alpha, 1 - alpha if variance is None else variance)
         return (joint.softmax(1)[..., None] * scores).sum(1)
 
+    def clean(
+        self, points: Float[Tensor, "b d"], text: Float[Tensor, "b 1 c"], alpha: Float[Tensor, " b"], variance: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b d"]:
+        """Return the mean of x_0 given x_t, which is defined at pure noise too."""
+        joint, scores = self._noised(points, text, alpha, variance)
+        factors = self.factors.flatten(0, 1)
+        moved = (factors @ (factors.mT @ scores[..., None]))[..., 0]
+        return (joint.softmax(1)[..., None] * (self.means.flatten(0, 1) - alpha.sqrt()[:, None, None] * moved)).sum(1)
+
     def forward(self, sample: Float[Tensor, "b d 1 1"], timestep: Any, encoder_hidden_states: Float[Tensor, "b 1 c"]) -> Any:
-        """Return eps*(x_t, t, c) = -sqrt(1 - alpha_t) * score, the denoiser that no other beats in eq. (3.3)."""
+        """Return eps*(x_t, t, c) = -b_t * score, the denoiser that no other beats in eq. (3.3), or the velocity eps* - x_0* of a flow."""
         t = torch.as_tensor(timestep).expand(len(sample))
-        alpha = self.schedule.alphas_cumprod.to(sample.dtype)[t]
-        eps = -(1 - alpha).sqrt()[:, None] * self.score(sample[:, :, 0, 0], encoder_hidden_states, alpha)
-        return SimpleNamespace(sample=eps[:, :, None, None])
+        alpha, variance = (part.to(sample.dtype) for part in self.schedule.powers(t))
+        best = -variance.sqrt()[:, None] * self.score(sample[:, :, 0, 0], encoder_hidden_states, alpha, variance)
+        if self.schedule.prediction_type == "flow_prediction":
+            best = best - self.clean(sample[:, :, 0, 0], encoder_hidden_states, alpha, variance)
+        return SimpleNamespace(sample=best[:, :, None, None])
 
     @torch.no_grad()
     def sample(self, text: Float[Tensor, "b 1 c"], generator: torch.Generator) -> Float[Tensor, "b d 1 1"]:
@@ -172,9 +196,9 @@ class MLPDenoiser(nn.Module):
     def forward(self, sample: Float[Tensor, "b d 1 1"], timestep: Any, encoder_hidden_states: Float[Tensor, "b 1 c"]) -> Any:
         """Return the predicted noise, with the signature of a UNet."""
         t = torch.as_tensor(timestep).expand(len(sample))
-        alpha = self.schedule.alphas_cumprod.to(sample.dtype)[t][:, None]
-        angle = torch.arccos(alpha.sqrt())  # 0 at the image, near pi / 2 at pure noise
-        time = torch.cat([alpha.sqrt(), (1 - alpha).sqrt(), torch.sin(4 * angle), torch.cos(4 * angle)], 1)
+        alpha, variance = (part.to(sample.dtype)[:, None] for part in self.schedule.powers(t))
+        angle = torch.atan2(variance.sqrt(), alpha.sqrt())  # 0 at the image, near pi / 2 at pure noise
+        time = torch.cat([alpha.sqrt(), variance.sqrt(), torch.sin(4 * angle), torch.cos(4 * angle)], 1)
         eps = self.layers(torch.cat([sample[:, :, 0, 0], time, encoder_hidden_states[:, 0]], 1))
         return SimpleNamespace(sample=eps[:, :, None, None])
 

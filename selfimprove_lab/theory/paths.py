@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selfimprove import draws
-from selfimprove.models.network import Denoiser
+from selfimprove.models.network import Denoiser, EmptyText, Text
 from selfimprove.rollout import World, states
 from selfimprove.schedule import Step, Transition
 
@@ -45,8 +45,8 @@ def transition_log_prob(value: Float[Tensor, "b c h w"], transition: Transition)
 def trajectory(
     world: World,
     denoiser: Denoiser,
-    text: Float[Tensor, "b l d"],
-    empty: Float[Tensor, "1 l d"],
+    text: Text,
+    empty: EmptyText,
     ids: Sequence[str],
     seed: int,
     stream: str,
@@ -77,7 +77,7 @@ def noising_trajectory(
     schedule, shape, dtype = world.schedule, tuple(clean.shape[1:]), world.schedule.dtype
     clean = clean.to(world.device, dtype)
     first = draws.normal(seed, stream, (round_index,), ids, shape).to(world.device, dtype)
-    states = [steps[0].alpha ** 0.5 * clean + (1 - steps[0].alpha) ** 0.5 * first]
+    states = [steps[0].alpha ** 0.5 * clean + steps[0].variance ** 0.5 * first]
     noises, log_probs = [], []
     for index, step in enumerate(steps):
         transition = schedule.posterior(states[-1], clean, step)

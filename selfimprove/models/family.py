@@ -1,0 +1,72 @@
+"""State what a family of models must give, so that everything else is the same for all of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selfimprove.models.network import Call, call_with_text
+
+Size = tuple[int, int]  # height and width
+
+
+@dataclass(frozen=True)
+class Family:
+    """The duties of a family. To add one, write its module beside `sd`, and add it to `families.FAMILIES`.
+
+    Attributes:
+        pipeline: name of the diffusers pipeline whose folders belong to the family.
+        part: the part of the pipeline that is trained, "unet" or "transformer".
+        network: name of that part's class in diffusers.
+        embed: maps (pipeline, prompts, image size) to named tensors on the pipeline's device, one row per prompt. The text "" stands for no
+            text, as guidance and caption dropout need it.
+        call: maps (network, x_t, t, tensors) to the network's output.
+        pooled: the name of the tensor that has one vector per prompt, "" if there is none; it is what prompts are clustered by.
+        encoders: parts that hold text encoders, with their tokenizers' parts.
+        optional: parts that a folder may lack.
+        adapted: endings of the names of layers that adapters change.
+        patch: side, in latents, of the square that is one token of the network.
+        folded: latents that the family's own pipeline folds into one channel of the network's input (FLUX: 2 x 2 = 4).
+        even_sigmas: whether the family's own pipeline asks its scheduler for the evenly spaced sigmas 1, 1 - 1/n, ..., 1/n.
+        default_size: side of an image, in latents, where the network's configuration names none.
+    """
+
+    pipeline: str
+    part: str
+    network: str
+    embed: Callable[[Any, list[str], Size], dict[str, Tensor]]
+    call: Call = call_with_text
+    pooled: str = "pooled"
+    encoders: tuple[tuple[str, str], ...] = (("text_encoder", "tokenizer"),)
+    optional: tuple[str, ...] = ()
+    adapted: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    patch: int = 1
+    folded: int = 1
+    even_sigmas: bool = False
+    default_size: int = 128
+
+    def channels(self, config: Any) -> int:
+        """Return the channels of one latent."""
+        return config["in_channels"] // self.folded
+
+    def latent_size(self, config: Any) -> Size:
+        """Return height and width of a latent at the network's own image size."""
+        size = config.get("sample_size") or self.default_size
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+    def tokens(self, size: Size) -> int:
+        """Return the number of image tokens of a latent of a size."""
+        return (size[0] // self.patch) * (size[1] // self.patch)
+
+
+def times_for(t: Any, noisy: Tensor) -> Tensor:
+    """Return one time per row: transformers take no single number."""
+    return torch.as_tensor(t, device=noisy.device).expand(len(noisy))
+
+
+def without_text(prompts: Sequence[str], *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return the tensors with the rows of empty prompts set to zero."""
+    kept = torch.tensor([bool(prompt) for prompt in prompts], device=tensors[0].device)
+    return tuple(tensor * kept.view(-1, *[1] * (tensor.ndim - 1)) for tensor in tensors)

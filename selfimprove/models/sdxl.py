@@ -1,0 +1,41 @@
+"""Stable Diffusion XL: a UNet that is also given two pooled texts' second one and the sizes of the image, and two CLIP text encoders."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selfimprove.models.family import Family, Size, without_text
+from selfimprove.models.network import Denoiser
+
+
+def embed(pipeline: Any, prompts: list[str], size: Size) -> dict[str, Tensor]:
+    """Return the embeddings of both encoders, (B, tokens, width), the second one's pooled output, and the size conditioning, (B, 6).
+
+    The sizes say that the image was neither scaled nor cropped. No text is zeros where the pipeline asks for zeros, as the base model does.
+    """
+    text, _, pooled, _ = pipeline.encode_prompt(
+        prompts, device=pipeline.text_encoder_2.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+    )
+    if pipeline.config.get("force_zeros_for_empty_prompt", True):
+        text, pooled = without_text(prompts, text, pooled)
+    sizes = torch.tensor([[*size, 0, 0, *size]], dtype=text.dtype, device=text.device)
+    return {"text": text, "pooled": pooled, "time_ids": sizes.repeat(len(prompts), 1)}
+
+
+def call(network: Denoiser, noisy: Tensor, t: Any, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Call the UNet with its added conditions."""
+    added = {"text_embeds": tensors["pooled"], "time_ids": tensors["time_ids"]}
+    return network(noisy, t, encoder_hidden_states=tensors["text"], added_cond_kwargs=added).sample
+
+
+FAMILY = Family(
+    "StableDiffusionXLPipeline",
+    "unet",
+    "UNet2DConditionModel",
+    embed,
+    call,
+    encoders=(("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")),
+    optional=("image_encoder", "feature_extractor"),
+)
