@@ -40,15 +40,15 @@ def megabytes() -> float:
 def measure(form: str, steps: int) -> dict[str, float | str | int]:
     """Measure one case: make the paths, then time one gradient and record what the gradient adds to the peak memory."""
     diffuser = load_diffuser(PIPELINE, torch.device("cpu"))
-    opponent = diffuser.load_unet(PIPELINE)
-    diffuser.unet.requires_grad_(True)
+    opponent = diffuser.load_denoiser(PIPELINE)
+    diffuser.denoiser.requires_grad_(True)
     ids = [draws.example_id(c) for c in CAPTIONS]
     text, empty = diffuser.embed(CAPTIONS), diffuser.embed([""])
     count = None if steps == len(diffuser.schedule) else steps
     generated = trajectory(diffuser, opponent, text, empty, ids, 0, "benchmark", 0, count, 1.0)
     clean = draws.normal(0, "clean", (0,), ids, diffuser.latent_shape)
     real = noising_trajectory(diffuser, clean, ids, 0, "benchmark real", 0, generated.steps)
-    game = exact.Game(diffuser, diffuser.unet, opponent, real, generated, text)
+    game = exact.Game(diffuser, diffuser.denoiser, opponent, real, generated, text)
     if form == "one t":  # paths of a single step, which is what training holds
         middle = steps // 2
         game = game._replace(real=single(real, middle), generated=single(generated, middle))

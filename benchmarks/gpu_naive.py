@@ -15,7 +15,7 @@ from torch.nn.functional import logsigmoid
 
 from benchmarks.gpu_networks import SCHEDULE, Clock, prompts
 from selfimprove.config import Settings
-from selfimprove.models.lora import ADAPTED
+from selfimprove.models import sd
 from selfimprove.models.pipeline import AUTOCAST, Diffuser
 from selfimprove.train import learning_rate
 
@@ -28,12 +28,17 @@ class DiffusionDPO:
 
     def __init__(self, networks: Diffuser, settings: Settings) -> None:
         self.settings, self.device, self.dtype = settings, networks.device, AUTOCAST[settings.precision]
-        self.vae, self.text_encoder = networks.vae.to(self.dtype), networks.text_encoder.to(self.dtype)
-        self.player = networks.unet
+        self.vae, self.text_encoder = networks.vae.to(self.dtype), networks.pipeline.text_encoder.to(self.dtype)
+        self.player = networks.denoiser
         self.reference = self.player
         if settings.lora_rank:
             self.player.to(self.dtype).add_adapter(
-                LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_rank, init_lora_weights="gaussian", target_modules=list(ADAPTED))
+                LoraConfig(
+                    r=settings.lora_rank,
+                    lora_alpha=settings.lora_rank,
+                    init_lora_weights="gaussian",
+                    target_modules=list(sd.FAMILY.adapted),
+                )
             )
         else:
             self.reference = copy.deepcopy(self.player).to(self.dtype)
@@ -47,7 +52,7 @@ class DiffusionDPO:
         height, width = networks.image_size
         pairs = settings.per_forward()
         self.pixels = 2 * torch.rand(pairs, 6, height, width) - 1  # a pair's images, one after the other in channels
-        self.tokens = networks.tokenizer(prompts(pairs), padding="max_length", truncation=True, return_tensors="pt").input_ids
+        self.tokens = networks.pipeline.tokenizer(prompts(pairs), padding="max_length", truncation=True, return_tensors="pt").input_ids
 
     def losses(self) -> Tensor:
         """Return the loss and the three numbers that the scripts log at every micro-batch."""
@@ -93,7 +98,8 @@ class DiffusionDPO:
 def pipeline(networks: Diffuser, dtype: torch.dtype) -> StableDiffusionPipeline:
     """Return diffusers' pipeline with the scheduler of Stable Diffusion 1.5's folder, without a safety checker, in one precision."""
     made = StableDiffusionPipeline(
-        networks.vae, networks.text_encoder, networks.tokenizer, networks.unet, PNDMScheduler(**SCHEDULE, skip_prk_steps=True),
+        networks.vae, networks.pipeline.text_encoder, networks.pipeline.tokenizer, networks.denoiser,
+        PNDMScheduler(**SCHEDULE, skip_prk_steps=True),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     made.set_progress_bar_config(disable=True)

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from selfimprove.config import Settings
+from selfimprove.models import sd
 from selfimprove.models.paths import DiffusionSchedule
 from selfimprove.models.pipeline import Diffuser
 from selfimprove.planning.costs import Shapes
 from selfimprove.presets import PRESETS
 from selfimprove.shapes import PIPELINE
-from selfimprove_lab.results.true_sizes import stable_diffusion
+from selfimprove_lab.results.true_sizes import true_size
 
 SCHEDULE: dict[str, Any] = {  # of Stable Diffusion 1.5's folder
     "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "set_alpha_to_one": False, "steps_offset": 1,
@@ -74,7 +75,7 @@ class Size:
     def shapes(self) -> Shapes:
         """Configurations of denoiser and VAE, without weights."""
         if not self.toy:
-            return stable_diffusion()
+            return true_size("sd15")
         with FakeTensorMode():
             unet = UNet2DConditionModel(
                 sample_size=8, block_out_channels=(32, 32), layers_per_block=1, norm_num_groups=8, attention_head_dim=4,
@@ -85,8 +86,8 @@ class Size:
                 down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, block_out_channels=(8, 16),
                 norm_num_groups=4, sample_size=16,
             )  # fmt: skip
-        weights = sum(p.numel() for network in (unet, vae, _text_encoder(32, torch.device("meta"))) for p in network.parameters())
-        return Shapes(unet, vae, (4, 8, 8), (16, 16), 77, "cuda", 4 * weights)
+        encoder = 4 * sum(p.numel() for p in _text_encoder(32, torch.device("meta")).parameters())
+        return Shapes(sd.FAMILY, unet, vae, (4, 8, 8), (16, 16), {"text": (77, 32)}, "cuda", encoder)
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -106,16 +107,19 @@ class Size:
         shapes = self.shapes()
         torch.manual_seed(seed)
         with torch.device(device):
-            unet, vae = (type(network).from_config(network.config) for network in (shapes.unet, shapes.vae))
-        text = _text_encoder(shapes.text[1], device)
+            unet, vae = (type(network).from_config(network.config) for network in (shapes.denoiser, shapes.vae))
+        text = _text_encoder(shapes.text["text"][1], device)
         for network in (unet, vae, text):
             network.float().to(device).eval().requires_grad_(False)
         if not naive:
             vae.to(memory_format=torch.channels_last)
-        tokenizer = CLIPTokenizer.from_pretrained(PIPELINE / "tokenizer", model_max_length=shapes.tokens)
-        schedule = DiffusionSchedule(DDIMScheduler(**SCHEDULE, clip_sample=False), device)
-        made = Diffuser(Path("random weights"), unet, vae, text, tokenizer, schedule, device)
-        vars(made)["unet"] = unet  # what would be loaded from the folder at first use
+        tokenizer = CLIPTokenizer.from_pretrained(PIPELINE / "tokenizer", model_max_length=shapes.text["text"][0])
+        scheduler = DDIMScheduler(**SCHEDULE, clip_sample=False)
+        pipeline = StableDiffusionPipeline(
+            vae, text, tokenizer, unet, scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
+        made = Diffuser(Path("random weights"), sd.FAMILY, unet, vae, pipeline, DiffusionSchedule(scheduler, device), device)
+        vars(made)["denoiser"] = unet  # what would be loaded from the folder at first use
         return made
 
 

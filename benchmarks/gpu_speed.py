@@ -22,7 +22,7 @@ from benchmarks.gpu_report import peak_of
 from selfimprove.batches import TrainingSet
 from selfimprove.config import Settings
 from selfimprove.data.latents import build_store
-from selfimprove.models.lora import WithoutAdapter, add_adapter
+from selfimprove.models.lora import Adapters
 from selfimprove.models.pipeline import AUTOCAST, Diffuser
 from selfimprove.opponent import LiveOpponent, Opponent, precompute
 from selfimprove.planning.costs import Flops, count_flops, sampling_memory, training_memory
@@ -55,10 +55,14 @@ def our_training(case: Case, size: Size, device: torch.device, seed: int) -> dic
     settings, diffuser, clock = size.settings(case), size.networks(device, seed), Clock(device)
     with tempfile.TemporaryDirectory() as name:
         data = training_set(diffuser, settings, Path(name))
-        player = copy.deepcopy(diffuser.unet).requires_grad_(True)
+        player = copy.deepcopy(diffuser.denoiser).requires_grad_(True)
+        network: Any = None
         if settings.lora_rank:
-            add_adapter(player, settings.lora_rank, settings.lora_alpha, seed, 1)
-        network: Any = WithoutAdapter(player) if settings.lora_rank else copy.deepcopy(diffuser.unet)
+            adapters = Adapters(player, diffuser.family, settings.lora_rank, settings.lora_alpha)
+            adapters.add_player(None, seed, 1)
+            network = adapters.opponent(None)
+        else:
+            network = copy.deepcopy(diffuser.denoiser)
         opponent: Opponent = LiveOpponent(network)
         made = {}
         if case.form.endswith("opponent kept"):
@@ -84,7 +88,7 @@ def naive_training(case: Case, size: Size, device: torch.device, seed: int) -> d
 def our_rollouts(case: Case, size: Size, device: torch.device, seed: int, until: float) -> dict[str, Any]:
     """Draw latents by `selfimprove.rollout`, as a round does, then decode them; both are timed."""
     settings, diffuser, clock = size.settings(case), size.networks(device, seed), Clock(device)
-    unet = copy.deepcopy(diffuser.unet).to(memory_format=torch.channels_last)
+    unet = copy.deepcopy(diffuser.denoiser).to(memory_format=torch.channels_last)
     texts = prompts(settings.rollout_batch)
 
     def sampled(steps: int) -> torch.Tensor:
@@ -113,7 +117,7 @@ def naive_rollouts(case: Case, size: Size, device: torch.device, seed: int, unti
     texts, seconds = prompts(settings.rollout_batch), []
     reset_peak(device)
     draw(made, texts, 2)
-    with rows_counted(networks.unet) as rows:
+    with rows_counted(networks.denoiser) as rows:
         while more(seconds, size, until):
             seconds.append(clock.timed(lambda: draw(made, texts, settings.rollout_steps)))
     return {"seconds": seconds, "forwards_per_image": sum(rows) / len(seconds) / len(texts)} | peak(device)

@@ -43,7 +43,7 @@ def main() -> None:
     prompts = [prompts[i % len(prompts)] for i in range(arguments.count)]
     ids = [example_id(p, i) for i, p in enumerate(prompts)]
     latents = sample_batches(
-        diffuser, diffuser.unet, prompts, ids, arguments.batch, "sampling", seed=0, stream="distances", round_index=0,
+        diffuser, diffuser.denoiser, prompts, ids, arguments.batch, "sampling", seed=0, stream="distances", round_index=0,
         steps=arguments.steps, guidance=arguments.guidance,
     )  # fmt: skip
     rows = {}

@@ -22,7 +22,7 @@ from accelerate import PartialState
 from selfimprove.batches import TrainingSet
 from selfimprove.data.latents import build_store
 from selfimprove.files import write_json
-from selfimprove.models.lora import WithoutAdapter, add_adapter
+from selfimprove.models.lora import Adapters
 from selfimprove.models.pipeline import load_diffuser
 from selfimprove.models.resolve import resolve_model
 from selfimprove.opponent import LiveOpponent, precompute
@@ -63,17 +63,18 @@ def measure(case: str, model: str) -> dict[str, Any]:
         data = TrainingSet(tuple(map(str, range(n))), [1] * n, text, *stores)
         opponent: Any = None
         if kept:
-            network = diffuser.load_unet(diffuser.folder)
+            network = diffuser.load_denoiser(diffuser.folder)
             opponent = precompute(folder / "opponent", network, "opponent", data, diffuser.schedule, settings, 0, 1)
             del network
         gc.collect()
         before = _reset_peak(device)
         with (held := Held()):
-            player = diffuser.load_unet(diffuser.folder).requires_grad_(True)
+            player = diffuser.load_denoiser(diffuser.folder).requires_grad_(True)
             if settings.lora_rank:
-                add_adapter(player, settings.lora_rank, settings.lora_alpha, 0, 1)
+                adapters = Adapters(player, diffuser.family, settings.lora_rank, settings.lora_alpha)
+                adapters.add_player(None, 0, 1)
             if not kept:
-                opponent = LiveOpponent(WithoutAdapter(player) if settings.lora_rank else diffuser.load_unet(diffuser.folder))
+                opponent = LiveOpponent(adapters.opponent(None) if settings.lora_rank else diffuser.load_denoiser(diffuser.folder))
             start = time.perf_counter()
             train(player, opponent, data, diffuser.schedule, settings, 0, 1, folder / "work")
             seconds = (time.perf_counter() - start) / STEPS

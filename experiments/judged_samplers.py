@@ -34,7 +34,7 @@ def draw(diffuser: Diffuser, pipeline: Path, settings: Settings, count: int) -> 
     prompts = [c.text for c in scenes]
     ids = [example_id(p, i) for p, i in indexed(prompts)]
     latents = sample_batches(
-        diffuser, diffuser.load_unet(pipeline), prompts, ids, settings.rollout_batch, "sampling", seed=EVALUATION_SEED,
+        diffuser, diffuser.load_denoiser(pipeline), prompts, ids, settings.rollout_batch, "sampling", seed=EVALUATION_SEED,
         stream="evaluation", round_index=0, steps=settings.rollout_steps, guidance=settings.evaluation_guidance,
         sampler=settings.sampler,
     )  # fmt: skip

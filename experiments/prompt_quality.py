@@ -34,7 +34,7 @@ def score_source(source: PromptSource, seed: int, count: int, runs: Path) -> dic
     ids = [example_id(p, i) for i, p in enumerate(prompts)]
     s = run.preset.settings
     latents = sample_batches(
-        run.diffuser, run.diffuser.unet, prompts, ids, s.rollout_batch, "sampling", seed=seed, stream="prompt quality", round_index=0,
+        run.diffuser, run.diffuser.denoiser, prompts, ids, s.rollout_batch, "sampling", seed=seed, stream="prompt quality", round_index=0,
         steps=s.rollout_steps, guidance=s.guidance,
     )  # fmt: skip
     images = torch.cat([run.diffuser.decode(z) for z in latents.split(s.rollout_batch)])

@@ -145,7 +145,7 @@ class Comparison:
         self._open(name, guidance)
         data = replace(no_images(), name=self.prompts.name).judged_on(self.prompts.prompts, self.prompts.scenes, self.sampling.images)
         settings, folder = self.sampling.settings(guidance), self.folder(name, guidance)
-        evaluate(diffuser, diffuser.unet, data, self.scorers, None, settings, folder, name, model_hash(self.models[name]))
+        evaluate(diffuser, diffuser.denoiser, data, self.scorers, None, settings, folder, name, model_hash(self.models[name]))
 
     def pictures(self, scored: Sequence[Scored], rows: Sequence[int]) -> Float[np.ndarray, "models rows h w 3"]:
         """Return the images, in [0, 1], of some rows of the tables; a row has the same prompt and noise in every evaluation."""

@@ -120,6 +120,8 @@ class Settings:
     optimiser: Literal["adamw", "adamw8bit"] = "adamw"  #: "adamw8bit" is the one of the package bitsandbytes
     lora_rank: int | None = None  #: rank of the LoRA adapters to train; None trains all weights
     lora_alpha: int = 8  #: the adapter is scaled by alpha / rank
+    lora_targets: str = ""  #: endings of the names of adapted layers, such as "to_q to_v"; "" for those usual in the model's family
+    use_dora: bool = False  #: adapters that learn the length of weights apart from their direction (DoRA)
     ema: float = 0.0  #: decay of the average of weights, which becomes the player, at most (1 + n) / (10 + n) after n steps; 0 for none
     precision: Precision = "no"
     gradient_checkpointing: bool = False
@@ -247,7 +249,7 @@ COLUMNS = ("image_column", "caption_column")
 # Settings that came later: an identity names one only where it is not at its default, so that runs made before keep their identity.
 LATER = (
     *("resolution", "negative_prompt", "min_snr", "optimiser", "generated_noise", "neon"),
-    *("time_density", "time_mean", "time_std", "time_shift"),
+    *("time_density", "time_mean", "time_std", "time_shift", "lora_targets", "use_dora"),
 )
 _FIELDS = {f.name: f for f in fields(Settings)}
 

@@ -136,11 +136,9 @@ def sample_batches(
     `precision`: what the network's layers compute in. The sampler's steps are computed in the precision of the schedule. `negative`: the
     prompt from which guidance leads away, empty in the papers.
     """
-    empty = diffuser.embed([negative])
-    parts = []
+    empty, given, parts = diffuser.embed([negative]), diffuser.embed(list(prompts)), []
     for start in tqdm(range(0, len(prompts), batch_size), desc=description, leave=False):
         rows = slice(start, start + batch_size)
-        text = diffuser.embed(list(prompts[rows]))
         with torch.autocast(diffuser.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
-            parts.append(rollout(diffuser, denoiser, text, empty, ids[rows], **settings))  # type: ignore[arg-type]
+            parts.append(rollout(diffuser, denoiser, given.rows(rows), empty, ids[rows], **settings))  # type: ignore[arg-type]
     return torch.cat(parts)

@@ -21,7 +21,8 @@ from selfimprove.evaluation.aggregate import summarise
 from selfimprove.evaluation.evaluate import HeldOut, evaluate, evaluation_latents, held_out_error
 from selfimprove.evaluation.watch import Watch
 from selfimprove.files import read_json, replacing, write_json, write_table
-from selfimprove.models.lora import WithoutAdapter, add_adapter, merge
+from selfimprove.models.lora import FILE as ADAPTER
+from selfimprove.models.lora import Adapters
 from selfimprove.models.pipeline import write_pipeline
 from selfimprove.models.weights import model_hash
 from selfimprove.opponent import LiveOpponent, Opponent, precompute
@@ -119,21 +120,25 @@ def _train(run: Run, settings: Settings, data: TrainingSet, start: Path, opponen
     folder, work = run.folder.round(index), run.folder.round(index) / "training"
     opponent_hash, errors_from = model_hash(opponent_folder), "precomputed" if run.opponent_cache and data.generated else "network"
     made_from: dict[str, Any] = {"opponent": opponent_hash, "start": model_hash(start), "data": data.fingerprint()}
-    with run.folder.stage(index, "training", files=("train.parquet",), **made_from) as record:
+    files = ("train.parquet", *([f"lora/{ADAPTER}"] if settings.lora_rank else []))
+    with run.folder.stage(index, "training", files=files, **made_from) as record:
         record["opponent_errors"] = errors_from  # the same up to rounding
         record |= {"examples": data.images, "steps": settings.steps_for(data.images)}
-        player = run.diffuser.load_unet(start).requires_grad_(True)
-        if settings.resolution:  # the size that plain diffusers draws at
+        rank, base, adapters = settings.lora_rank, _adapted(run, start) if settings.lora_rank else start, None
+        player = run.diffuser.load_denoiser(base).requires_grad_(True)
+        if settings.resolution and "sample_size" in player.config:  # the size that plain diffusers draws at
             player.register_to_config(sample_size=run.diffuser.latent_shape[1])
-        rank = settings.lora_rank
         if not rank and PartialState().is_main_process:  # the last round may be trained on; the others' states, of three networks each, go
             (run.folder.round(index - 1) / "training" / CHECKPOINT).unlink(missing_ok=True)
         opponent: Opponent | None = None
         if rank:
-            add_adapter(player, rank, settings.lora_alpha, run.seed, index)
+            adapters = Adapters(player, run.diffuser.family, rank, settings.lora_alpha, settings.lora_targets, settings.use_dora)
+            adapters.add_player(_adapter(start, base), run.seed, index)
         if data.generated:
-            own = rank and opponent_folder == start
-            network = WithoutAdapter(player) if own else run.diffuser.load_unet(opponent_folder).requires_grad_(False)
+            if adapters and base == _adapted(run, opponent_folder):
+                network = adapters.opponent(_adapter(opponent_folder, base))
+            else:
+                network = run.diffuser.load_denoiser(opponent_folder).requires_grad_(False)
             opponent = LiveOpponent(network)
             if cache := run.cache_of(index, opponent_hash):
                 opponent = precompute(cache, network, opponent_hash, data, run.diffuser.schedule, settings, run.seed, index)
@@ -142,16 +147,30 @@ def _train(run: Run, settings: Settings, data: TrainingSet, start: Path, opponen
         named = identity_hash({"round": index, "opponent": opponent_hash, "start": made_from["start"], "run": lasting(run.folder.identity)})
         log = train(player, opponent, data, run.diffuser.schedule, settings, run.seed, index, work, named, _watch(run, settings, index))
         if settings.neon:
-            step_away(player, run.diffuser.load_unet(start), settings.neon)
+            step_away(player, run.diffuser.load_denoiser(start), settings.neon)
         if PartialState().is_main_process:
-            if rank:
-                merge(player, rank, settings.lora_alpha, run.folder.round(index - 1) / "lora", folder / "lora")
+            if adapters:
+                adapters.merge(folder / "lora")
             with replacing(folder / "pipeline") as unfinished:
                 write_pipeline(unfinished, player, run.diffuser.folder)
             record["player"] = model_hash(folder / "pipeline")
             write_table(folder / "train.parquet", log)
-    del player, opponent
+    del player, opponent, adapters
     gc.collect()  # the network that was trained lies in reference cycles, and would stay beside those of the evaluation
+
+
+def _adapted(run: Run, player: Path) -> Path:
+    """Return the pipeline that a player's adapter changes: the last one without an adapter, at least the base model."""
+    while _adapter(player, run.diffuser.folder):
+        index = int(player.parent.name.removeprefix("round_"))
+        player = run.folder.round(index - 1) / "pipeline" if index > 1 else run.diffuser.folder
+    return player
+
+
+def _adapter(player: Path, base: Path) -> Path | None:
+    """Return the folder of a player's adapter on `base`, None if the player is the base or has changed all weights."""
+    folder = player.parent / "lora"
+    return folder if player != base and (folder / ADAPTER).exists() else None
 
 
 def _watch(run: Run, settings: Settings, index: int) -> Watch | None:
@@ -179,16 +198,16 @@ def _evaluate(run: Run, player: Path, index: int, judged_by: dict[str, Any]) -> 
     weights, name = model_hash(player), f"round {index}" if index else "base"
     files = ("scores.parquet", "metrics.json", "evaluation/store.json", *(["held_out.parquet"] if data.validation else []))
     with run.folder.stage(index, "evaluation", files, rebind=True, player=weights, judged_by=judged_by):
-        unet = diffuser.load_unet(player).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        denoiser = diffuser.load_denoiser(player).to(memory_format=torch.channels_last)
         held_out = None
         if data.validation:
             captions, ids = [data.captions[i] for i in data.validation], [data.ids[i] for i in data.validation]
             real = held_out_latents(run)
             held_out = HeldOut(real, captions)
-            errors = held_out_error(diffuser, unet, real, captions, ids, run.preset.settings)
+            errors = held_out_error(diffuser, denoiser, real, captions, ids, run.preset.settings)
             frame = pd.DataFrame({"id": ids, "prompt": captions, "image": 0, "held_out_error": errors.numpy()})
             write_table(folder / "held_out.parquet", frame)
-        scored = evaluate(diffuser, unet, data, run.scorers, held_out, run.preset.settings, folder, name, weights)
+        scored = evaluate(diffuser, denoiser, data, run.scorers, held_out, run.preset.settings, folder, name, weights)
         if PartialState().is_main_process:
             write_json(folder / "metrics.json", _metrics(run.folder, index, scored.table))
 

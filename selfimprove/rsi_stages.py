@@ -158,4 +158,4 @@ def _selected(run: Run, settings: Settings, index: int, dtype: torch.dtype) -> T
         entries += [(latents_of_real, row) for row in range(len(real))]
         digests["real"] = latents_of_real.digest()
     latents = build_store(folder / "selected", len(ids), make, f"round {index}: training latents", dtype, digests, ids)
-    return TrainingSet(tuple(ids), text_rows, text, latents, None, torch.tensor(weights, dtype=torch.float32))
+    return TrainingSet(tuple(ids), text_rows, text, latents, None, torch.tensor(weights, dtype=torch.float32), run.diffuser.family.call)

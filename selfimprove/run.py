@@ -16,7 +16,6 @@ from selfimprove.files import read_json, write_json
 from selfimprove.models.lora import check_rank
 from selfimprove.models.optimiser import check_optimiser
 from selfimprove.models.pipeline import Diffuser, load_diffuser
-from selfimprove.models.resolution import at_resolution
 from selfimprove.models.resolve import HUB_ID, resolve_model
 from selfimprove.models.weights import ModelError, model_hash
 from selfimprove.opponent import CacheError, check_identity
@@ -106,7 +105,7 @@ def set_up(
     if data not in EMBEDDED and not HUB_ID.fullmatch(data) and not Path(data).expanduser().exists():  # before a model is downloaded for it
         raise DataError(f"data={data!r}: there is no such folder; give 'shapes' or a folder of images")
     folder = resolve_model(model or preset.model)
-    diffuser = at_resolution(load_diffuser(folder, chosen), settings.resolution)
+    diffuser = load_diffuser(folder, chosen).at(settings.resolution)
     if data:
         counts = (settings.samples, settings.validation, settings.evaluation_prompts)
         columns = (settings.image_column, settings.caption_column)
@@ -216,7 +215,13 @@ def _check(settings: Settings, diffuser: Diffuser, images: ImageText, scorers: M
     if settings.validate_every and not images.validation:
         raise DataError(f"validate_every={settings.validate_every} needs images that are kept out of training; ask for some: validation")
     if settings.lora_rank:
-        check_rank(diffuser.shape, settings.lora_rank)
+        check_rank(diffuser.shape, settings.lora_targets.split() or diffuser.family.adapted, settings.lora_rank)
+    for name in ("guidance", "evaluation_guidance"):
+        if diffuser.shape.config.get(diffuser.family.guidance_input) and getattr(settings, name) != 1:
+            raise ModelError(
+                f"{name}={getattr(settings, name)!r}: model={str(diffuser.folder)!r} was distilled to take guidance as an input, and would "
+                f"be guided twice; give {name}=1"
+            )
     predicts = diffuser.schedule.prediction_type
     if settings.prediction_type not in ("any", predicts):
         raise ModelError(

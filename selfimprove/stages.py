@@ -35,7 +35,7 @@ def spin_training_set(run: Run, settings: Settings, opponent: Path, index: int) 
     text, rows = text_store(run, run.folder.path / "text", captions, stored_as(settings))
     real = real_latents(run, settings)
     if settings.objective == "sft":
-        return TrainingSet(ids, rows, text, real, None)
+        return TrainingSet(ids, rows, text, real, None, call=run.diffuser.family.call)
     chosen = reached(run, settings, index)
     if chosen != list(range(len(ids))):
         ids, rows, captions = tuple(ids[i] for i in chosen), [rows[i] for i in chosen], [captions[i] for i in chosen]
@@ -44,7 +44,7 @@ def spin_training_set(run: Run, settings: Settings, opponent: Path, index: int) 
     weights = None if settings.pushing == 1 else torch.full((len(ids),), settings.pushing)
     if settings.weighting != "none":
         weights = settings.pushing * distance_weights(run, settings, index, list(ids), generated, range(len(ids)))
-    return TrainingSet(ids, rows, text, real, generated, weights)
+    return TrainingSet(ids, rows, text, real, generated, weights, run.diffuser.family.call)
 
 
 def held_out_latents(run: Run) -> Tensor:
@@ -122,7 +122,12 @@ def stored_as(settings: Settings) -> torch.dtype:
 def text_store(run: Run, folder: Path, captions: list[str], dtype: torch.dtype) -> tuple[Store, list[int]]:
     """Return the embeddings of all different captions, the empty caption first, and the row of each caption."""
     texts = ["", *sorted(set(captions))]
-    wanted = Wanted(folder, texts, {"text": model_hash(run.diffuser.folder, "text_encoder", "tokenizer")}, dtype)
+    parts = [part for e in run.diffuser.family.encoders for part in (e.part, e.tokenizer)]
+    made_from = {
+        "text": model_hash(run.diffuser.folder, *parts),
+        "size": list(run.diffuser.image_size),
+    }  # a size is part of some conditionings
+    wanted = Wanted(folder, texts, made_from, dtype)
     store = shared_store(run.latent_cache, wanted, lambda rows: dict(run.diffuser.embed([texts[i] for i in rows]).tensors), "text")
     rows = {caption: row for row, caption in enumerate(texts)}
     return store, [rows[c] for c in captions]
@@ -156,7 +161,7 @@ def rollout_store(
                 images = diffuser.decode(diffuser.encode(images)[0])
             return encoded(run, images, settings.flip)
         latents = sample_batches(
-            diffuser, unet, captions[part], ids[part], settings.rollout_batch, "sampling", settings.precision, seed=run.seed,
+            diffuser, denoiser, captions[part], ids[part], settings.rollout_batch, "sampling", settings.precision, seed=run.seed,
             stream="rollout", round_index=drawn, steps=settings.rollout_steps, guidance=settings.guidance, eta=settings.eta,
             sampler=settings.sampler, negative=settings.negative_prompt,
         )  # fmt: skip
@@ -177,7 +182,7 @@ def rollout_store(
     with run.folder.stage(index, "rollout", files, opponent=weights, images=len(ids), examples=examples):
         if cache := run.cache_of(index, weights):
             check_identity(cache / "rollout.json", drawn_from | {"examples": examples})
-        unet = diffuser.load_unet(opponent).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        denoiser = diffuser.load_denoiser(opponent).to(memory_format=torch.channels_last)
         write_table(folder / "prompts.parquet", pd.DataFrame({"id": ids, "prompt": captions}))
         into = cache / "rollout" if cache else folder / "rollout"
         keys = [f"{name} {caption}" for name, caption in zip(ids, captions, strict=True)]

@@ -14,7 +14,6 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, gather_object, is_tensorboard_available
-from diffusers import UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from jaxtyping import Float, Shaped
 from torch import Tensor, distributed, nn
@@ -187,7 +186,7 @@ def other_rates(path: Path, done: int, steps: int) -> RunError:
 
 
 def train(
-    player: UNet2DConditionModel,
+    player: Any,
     opponent: Opponent | None,
     data: TrainingSet,
     schedule: Schedule,

@@ -20,7 +20,7 @@ def here(folder: Path, steps: int = 3, guidance: float = 3.0) -> Tensor:
     """Images in [0, 1], as a round draws them."""
     diffuser = load_diffuser(folder, torch.device("cpu"))
     text, empty = diffuser.embed(PROMPTS), diffuser.embed([""])
-    return diffuser.decode(rollout(diffuser, diffuser.unet, text, empty, IDS, 0, "test", 1, steps, guidance))
+    return diffuser.decode(rollout(diffuser, diffuser.denoiser, text, empty, IDS, 0, "test", 1, steps, guidance))
 
 
 def plainly(pipeline: StableDiffusionPipeline, steps: int = 3, guidance: float = 3.0) -> Tensor:

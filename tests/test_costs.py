@@ -19,7 +19,7 @@ from selfimprove import rounds
 from selfimprove.batches import TrainingSet
 from selfimprove.config import Settings
 from selfimprove.models import pipeline as models
-from selfimprove.models.lora import WithoutAdapter, add_adapter
+from selfimprove.models.lora import Adapters, WithAdapter
 from selfimprove.models.pipeline import Diffuser, load_diffuser
 from selfimprove.opponent import LiveOpponent
 from selfimprove.planning import timing
@@ -39,12 +39,12 @@ from selfimprove.rounds import play
 from selfimprove.run import Run, set_up
 from selfimprove.scorers import SHAPES_SCORERS, load_scorers, resident_memory
 from selfimprove.train import train
-from selfimprove_lab.results.true_sizes import CLIP_TEXT, SD3_TEXT, largest_scorer, stable_diffusion, stable_diffusion_3
+from selfimprove_lab.results.true_sizes import CLIP_G, CLIP_L, CLIP_TEXT, T5_XXL, largest_scorer, true_size
 
 
 def test_flops_of_stable_diffusion() -> None:
     """.8033 TFLOP a forward of a latent of 512 pixels, three times that with the backward; VAE 2.51 and 1.12."""
-    flops = count_flops(stable_diffusion(), PRESETS["sd15-spin"].settings)
+    flops = count_flops(true_size("sd15"), PRESETS["sd15-spin"].settings)
     assert flops.forward == pytest.approx(0.8033e12, rel=1e-3)
     assert flops.step == pytest.approx(2.4068e12, rel=1e-3)
     assert (flops.decode, flops.encode) == pytest.approx((2.5145e12, 1.1167e12), rel=1e-3)
@@ -52,14 +52,14 @@ def test_flops_of_stable_diffusion() -> None:
 
 def test_an_adapter_makes_no_forward_longer() -> None:
     """1.7178 TFLOP a step with rank 8; those that draw have no adapter, and the opponent's is off."""
-    flops = count_flops(stable_diffusion(), Settings(lora_rank=8))
+    flops = count_flops(true_size("sd15"), Settings(lora_rank=8))
     assert flops.forward == pytest.approx(0.8033e12, rel=1e-4)
     assert flops.step == pytest.approx(1.7178e12, rel=1e-3)
 
 
 def test_stable_diffusion_3() -> None:
     """Its 2,028,328,000 weights; 4,096 patches and 333 tokens, each through 12 w^2 weights a layer, and all with all in attention."""
-    shapes = stable_diffusion_3()
+    shapes = true_size("sd3")
     assert shapes.parameters == 2_028_328_000
     tokens, width, depth = 64 * 64 + 333, 1536, 24
     layers = depth * (2 * 12 * width**2 * tokens + 4 * tokens**2 * width)
@@ -79,7 +79,7 @@ def test_text_encoders_are_as_large_as_they_are_said_to_be() -> None:
     with torch.device("meta"):
         assert weights(CLIPTextModel(large)) == CLIP_TEXT
         encoders = (CLIPTextModelWithProjection(large), CLIPTextModelWithProjection(giant), T5EncoderModel(t5))
-        assert sum(map(weights, encoders)) == SD3_TEXT
+        assert sum(map(weights, encoders)) == CLIP_L + CLIP_G + T5_XXL
 
 
 STEPS = Settings(samples=10, steps=2, batch=8, lr=1e-3)
@@ -95,11 +95,12 @@ def test_memory_is_what_a_real_training_holds(tiny: Path, training_data: Trainin
     predicted = training_memory(shapes, settings, live)
     data = training_data if settings.objective == "spin" else replace(training_data, generated=None)
     with (held := Held()):
-        player = diffuser.load_unet(tiny).requires_grad_(True)
+        player = diffuser.load_denoiser(tiny).requires_grad_(True)
         if settings.lora_rank:
-            add_adapter(player, settings.lora_rank, settings.lora_alpha, 0, 1)
+            adapters = Adapters(player, diffuser.family, settings.lora_rank, settings.lora_alpha)
+            adapters.add_player(None, 0, 1)
         trained = sum(p.numel() for p in player.parameters() if p.requires_grad) * 4
-        network = diffuser.load_unet(tiny) if live else WithoutAdapter(player)
+        network = diffuser.load_denoiser(tiny) if live else adapters.opponent(None) if settings.lora_rank else None
         opponent = LiveOpponent(network) if settings.objective == "spin" else None
         train(player, opponent, data, diffuser.schedule, settings, 0, 1, tmp_path)
     assert predicted.peak - shapes.resident == pytest.approx(held.peak, rel=0.1)
@@ -116,10 +117,10 @@ def test_memory_is_what_a_real_training_holds(tiny: Path, training_data: Trainin
 def test_memory_is_what_real_sampling_holds(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     diffuser, settings = load_diffuser(tiny, torch.device("cpu")), replace(STEPS, rollout_batch=6, guidance=2.0)
     shapes, text = Shapes.of(diffuser), diffuser.embed([""]).tensors["text"].expand(12, -1, -1).clone()
-    weights = 4 * sum(p.numel() for p in diffuser.unet.parameters())
+    weights = 4 * sum(p.numel() for p in diffuser.denoiser.parameters())
     monkeypatch.setattr(models, "VAE_PIXELS", 1)
     with (held := Held()), torch.inference_mode():  # where every storage is seen to go; under no_grad as much is resident
-        diffuser.unet(torch.zeros(12, 4, 8, 8), 5, text)
+        diffuser.denoiser(torch.zeros(12, 4, 8, 8), 5, text)
     assert sampling_memory(shapes, settings, 2.0).activations == pytest.approx(held.peak, rel=0.1)
     monkeypatch.setattr(models, "VAE_PIXELS", 200 * 16 * 16)  # now the VAE holds more
     with (held := Held()), torch.inference_mode():
@@ -145,19 +146,19 @@ def test_memory_is_what_a_real_evaluation_holds(tiny: Path, images: Path, tmp_pa
 @pytest.mark.parametrize("name", ["sd15-spin-lora", "own-images"])
 def test_one_card_of_12_gigabytes_is_enough_in_every_stage(name: str) -> None:
     """At the size of Stable Diffusion 1.5, with the largest scorer: 8.5 and 8.3 GB; and where images are drawn between steps."""
-    shapes, settings = stable_diffusion(), PRESETS[name].settings
+    shapes, settings = true_size("sd15"), PRESETS[name].settings
     training = training_memory(shapes, settings, live_opponent=False)
     sampling = sampling_memory(shapes, settings, settings.guidance)
     evaluation = evaluation_memory(shapes, settings, [largest_scorer()], 0)
     watching = training._replace(activations=max(training.activations, sampling.activations))
     assert max(m.peak for m in (training, watching, sampling, evaluation)) < 12e9
     assert evaluation.scorers + evaluation.activations >= sampling.activations
-    assert training.pipeline == sampling.pipeline == 4 * CLIP_TEXT + sum(p.numel() for p in shapes.vae.parameters()) * 4
+    assert training.pipeline == sampling.pipeline == sum(p.numel() for p in shapes.vae.parameters()) * 4
 
 
 def test_all_weights_fit_one_card_of_24_gigabytes() -> None:
     """20.2 GB; moments in 8 bits spare three quarters of the optimiser's part."""
-    shapes, settings = stable_diffusion(), PRESETS["own-images-full"].settings
+    shapes, settings = true_size("sd15"), PRESETS["own-images-full"].settings
     plain = training_memory(shapes, settings, live_opponent=True)
     assert plain.peak < 22e9
     assert plain.optimiser == pytest.approx(8 * shapes.parameters, rel=0.01)
@@ -187,7 +188,7 @@ def test_checkpointing_saves_memory_and_an_opponent_costs_its_weights(tiny: Path
     plain, saved, alone = (training_memory(Shapes.of(diffuser), replace(STEPS, gradient_checkpointing=c), o)
                            for c, o in ((False, True), (True, True), (False, False)))  # fmt: skip
     assert saved.peak < 0.8 * plain.peak
-    weights = 4 * sum(p.numel() for p in diffuser.unet.parameters())
+    weights = 4 * sum(p.numel() for p in diffuser.denoiser.parameters())
     assert plain.networks - alone.networks == pytest.approx(weights, rel=0.01)
 
 
@@ -209,7 +210,7 @@ def test_the_plan_says_what_a_run_takes(tiny: Path, images: Path, tmp_path: Path
     play(played, 2)
     sizes = {p.stat().st_ino: p.stat().st_size for p in (tmp_path / "run").rglob("*") if p.suffix == ".safetensors" and p.is_file()}
     base = sum(p.stat().st_size for part in ("vae", "text_encoder") for p in (tiny / part).glob("*.safetensors"))
-    moments = 24 * sum(p.numel() for p in played.diffuser.unet.parameters())  # two checkpoints at once; they are gone by now
+    moments = 24 * sum(p.numel() for p in played.diffuser.denoiser.parameters())  # two checkpoints at once; they are gone by now
     assert planned.disk == pytest.approx(sum(sizes.values()) - base + moments, rel=0.15)
 
 
@@ -217,7 +218,7 @@ def test_the_plan_says_what_a_run_takes(tiny: Path, images: Path, tmp_path: Path
 def test_passes_are_timed_as_the_run_computes(tiny: Path, images: Path, tmp_path: Path, precision: str) -> None:
     chosen = prepared_run(tiny, images, tmp_path / "run", PRESET.changed(precision=precision))
     kinds = set()
-    chosen.diffuser.unet.conv_in.register_forward_hook(lambda module, given, made: kinds.add(made.dtype))
+    chosen.diffuser.denoiser.conv_in.register_forward_hook(lambda module, given, made: kinds.add(made.dtype))
     plan(chosen, 1)
     assert kinds == {torch.float32 if precision == "no" else torch.bfloat16}
 
@@ -225,9 +226,9 @@ def test_passes_are_timed_as_the_run_computes(tiny: Path, images: Path, tmp_path
 @pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}, {"ema": 0.9}, {"lora_rank": 2, "ema": 0.9}])
 def test_two_checkpoints_have_room(tiny: Path, training_data: TrainingSet, tmp_path: Path, changes: dict) -> None:
     settings, diffuser = replace(STEPS, objective="sft", checkpoint_every=1, **changes), load_diffuser(tiny, torch.device("cpu"))
-    player = diffuser.load_unet(tiny).requires_grad_(True)
+    player = diffuser.load_denoiser(tiny).requires_grad_(True)
     if settings.lora_rank:
-        add_adapter(player, settings.lora_rank, settings.lora_alpha, 0, 1)
+        Adapters(player, diffuser.family, settings.lora_rank, settings.lora_alpha).add_player(None, 0, 1)
     train(player, None, replace(training_data, generated=None), diffuser.schedule, settings, 0, 1, tmp_path)
     alone = disk_space(Shapes.of(diffuser), Preset("", "", settings), 0, 0, 0)
     held = [t for t in tree_iter(torch.load(tmp_path / "training.pt", weights_only=True)) if isinstance(t, Tensor)]
@@ -301,15 +302,14 @@ def test_a_kept_opponent_is_planned_out_of_memory(tiny: Path, images: Path, tmp_
     ("changes", "last", "expected"),
     [
         ({}, 1, True), ({"objective": "sft"}, 1, False), ({"lora_rank": 2}, 3, False),
-        ({"lora_rank": 2, "opponent": "base"}, 1, False),  # its only round starts where the opponent is
-        ({"lora_rank": 2, "opponent": "base"}, 2, True),
+        ({"lora_rank": 2, "opponent": "base"}, 2, False),
     ],
 )  # fmt: skip
 def test_who_needs_a_second_network(
     tiny: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict, last: int, expected: bool
 ) -> None:
     played = prepared_run(tiny, images, tmp_path / "run", PRESET.changed(**changes))
-    assert second_network(played.preset.settings, last) == expected
+    assert second_network(played.preset.settings) == expected
     opponents: list[Any] = []
     whole = rounds.train
 
@@ -319,7 +319,7 @@ def test_who_needs_a_second_network(
 
     monkeypatch.setattr(rounds, "train", seen)
     play(played, last)
-    assert any(o is not None and not isinstance(o.network, WithoutAdapter) for o in opponents) == expected
+    assert any(o is not None and not isinstance(o.network, WithAdapter) for o in opponents) == expected
 
 
 def test_the_plan_says_when_another_sampler_draws(tiny: Path, images: Path, tmp_path: Path) -> None:
@@ -355,9 +355,9 @@ def test_a_kept_opponent_draws_for_every_example(tiny: Path, images: Path, tmp_p
 
 def test_diffuser_is_untouched(tiny: Path) -> None:
     diffuser: Diffuser = load_diffuser(tiny, torch.device("cpu"))
-    before = [p.clone() for p in diffuser.unet.parameters()]
+    before = [p.clone() for p in diffuser.denoiser.parameters()]
     count_flops(Shapes.of(diffuser), replace(STEPS, lora_rank=2))
-    assert all(torch.equal(a, b) for a, b in zip(before, diffuser.unet.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, diffuser.denoiser.parameters(), strict=True))
 
 
 @pytest.fixture

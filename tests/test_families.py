@@ -1,52 +1,223 @@
 """Families of models: from the same noise, the images of plain diffusers."""
 
-from types import SimpleNamespace
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DiffusionPipeline
 
 from selfimprove import draws
-from selfimprove.models.families import FAMILIES
-from selfimprove.models.network import Conditioning
-from selfimprove.models.paths import path_of
+from selfimprove.models.lora import FILE
+from selfimprove.models.pipeline import Diffuser, load_diffuser
+from selfimprove.models.resolve import resolve_model
+from selfimprove.models.weights import ModelError
+from selfimprove.planning.plan import plan
+from selfimprove.presets import Preset
 from selfimprove.rollout import rollout
+from selfimprove.rounds import play
+from selfimprove.run import set_up
+from tests import test_rounds, test_stages
 from tests.tiny_families import PIPELINES, write
 
 PROMPTS = ["a star", "a red cat", "noise number 3"]
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module", params=list(PIPELINES))
-def pipeline(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> DiffusionPipeline:
-    folder = write(request.param, tmp_path_factory.mktemp("family") / "pipeline")
-    absent = {"text_encoder_3": None, "tokenizer_3": None} if "without" in request.param else {}
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(request.param, tmp_path_factory.mktemp("family") / request.param.replace(" ", "_"))
+
+
+@pytest.fixture(scope="module")
+def diffuser(folder: Path) -> Diffuser:
+    return load_diffuser(folder, CPU).at(16)  # FLUX's configuration names no size, and its usual one is large
+
+
+def plain(folder: Path) -> DiffusionPipeline:
+    index = json.loads((folder / "model_index.json").read_text())
+    absent = {name: None for name, named in index.items() if named == [None, None] and "text_encoder_3" in index}
     loaded = DiffusionPipeline.from_pretrained(folder, **absent)
     loaded.set_progress_bar_config(disable=True)
     return loaded
 
 
+def own_guidance(diffuser: Diffuser) -> bool:
+    """Whether guidance is an input of the network."""
+    return bool(diffuser.shape.config.get("guidance_embeds", False))
+
+
 @pytest.mark.parametrize(("guidance", "negative"), [(1.0, ""), (4.0, ""), (4.0, "a moon")])
-def test_latents_are_those_of_plain_diffusers(pipeline: DiffusionPipeline, guidance: float, negative: str) -> None:
-    family = FAMILIES[type(pipeline).__name__]
-    distilled = getattr(getattr(pipeline, "transformer", None), "config", {}).get("guidance_embeds", False)
-    if distilled and guidance != 1:
+def test_images_are_those_of_plain_diffusers(folder: Path, diffuser: Diffuser, guidance: float, negative: str) -> None:
+    if own_guidance(diffuser) and guidance != 1:
         pytest.skip("guidance is an input of this model")
-    if type(pipeline).__name__ == "StableDiffusionPipeline":
-        pipeline.scheduler.set_timesteps(4)
-    schedule = path_of(pipeline.scheduler, torch.device("cpu"), image_tokens=family.tokens((8, 8)), even_sigmas=family.even_sigmas)
-    channels = family.channels(getattr(pipeline, family.part).config)
-    world = SimpleNamespace(schedule=schedule, device=torch.device("cpu"), latent_shape=(channels, 8, 8))
-    with torch.no_grad():
-        text, empty = (Conditioning(family.embed(pipeline, prompts, (16, 16)), family.call) for prompts in (PROMPTS, [negative]))
-        ours = rollout(world, getattr(pipeline, family.part), text, empty, ["a", "b", "c"], 0, "test", 1, 4, guidance)
-    noise = draws.normal(0, "test", (1,), ["a", "b", "c"], (channels, 8, 8))
-    options = {"guidance_scale": guidance} if not distilled else {}
+    pipeline, kind, shape = plain(folder), diffuser.family.pipeline, diffuser.latent_shape
+    text, empty = diffuser.embed(PROMPTS), diffuser.embed([negative])
+    latents = rollout(diffuser, diffuser.denoiser, text, empty, ["a", "b", "c"], 0, "test", 1, 4, guidance)
+    ours = diffuser.decode(latents)
+    noise = draws.normal(0, "test", (1,), ["a", "b", "c"], shape)
+    options: dict[str, object] = {"guidance_scale": guidance} if not own_guidance(diffuser) else {}
     if guidance != 1:
-        options["negative_prompt"] = [negative] * 3 if negative or "XL" not in type(pipeline).__name__ else None
-    if "Flux" in type(pipeline).__name__:
-        noise = pipeline._pack_latents(noise, 3, channels, 8, 8)
+        options["negative_prompt"] = [negative] * 3 if negative or "XL" not in kind else None
+    if "Flux" in kind:
+        noise = pipeline._pack_latents(noise, 3, *shape)
         options = {"true_cfg_scale": guidance} | ({"negative_prompt": [negative] * 3} if guidance != 1 else {})
-    theirs = pipeline(PROMPTS, height=16, width=16, num_inference_steps=4, latents=noise, output_type="latent", **options).images
-    if "Flux" in type(pipeline).__name__:
-        theirs = pipeline._unpack_latents(theirs, 16, 16, pipeline.vae_scale_factor)
-    assert torch.allclose(ours, theirs, atol=1e-4 * max(1, float(theirs.abs().max()))), (ours - theirs).abs().max()
+    theirs = pipeline(PROMPTS, height=16, width=16, num_inference_steps=4, latents=noise, output_type="pt", **options).images
+    assert torch.allclose(ours, theirs, atol=1e-4), (ours - theirs).abs().max()
+
+
+def test_images_go_through_the_vae_as_in_plain_diffusers(folder: Path, diffuser: Diffuser) -> None:
+    """Encoding undoes the scale and the shift that plain pipelines undo before they decode."""
+    vae, images = plain(folder).vae, torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    mean, std = diffuser.encode(images)
+    with torch.no_grad():
+        posterior = vae.encode(2 * images - 1).latent_dist
+        shift = vae.config.shift_factor or 0
+        assert torch.allclose(mean / vae.config.scaling_factor + shift, posterior.mean, atol=1e-5)
+        assert torch.allclose(std / vae.config.scaling_factor, posterior.std, atol=1e-5)
+        again = (vae.decode(posterior.mean).sample / 2 + 0.5).clamp(0, 1)
+    assert torch.allclose(diffuser.decode(mean), again, atol=1e-5)
+
+
+def small(preset: Preset, diffuser: Diffuser) -> Preset:
+    guidance = {"guidance": 1.0, "evaluation_guidance": 1.0} if own_guidance(diffuser) else {}
+    return preset.changed(resolution=16, **guidance)
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}], ids=["full", "lora"])
+def test_two_rounds_of_self_play(folder: Path, diffuser: Diffuser, images: Path, tmp_path: Path, changes: dict) -> None:
+    """Player and adapter of the last round are read by plain diffusers, and draw there what they draw here."""
+    preset = small(test_rounds.PRESET.changed(steps=2, on_collapse="ignore", **changes), diffuser)
+    run = test_rounds.prepared_run(folder, images, tmp_path / "run", preset)
+    assert plan(run, 2).memory > 0
+    infos = play(run, 2)
+    assert infos[1].log is not None
+    assert infos[1].log["margin"].iloc[0] == pytest.approx(0, abs=1e-4)
+    assert infos[1].log["margin"].iloc[-1] != 0
+    player = tmp_path / "run" / "round_2" / "pipeline"
+    loaded, here = plain(player), load_diffuser(player, CPU).at(16)
+    text, noise, t = here.embed(PROMPTS[:1]), torch.randn(1, *here.latent_shape), 500
+    with torch.no_grad():
+        drawn = here.family.call(here.denoiser, noise, t, text.tensors)
+        assert torch.allclose(here.family.call(getattr(loaded, here.family.part), noise, t, text.tensors), drawn, atol=1e-5)
+        assert not torch.allclose(here.family.call(diffuser.denoiser, noise, t, text.tensors), drawn, atol=1e-5)
+        if changes:
+            base = plain(folder)  # plain diffusers adds the adapter of the last round to it
+            base.load_lora_weights(tmp_path / "run" / "round_2" / "lora", weight_name=FILE)
+            assert torch.allclose(here.family.call(getattr(base, here.family.part), noise, t, text.tensors), drawn, atol=1e-4)
+
+
+def test_two_rounds_of_recursion(folder: Path, diffuser: Diffuser, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(f"a picture of thing number {i}" for i in range(34)))
+    preset = small(test_stages.PRESET.changed(lora_rank=2, epochs=1), diffuser)
+    run = set_up(preset, "test", str(folder), "", tmp_path / "run", 0, "cpu", str(prompts), test_stages.SCORERS)
+    infos = play(run, 2)
+    assert infos[2].log is not None
+    assert infos[2].log["loss"].notna().all()
+    vectors = diffuser.embed_pooled(PROMPTS)  # by which prompts are clustered
+    assert vectors.shape[0] == 3
+    assert vectors.std(0).min() > 0
+
+
+def test_an_adapter_of_the_same_family_is_added_and_one_of_another_is_refused(
+    folder: Path, images: Path, tmp_path: Path, diffuser: Diffuser
+) -> None:
+    preset = small(test_rounds.PRESET.changed(steps=1, lora_rank=2), diffuser)
+    play(test_rounds.prepared_run(folder, images, tmp_path / "run", preset), 1)
+    adapter = tmp_path / "run" / "round_1" / "lora"
+    fused, player = (load_diffuser(f, CPU) for f in (resolve_model(f"{folder} + {adapter}"), tmp_path / "run" / "round_1" / "pipeline"))
+    for (name, ours), theirs in zip(fused.denoiser.named_parameters(), player.denoiser.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5), name
+    other = write("sd" if diffuser.family.pipeline != "StableDiffusionPipeline" else "sd3", tmp_path / "other")
+    with pytest.raises(ModelError, match=r"the LoRA .* (cannot be added to this model|has \d+ tensors, of which \d+ have a layer here)"):
+        resolve_model(f"{other} + {adapter}")
+
+
+def without(name: str) -> Callable[[Path], None]:
+    return lambda folder: shutil.rmtree(folder / name)
+
+
+def edited(file: str, **changes: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | changes))
+
+    return change
+
+
+def vae_of(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        shutil.rmtree(folder / "vae")
+        shutil.copytree(write(name, folder.parent / "other") / "vae", folder / "vae")
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "break_it", "said"),
+    [
+        ("flux", without("text_encoder_2"), r"has no text_encoder_2/ folder; give a complete pipeline"),
+        ("sdxl", without("text_encoder_2"), r"has no text_encoder_2/ folder; give a complete pipeline"),
+        ("sdxl", without("tokenizer_2"), r"has no tokenizer_2/ folder; give a complete pipeline"),
+        ("sd3", without("text_encoder_3"), r"has no text_encoder_3/ folder; give a complete pipeline"),
+        ("sd3", vae_of("sd"), r"its transformer takes 16 channels, its VAE makes 4 .* parts of two models\)"),
+        (
+            "sdxl",
+            edited("unet/config.json", projection_class_embeddings_input_dim=72),
+            r"its UNet and VAE cannot be called .* a StableDiff",
+        ),
+        (
+            "sd3",
+            edited("scheduler/scheduler_config.json", _class_name="DDIMScheduler"),
+            r"is of a DDIMScheduler; a StableDiffusion3Pipeline",
+        ),
+        ("sd", edited("scheduler/scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler"), "ok"),
+        (
+            "sd3",
+            edited("model_index.json", transformer=["diffusers", "FluxTransformer2DModel"]),
+            r"its transformer is a FluxTransformer2DM",
+        ),
+        (
+            "sdxl",
+            edited("model_index.json", text_encoder_2=["transformers", "CLIPTextModel"]),
+            r"its text_encoder_2 is a CLIPTextModel; what",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path: Path, name: str, break_it: Callable[[Path], None], said: str) -> None:
+    folder = write(name, tmp_path / "model")
+    break_it(folder)
+    if said == "ok":  # betas decide, whatever the class's name says
+        assert load_diffuser(folder, CPU).schedule.prediction_type == "epsilon"
+        return
+    with pytest.raises(ModelError, match=said) as refusal:
+        load_diffuser(folder, CPU)
+    assert "\n" not in str(refusal.value)
+
+
+def test_guidance_of_a_model_that_takes_it_as_an_input(images: Path, tmp_path: Path) -> None:
+    folder = write("flux with guidance", tmp_path / "model")
+    with pytest.raises(ModelError, match=r"guidance=2.0: model=.* was distilled to take guidance as an input, .*; give guidance=1"):
+        test_rounds.prepared_run(folder, images, tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_a_size_changes_the_shift_where_the_scheduler_says_so(tmp_path: Path, name: str) -> None:
+    diffuser = load_diffuser(write(name, tmp_path / "model"), CPU)
+    larger = diffuser.at(32)
+    assert larger.image_size == (32, 32)
+    assert larger.latent_shape[1:] == (16, 16)
+    changed = larger.schedule.timesteps(4) != diffuser.schedule.timesteps(4)
+    assert changed == (name == "flux")
+    with pytest.raises(ModelError, match=r"resolution=18 must be a multiple of 4 for this model; give 16 or 20"):
+        diffuser.at(18)
+
+
+def test_large_text_encoders_are_held_in_half_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write("sd3", tmp_path / "model")
+    monkeypatch.setattr("selfimprove.models.pipeline.LARGE", 20_000)
+    diffuser = load_diffuser(folder, CPU)
+    assert {network.dtype for network, _, _ in diffuser.texts} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in diffuser.embed(PROMPTS).tensors.values()} == {torch.float32}

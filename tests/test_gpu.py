@@ -51,7 +51,7 @@ def _repeatable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def trained(diffuser: Diffuser, data: TrainingSet, folder: Path, settings: Settings) -> Weights:
-    player, opponent = diffuser.load_unet(diffuser.folder).requires_grad_(True), LiveOpponent(diffuser.load_unet(diffuser.folder))
+    player, opponent = diffuser.load_denoiser(diffuser.folder).requires_grad_(True), LiveOpponent(diffuser.load_denoiser(diffuser.folder))
     train(player, opponent, data, diffuser.schedule, settings, 0, 1, folder)
     return player.state_dict()
 
@@ -80,7 +80,7 @@ def test_a_killed_run_with_averaged_weights_goes_on(
         trained(diffuser, training_data, tmp_path / "killed", settings)
     monkeypatch.setattr(training, "make_batch", make_batch)
     resumed = trained(diffuser, training_data, tmp_path / "killed", settings)
-    moved = apart(whole, diffuser.unet.state_dict())
+    moved = apart(whole, diffuser.denoiser.state_dict())
     assert moved > 0
     assert apart(whole, resumed) < 1e-3 * moved
 
@@ -105,7 +105,7 @@ def test_the_gradient_scaler_is_in_the_checkpoint(diffuser: Diffuser, training_d
 
 def test_a_kept_opponent_is_the_live_one_within_rounding(diffuser: Diffuser, training_data: TrainingSet, tmp_path: Path) -> None:
     settings = replace(SETTINGS, precision="bf16", batch=16)
-    network = diffuser.load_unet(diffuser.folder)
+    network = diffuser.load_denoiser(diffuser.folder)
     kept = precompute(tmp_path / "cache", network, "a model", training_data, diffuser.schedule, settings, 0, 1)
     for first in (0, 16, 48):
         rows, places = batch_rows(training_data.ids, 0, 1, first, 16), range(first, first + 16)

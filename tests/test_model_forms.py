@@ -13,7 +13,7 @@ from forms import edit, here, plainly
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
-from selfimprove.models.pipeline import load_diffuser, load_unet, write_pipeline
+from selfimprove.models.pipeline import load_denoiser, load_diffuser, write_pipeline
 from selfimprove.models.weights import ModelError, model_hash, used_files
 
 CPU = torch.device("cpu")
@@ -66,7 +66,7 @@ def test_variants_and_shards_are_read_and_their_players_load_plainly(
     parts = {part: kind.from_pretrained(copy / part, variant=variant).float() for part, kind in kinds.items()}
     drawn = here(copy)
     torch.testing.assert_close(drawn, plainly(StableDiffusionPipeline.from_pretrained(copy, **parts)), atol=1e-4, rtol=0)
-    write_pipeline(tmp_path / "player", load_diffuser(copy, CPU).unet, copy)
+    write_pipeline(tmp_path / "player", load_diffuser(copy, CPU).denoiser, copy)
     torch.testing.assert_close(drawn, plainly(StableDiffusionPipeline.from_pretrained(tmp_path / "player")), atol=1e-4, rtol=0)
 
 
@@ -99,7 +99,7 @@ def test_the_plain_weights_go_before_a_variant(copy: Path, tiny: Path) -> None:
     as_fp16(copy)
     halves = copy / "unet" / "diffusion_pytorch_model.fp16.safetensors"
     shutil.copy(tiny / UNET, copy / UNET)
-    assert load_unet(copy).conv_in.weight.sum() == load_unet(tiny).conv_in.weight.sum()
+    assert load_denoiser(copy).conv_in.weight.sum() == load_denoiser(tiny).conv_in.weight.sum()
     assert halves not in used_files(copy)
 
 
@@ -267,5 +267,5 @@ def test_a_model_is_read_as_plain_diffusers_reads_it(copy: Path, tmp_path: Path,
     plain = plainly(StableDiffusionPipeline.from_pretrained(copy, dtype=torch.float32))
     assert drawn.shape == plain.shape
     torch.testing.assert_close(drawn, plain, atol=1e-4, rtol=0)
-    write_pipeline(tmp_path / "player", load_diffuser(copy, CPU).unet, copy)
+    write_pipeline(tmp_path / "player", load_diffuser(copy, CPU).denoiser, copy)
     torch.testing.assert_close(plainly(StableDiffusionPipeline.from_pretrained(tmp_path / "player")), plain, atol=1e-4, rtol=0)

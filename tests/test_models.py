@@ -42,9 +42,10 @@ def test_not_a_pipeline(copy: Path) -> None:
         load_diffuser(copy, CPU)
 
 
-def test_sdxl(copy: Path) -> None:
-    edit(copy / "model_index.json", _class_name="StableDiffusionXLPipeline")
-    with pytest.raises(ModelError, match="is a StableDiffusionXLPipeline; pipelines that can be trained: StableDiffusionPipeline"):
+@pytest.mark.parametrize("kind", ["StableDiffusionXLImg2ImgPipeline", "StableDiffusion3ControlNetPipeline"])  # the refiner is the former
+def test_other_pipelines(copy: Path, kind: str) -> None:
+    edit(copy / "model_index.json", _class_name=kind)
+    with pytest.raises(ModelError, match=f"is a {kind}; pipelines that can be trained: StableDiffusionPipeline, StableDiffusionXLPipe"):
         load_diffuser(copy, CPU)
 
 
@@ -115,11 +116,11 @@ def test_the_vae_conventions_are_the_pipelines(tiny: Path) -> None:
 def test_a_written_player_loads_in_plain_diffusers(tiny: Path, tmp_path: Path) -> None:
     diffuser = load_diffuser(tiny, CPU)
     with torch.no_grad():
-        diffuser.unet.conv_in.bias += 1
-    write_pipeline(tmp_path / "player", diffuser.unet, tiny)
+        diffuser.denoiser.conv_in.bias += 1
+    write_pipeline(tmp_path / "player", diffuser.denoiser, tiny)
     assert model_hash(tmp_path / "player") != model_hash(tiny)
     again = load_diffuser(tmp_path / "player", CPU)
-    assert torch.equal(again.unet.conv_in.bias, diffuser.unet.conv_in.bias)
+    assert torch.equal(again.denoiser.conv_in.bias, diffuser.denoiser.conv_in.bias)
     assert torch.equal(again.vae.decoder.conv_in.weight, diffuser.vae.decoder.conv_in.weight)
     program = f"""
 import sys
@@ -137,14 +138,14 @@ def test_a_player_shares_nothing_that_programs_write_in_place(
     (copy / ".git").mkdir()
     (copy / ".git" / "pack").write_bytes(b"history")
     (copy / "v1-5-pruned.ckpt").write_bytes(b"pickle")
-    write_pipeline(tmp_path / "player", load_diffuser(copy, CPU).unet, copy)
+    write_pipeline(tmp_path / "player", load_diffuser(copy, CPU).denoiser, copy)
     written = [path for path in (tmp_path / "player").rglob("*") if path.is_file()]
     assert {path.stat().st_nlink for path in written} == {1}
     assert not [path.name for path in written if path.suffix == ".ckpt" or path.name == "pack"]
     edit(tmp_path / "player" / "scheduler" / "scheduler_config.json", beta_end=0.5)
     assert model_hash(copy) == before
     monkeypatch.setattr(models, "LINKED", 1)  # only large weights may be links
-    write_pipeline(tmp_path / "linked", load_diffuser(copy, CPU).unet, copy)
+    write_pipeline(tmp_path / "linked", load_diffuser(copy, CPU).denoiser, copy)
     links = {path.name for path in (tmp_path / "linked").rglob("*") if path.is_file() and path.stat().st_nlink > 1}
     assert links == {"diffusion_pytorch_model.safetensors", "model.safetensors"}
     assert "_name_or_path" not in (tmp_path / "linked" / "unet" / "config.json").read_text()  # the same player wherever its base lay
@@ -166,7 +167,7 @@ def test_a_part_without_weights_is_left_out_of_what_is_written(tiny: Path, copy:
     edit(copy / "model_index.json", safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
     with pytest.raises(OSError, match="safety_checker"):
         StableDiffusionPipeline.from_pretrained(copy)
-    write_pipeline(tmp_path / "player", load_diffuser(copy, CPU).unet, copy)
+    write_pipeline(tmp_path / "player", load_diffuser(copy, CPU).denoiser, copy)
     assert StableDiffusionPipeline.from_pretrained(tmp_path / "player").safety_checker is None
     assert not (tmp_path / "player" / "safety_checker").exists()
 

@@ -36,7 +36,7 @@ def compute(diffuser: Diffuser, training_data: TrainingSet, tmp_path: Path) -> C
     def made(
         settings: Settings = SETTINGS, model: str = "a model", data: TrainingSet = training_data, seed: int = 0
     ) -> PrecomputedOpponent:
-        return precompute(tmp_path / "cache", diffuser.unet, model, data, diffuser.schedule, settings, seed, 1)
+        return precompute(tmp_path / "cache", diffuser.denoiser, model, data, diffuser.schedule, settings, seed, 1)
 
     return made
 
@@ -48,7 +48,7 @@ def test_errors_are_those_of_the_live_opponent(diffuser: Diffuser, training_data
     for first in (0, 3, 6, 294):  # the first and the second micro-batch of a step, another epoch, the last step
         rows, places = batch_rows(training_data.ids, 0, 1, first, 3), range(first, first + 3)
         batch = make_batch(training_data, rows, settings, diffuser.schedule, 0, 1, first // 6)
-        live = LiveOpponent(diffuser.unet)(batch, places)
+        live = LiveOpponent(diffuser.denoiser)(batch, places)
         assert torch.allclose(stored(batch, places), live, rtol=1e-5, atol=1e-6)
         assert live.std() > 1e-3
 
@@ -105,8 +105,8 @@ def test_rounds_are_the_same_and_the_opponent_is_not_in_memory(
     live = log("live", "")
     alive, train = [], rounds.train
     networks: list[weakref.ref] = []
-    load = Diffuser.load_unet
-    monkeypatch.setattr(Diffuser, "load_unet", lambda *a: (unet := load(*a), networks.append(weakref.ref(unet)))[0])
+    load = Diffuser.load_denoiser
+    monkeypatch.setattr(Diffuser, "load_denoiser", lambda *a: (unet := load(*a), networks.append(weakref.ref(unet)))[0])
     monkeypatch.setattr(rounds, "train", lambda *a: (alive.append(sum(n() is not None for n in networks)), train(*a))[1])
     cached = log("cached", tmp_path / "cache")
     assert alive == [1]  # the player

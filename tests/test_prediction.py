@@ -55,7 +55,7 @@ def diffuser(tiny: Path) -> Diffuser:
 def test_a_model_has_the_same_loss_in_either_form(diffuser: Diffuser, training_data: TrainingSet, error_in: str) -> None:
     settings, in_v = replace(SETTINGS, error_in=error_in), schedule(prediction_type="v_prediction")
     terms = []
-    for chosen, network in ((diffuser.schedule, diffuser.unet), (in_v, InV(diffuser.unet, in_v))):
+    for chosen, network in ((diffuser.schedule, diffuser.denoiser), (in_v, InV(diffuser.denoiser, in_v))):
         batch = make_batch(training_data, ROWS, settings, chosen, 0, 1, 0)
         frozen = LiveOpponent(lambda x, t, c, network=network: network(x, t, 3 * c))
         terms.append(objective(batch, network, frozen(batch, range(8)), settings))
@@ -66,7 +66,7 @@ def test_a_model_has_the_same_loss_in_either_form(diffuser: Diffuser, training_d
 
 def test_errors_in_v_weigh_by_one_over_alpha(diffuser: Diffuser, training_data: TrainingSet) -> None:
     plain, other = (make_batch(training_data, ROWS, replace(SETTINGS, error_in=e), diffuser.schedule, 0, 1, 0) for e in ("epsilon", "v"))
-    assert torch.allclose(other.errors(diffuser.unet), plain.errors(diffuser.unet) / plain.alpha)
+    assert torch.allclose(other.errors(diffuser.denoiser), plain.errors(diffuser.denoiser) / plain.alpha)
 
 
 def test_both_forms_sample_the_same_images(diffuser: Diffuser) -> None:
@@ -74,8 +74,8 @@ def test_both_forms_sample_the_same_images(diffuser: Diffuser) -> None:
     in_v = schedule(prediction_type="v_prediction")
     for sampler in ("ddim", "unipc"):
         settings = {"ids": ["a", "b"], "seed": 0, "stream": "test", "round_index": 1, "steps": 6, "guidance": 3.0, "sampler": sampler}
-        first = rollout(diffuser, diffuser.unet, text, empty, **settings)
-        second = rollout(replace(diffuser, schedule=in_v), InV(diffuser.unet, in_v), text, empty, **settings)
+        first = rollout(diffuser, diffuser.denoiser, text, empty, **settings)
+        second = rollout(replace(diffuser, schedule=in_v), InV(diffuser.denoiser, in_v), text, empty, **settings)
         assert torch.allclose(first, second, atol=2e-3), sampler
 
 
@@ -94,7 +94,7 @@ def test_zero_terminal_snr(beta_schedule: str, diffuser: Diffuser, training_data
         alpha, variance = zero.powers(last)
         batch = replace(batch, t=last, alpha=alpha, variance=variance, noisy=zero.add_noise(clean, noise, last),
                         target=zero.target(clean, noise, last), scale=zero.error_scale(last, error_in))  # fmt: skip
-        terms = objective(batch, diffuser.unet, torch.ones(16) * (error_in == "v"), SETTINGS)
+        terms = objective(batch, diffuser.denoiser, torch.ones(16) * (error_in == "v"), SETTINGS)
         assert torch.isfinite(terms.loss).all()
         assert (terms.player_real > 0).all() == (error_in == "v")  # in eps nothing is left to learn there
 

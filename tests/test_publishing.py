@@ -17,7 +17,8 @@ from test_rounds import PRESET
 from selfimprove import __main__ as command_line
 from selfimprove.config import Settings
 from selfimprove.data.latents import Store
-from selfimprove.errors import ArgumentError
+from selfimprove.errors import ArgumentError, SelfImproveError
+from selfimprove.files import read_json, write_json
 from selfimprove.models.pipeline import load_diffuser
 from selfimprove.models.weights import ModelError, model_hash
 from selfimprove.presets import Preset
@@ -162,6 +163,11 @@ def test_no_run_is_pruned_or_taken(tmp_path: Path, run: Path) -> None:
     with pytest.raises(RunError, match=r"round 3 is not finished; finished are \[1, 2\]"):
         hub.player(run, 3)
     shutil.rmtree(run / "round_2" / "lora")
+    with pytest.raises(SelfImproveError, match="pytorch_lora_weights.safetensors is missing; restore it"):
+        hub.player(run, 2)
+    manifest = read_json(run / "round_2" / "manifest.json")  # now of a round that had no adapter
+    del manifest["stages"]["training"]["files"]["lora/pytorch_lora_weights.safetensors"]
+    write_json(run / "round_2" / "manifest.json", manifest)
     with pytest.raises(RunError, match="has no lora/: its round trained all weights"):
         hub.player(run, 2, "lora")
     weights = run / "round_1" / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors"

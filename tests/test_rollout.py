@@ -23,7 +23,7 @@ def diffuser(tiny: Path) -> Diffuser:
 
 @pytest.mark.parametrize("eta", [0.0, 0.7])
 def test_any_batch_size_gives_the_same_latents(diffuser: Diffuser, eta: float) -> None:
-    runs = [sample_batches(diffuser, diffuser.unet, PROMPTS, IDS, size, "test", **SETTINGS, eta=eta) for size in (1, 2, 5)]
+    runs = [sample_batches(diffuser, diffuser.denoiser, PROMPTS, IDS, size, "test", **SETTINGS, eta=eta) for size in (1, 2, 5)]
     assert runs[0].shape == (5, 4, 8, 8)
     for other in runs[1:]:
         assert torch.allclose(runs[0], other, atol=1e-4)
@@ -33,7 +33,7 @@ def test_any_batch_size_gives_the_same_latents(diffuser: Diffuser, eta: float) -
 def test_rounds_streams_and_seeds_differ(diffuser: Diffuser) -> None:
     text, empty = diffuser.embed(PROMPTS[:1]), diffuser.embed([""])
     runs = [
-        rollout(diffuser, diffuser.unet, text, empty, IDS[:1], **(SETTINGS | change))
+        rollout(diffuser, diffuser.denoiser, text, empty, IDS[:1], **(SETTINGS | change))
         for change in ({}, {"seed": 2}, {"stream": "other"}, {"round_index": 3})
     ]
     for other in runs[1:]:
@@ -45,7 +45,7 @@ def test_agrees_with_the_diffusers_pipeline(guidance: float) -> None:
     """The same initial noise through StableDiffusionPipeline, on the embedded model."""
     diffuser = load_diffuser(PIPELINE, torch.device("cpu"))
     settings = SETTINGS | {"guidance": guidance, "steps": 6}
-    ours = sample_batches(diffuser, diffuser.unet, PROMPTS, IDS, 8, "test", **settings)
+    ours = sample_batches(diffuser, diffuser.denoiser, PROMPTS, IDS, 8, "test", **settings)
     pipeline = StableDiffusionPipeline.from_pretrained(PIPELINE)
     pipeline.set_progress_bar_config(disable=True)
     noise = draws.normal(1, "test", (2,), IDS, diffuser.latent_shape)
@@ -56,13 +56,13 @@ def test_agrees_with_the_diffusers_pipeline(guidance: float) -> None:
 @pytest.mark.parametrize("eta", [0.0, 0.7])
 def test_a_trajectory_ends_where_the_rollout_does(diffuser: Diffuser, eta: float) -> None:
     text, empty = diffuser.embed(PROMPTS), diffuser.embed([""])
-    latents = rollout(diffuser, diffuser.unet, text, empty, IDS, **SETTINGS, eta=eta)
-    path = trajectory(diffuser, diffuser.unet, text, empty, IDS, **SETTINGS, eta=eta)
+    latents = rollout(diffuser, diffuser.denoiser, text, empty, IDS, **SETTINGS, eta=eta)
+    path = trajectory(diffuser, diffuser.denoiser, text, empty, IDS, **SETTINGS, eta=eta)
     assert torch.allclose(path.clean, latents, atol=1e-6)
     assert path.states.shape == (6, 5, 4, 8, 8)
     assert path.log_prob.isnan().all() == (eta == 0)
     for index, step in enumerate(path.steps):  # every step can be made again from what is kept
-        eps = predict(diffuser.unet, path.states[index], step.t, text, empty, SETTINGS["guidance"])
+        eps = predict(diffuser.denoiser, path.states[index], step.t, text, empty, SETTINGS["guidance"])
         mean, std = diffuser.schedule.reverse(path.states[index], eps, step)
         assert torch.allclose(mean + std * path.noise[index], path.states[index + 1], atol=1e-5)
 
@@ -74,7 +74,7 @@ def test_solvers_reach_the_same_image_in_fewer_steps(sampler: str) -> None:
     text, empty = diffuser.embed(PROMPTS), diffuser.embed([""])
 
     def drawn(steps: int, sampler: str = "ddim") -> torch.Tensor:
-        return rollout(diffuser, diffuser.unet, text, empty, IDS, **(SETTINGS | {"steps": steps}), sampler=sampler)
+        return rollout(diffuser, diffuser.denoiser, text, empty, IDS, **(SETTINGS | {"steps": steps}), sampler=sampler)
 
     end = drawn(200)
     slow, fast, finer = ((drawn(*how) - end).square().mean() for how in ((10, "ddim"), (10, sampler), (40, sampler)))
@@ -90,4 +90,4 @@ def test_solvers_draw_no_noise() -> None:
 @pytest.mark.parametrize("sampler", ["ddim", "dpm++"])
 def test_more_steps_than_the_schedule_has(diffuser: Diffuser, sampler: str) -> None:
     with pytest.raises(ValueError, match="steps=1500 must lie between 1 and the schedule's 1000"):
-        sample_batches(diffuser, diffuser.unet, PROMPTS, IDS, 8, "test", **(SETTINGS | {"steps": 1500}), sampler=sampler)
+        sample_batches(diffuser, diffuser.denoiser, PROMPTS, IDS, 8, "test", **(SETTINGS | {"steps": 1500}), sampler=sampler)

@@ -46,7 +46,9 @@ def test_a_deleted_player_is_named_with_the_remedy(tiny: Path, images: Path, tmp
     play(prepared_run(tiny, images, tmp_path / "run"), 1)
     shutil.rmtree(tmp_path / "run" / "round_1" / "pipeline")
     for last in (1, 2):
-        with pytest.raises(ModelError, match=r"round_1/pipeline' has no UNet weights; restore .* delete the folder of its round and"):
+        with pytest.raises(
+            ModelError, match=r"round_1/pipeline' has no weights of a UNet or transformer; restore .* delete the folder of its round and"
+        ):
             play(prepared_run(tiny, images, tmp_path / "run"), last)
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from selfimprove.config import Settings
 from selfimprove.planning.costs import count_flops
-from selfimprove_lab.results.scale import SCALED, SD3, costs_of, memory_table, scale_sentence, scale_table, simulate
-from selfimprove_lab.results.true_sizes import stable_diffusion_3
+from selfimprove_lab.results.scale import SCALED, costs_of, memory_table, scale_sentence, scale_table, simulate
+from selfimprove_lab.results.true_sizes import true_size
 
 EXPORTED = Path(__file__).parent.parent / "book" / "results" / "scale.json"
 SIMULATED = json.loads(EXPORTED.read_text())["presets"]
@@ -14,7 +14,7 @@ SIMULATED = json.loads(EXPORTED.read_text())["presets"]
 
 def test_what_is_exported_is_what_the_code_counts() -> None:
     assert simulate("sd15-spin-lora") == SIMULATED["sd15-spin-lora"]
-    assert SIMULATED[SD3]["flops"] == count_flops(stable_diffusion_3(), Settings(lora_rank=16))._asdict()
+    assert SIMULATED["sd3-rsi"]["flops"] == count_flops(true_size("sd3"), Settings(lora_rank=16, gradient_checkpointing=True))._asdict()
 
 
 def test_three_rounds_of_stable_diffusion() -> None:
@@ -41,9 +41,9 @@ def test_the_table_has_every_preset() -> None:
 
 def test_recursion_on_stable_diffusion_3() -> None:
     """3 times 13,000 images of 28 guided steps, decoded twice and encoded; 3 times 2,000 steps of 12; 5,000 images judged, four times."""
-    flops = SIMULATED[SD3]["flops"]
+    flops = SIMULATED["sd3-rsi"]["flops"]
     image, again = 56 * flops["forward"] + flops["decode"], flops["decode"] + flops["encode"]
-    cost = costs_of(SD3, SIMULATED[SD3])
+    cost = costs_of("sd3-rsi", SIMULATED["sd3-rsi"])
     assert cost.rounds == 3
     assert cost.training == 3 * 2000 * 12 * flops["step"]
     assert cost.flops == pytest.approx(cost.training + 3 * 13_000 * (image + again) + 4 * 5000 * image)

@@ -202,7 +202,7 @@ def test_the_known_configurations_are_those_of_the_published_models(
 def test_a_player_of_a_single_file_loads_in_plain_diffusers(file: Path, tmp_path: Path) -> None:
     folder = resolve_model(file)
     diffuser = load_diffuser(folder, torch.device("cpu"))
-    write_pipeline(tmp_path / "player", diffuser.unet, folder)
+    write_pipeline(tmp_path / "player", diffuser.denoiser, folder)
     torch.testing.assert_close(here(folder), plainly(StableDiffusionPipeline.from_pretrained(tmp_path / "player")), atol=1e-4, rtol=0)
 
 

@@ -11,7 +11,7 @@ from selfimprove import train as training
 from selfimprove.batches import TrainingSet, batch_rows, make_batch
 from selfimprove.config import Settings
 from selfimprove.data.latents import build_store
-from selfimprove.models.lora import WithoutAdapter, add_adapter
+from selfimprove.models.lora import Adapters
 from selfimprove.models.pipeline import Diffuser, load_diffuser
 from selfimprove.opponent import LiveOpponent
 from selfimprove.run_folder import RunError
@@ -32,7 +32,7 @@ def data(training_data: TrainingSet) -> TrainingSet:
 
 
 def run(diffuser: Diffuser, data: TrainingSet, folder: Path, settings: Settings = SETTINGS) -> tuple[pd.DataFrame, dict]:
-    player, opponent = (diffuser.load_unet(diffuser.folder) for _ in range(2))
+    player, opponent = (diffuser.load_denoiser(diffuser.folder) for _ in range(2))
     log = train(
         player, LiveOpponent(opponent) if data.generated else None, data, diffuser.schedule, settings, seed=0, round_index=1, folder=folder
     )
@@ -61,7 +61,7 @@ def test_a_killed_run_goes_on_with_the_same_result(
     resumed, again = run(diffuser, data, tmp_path / "killed")
     pd.testing.assert_frame_equal(whole, resumed)
     assert same(weights, again, atol=0, rtol=0)
-    assert not same(weights, diffuser.unet.state_dict(), atol=1e-5)
+    assert not same(weights, diffuser.denoiser.state_dict(), atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [2, 3])  # equal micro-batches, and a smaller last one
@@ -107,7 +107,7 @@ def test_options_change_the_result(diffuser: Diffuser, data: TrainingSet, tmp_pa
     _, plain = run(diffuser, data, tmp_path / "plain")
     log, weights = run(diffuser, data, tmp_path / "run", replace(SETTINGS, **changes))
     assert log["gradient_norm"].gt(0).all()
-    for other in (plain, diffuser.unet.state_dict()):
+    for other in (plain, diffuser.denoiser.state_dict()):
         assert not same(weights, other, atol=1e-6)
     assert same(weights, plain, atol=0.05)
 
@@ -149,10 +149,11 @@ def test_a_damaged_checkpoint_is_set_aside(diffuser: Diffuser, data: TrainingSet
 
 def test_checkpoints_and_averages_hold_what_is_trained(diffuser: Diffuser, data: TrainingSet, tmp_path: Path) -> None:
     def adapted(folder: str, settings: Settings) -> tuple[pd.DataFrame, dict]:
-        player = diffuser.load_unet(diffuser.folder).requires_grad_(True)
-        add_adapter(player, 2, 8, 0, 1)
+        player = diffuser.load_denoiser(diffuser.folder).requires_grad_(True)
+        adapters = Adapters(player, diffuser.family, 2, 8)
+        adapters.add_player(None, 0, 1)
         frozen = {name: p.clone() for name, p in player.named_parameters() if not p.requires_grad}
-        opponent = LiveOpponent(WithoutAdapter(player))
+        opponent = LiveOpponent(adapters.opponent(None))
         log = train(player, opponent, data, diffuser.schedule, settings, seed=0, round_index=1, folder=tmp_path / folder)
         assert same(frozen, player.state_dict(), atol=0, rtol=0)
         return log, player.state_dict()
@@ -171,7 +172,7 @@ def test_checkpoints_and_averages_hold_what_is_trained(diffuser: Diffuser, data:
 
 def test_what_a_checkpoint_holds_comes_to_the_device_of_the_player(diffuser: Diffuser, data: TrainingSet, tmp_path: Path) -> None:
     run(diffuser, data, tmp_path / "run", replace(SETTINGS, ema=0.5))
-    trained = {name: nn.Parameter(torch.empty(p.shape, device="meta")) for name, p in diffuser.unet.named_parameters()}
+    trained = {name: nn.Parameter(torch.empty(p.shape, device="meta")) for name, p in diffuser.denoiser.named_parameters()}
     optimiser = torch.optim.AdamW(trained.values())
     average = EMAModel(trained.values(), decay=0.5)
     step, _ = load_checkpoint(tmp_path / "run" / "training.pt", 4, trained, {"optimiser": optimiser, "average": average})
@@ -183,7 +184,7 @@ def test_what_a_checkpoint_holds_comes_to_the_device_of_the_player(diffuser: Dif
 
 def test_a_checkpoint_of_another_training_is_refused(diffuser: Diffuser, data: TrainingSet, tmp_path: Path) -> None:
     run(diffuser, data, tmp_path / "run")
-    trained = dict(diffuser.unet.named_parameters())
+    trained = dict(diffuser.denoiser.named_parameters())
     with pytest.raises(RunError, match=r"training\.pt was written by another training .*; delete the file"):
         load_checkpoint(tmp_path / "run" / "training.pt", 4, trained, {"optimiser": torch.optim.AdamW(trained.values())}, "of another seed")
 
@@ -215,7 +216,7 @@ def test_one_forward_of_each_network_a_step(diffuser: Diffuser, data: TrainingSe
     def counted(name: str) -> object:
         def forward(*arguments: torch.Tensor) -> object:
             calls.append((name, len(arguments[0]), torch.is_inference_mode_enabled()))
-            return diffuser.unet(*arguments)
+            return diffuser.denoiser(*arguments)
 
         return forward
 
@@ -299,7 +300,7 @@ def test_min_snr_weighs_the_time_steps_of_a_loss(diffuser: Diffuser, data: Train
     settings = replace(SETTINGS, objective=objective_name)
     alone = replace(data, generated=None)
     batch = make_batch(alone, [(i, 0) for i in range(4)], settings, diffuser.schedule, 0, 1, 0)
-    plain, weighed = (objective(batch, diffuser.unet, None, replace(settings, min_snr=gamma)) for gamma in (0.0, 0.5))
+    plain, weighed = (objective(batch, diffuser.denoiser, None, replace(settings, min_snr=gamma)) for gamma in (0.0, 0.5))
     snr = batch.alpha / (1 - batch.alpha)
     assert torch.allclose(weighed.loss, (0.5 / snr).clamp(max=1) * plain.loss)
     assert bool((weighed.loss != plain.loss).any())

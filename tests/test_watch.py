@@ -119,14 +119,14 @@ def test_any_tracker_of_accelerate(tiny: Path, training_data: TrainingSet, tmp_p
     check_tracker("wandb")
     diffuser = load_diffuser(tiny, torch.device("cpu"))
     settings = Settings(samples=10, steps=2, batch=4, tracker="wandb", objective="sft", lr=1e-3)
-    log = train(diffuser.load_unet(tiny), None, replace(training_data, generated=None), diffuser.schedule, settings, 0, 1, tmp_path)
+    log = train(diffuser.load_denoiser(tiny), None, replace(training_data, generated=None), diffuser.schedule, settings, 0, 1, tmp_path)
     assert (Noted.noted.run, Noted.noted.config["lr"], Noted.noted.finished) == ("selfimprove", 1e-3, True)
     assert [(step, row["loss"]) for step, row in Noted.noted.rows] == list(enumerate(log["loss"]))
     silent = replace(settings, tracker="none")
-    train(diffuser.load_unet(tiny), None, replace(training_data, generated=None), diffuser.schedule, silent, 0, 1, tmp_path / "silent")
+    train(diffuser.load_denoiser(tiny), None, replace(training_data, generated=None), diffuser.schedule, silent, 0, 1, tmp_path / "silent")
     assert not (tmp_path / "silent" / "tensorboard").exists()
     named = replace(settings, tracker="tensorboard")
-    train(diffuser.load_unet(tiny), None, replace(training_data, generated=None), diffuser.schedule, named, 0, 1, tmp_path / "named")
+    train(diffuser.load_denoiser(tiny), None, replace(training_data, generated=None), diffuser.schedule, named, 0, 1, tmp_path / "named")
     assert list((tmp_path / "named" / "tensorboard").iterdir())
 
 
@@ -203,7 +203,7 @@ def test_a_negative_prompt_draws_and_judges(tiny: Path, images: Path, tmp_path: 
     for negative in ("", "blurry noise"):
         for guidance in (1.0, 2.0):
             drawn[negative, guidance] = sample_batches(
-                run.diffuser, run.diffuser.unet, ["a star"], ["0"], 1, "", negative=negative, seed=0, stream="rollout", round_index=1,
+                run.diffuser, run.diffuser.denoiser, ["a star"], ["0"], 1, "", negative=negative, seed=0, stream="rollout", round_index=1,
                 steps=2, guidance=guidance,
             )  # fmt: skip
     assert torch.equal(drawn["", 1.0], drawn["blurry noise", 1.0])
@@ -216,5 +216,7 @@ def test_a_negative_prompt_draws_and_judges(tiny: Path, images: Path, tmp_path: 
 def test_validation_is_the_same_measure(tiny: Path, images: Path, tmp_path: Path) -> None:
     run = prepared_run(tiny, images, tmp_path / "run")
     captions, ids = [run.data.captions[i] for i in run.data.validation], [run.data.ids[i] for i in run.data.validation]
-    twice = [held_out_error(run.diffuser, run.diffuser.unet, held_out_latents(run), captions, ids, run.preset.settings) for _ in range(2)]
+    twice = [
+        held_out_error(run.diffuser, run.diffuser.denoiser, held_out_latents(run), captions, ids, run.preset.settings) for _ in range(2)
+    ]
     assert torch.equal(*twice)

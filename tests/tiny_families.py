@@ -15,17 +15,14 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
-    PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
+    T5Tokenizer,
 )
 
 from selfimprove.shapes import PIPELINE
@@ -47,13 +44,14 @@ def _clip(tokenizer: CLIPTokenizer, projected: bool) -> CLIPTextModel | CLIPText
     return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
 
 
-def _t5() -> tuple[T5EncoderModel, PreTrainedTokenizerFast]:
-    words = ["<pad>", "</s>", "<unk>", "a", "star", "moon", "red", "cat", "noise", "number"]
-    inner = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    inner.pre_tokenizer = Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner, eos_token="</s>", unk_token="<unk>", pad_token="<pad>", model_max_length=512
-    )
+def _t5() -> tuple[T5EncoderModel, T5Tokenizer]:
+    words = [
+        "<pad>",
+        "</s>",
+        "<unk>",
+        *(f"\N{LOWER ONE EIGHTH BLOCK}{word}" for word in ("a", "star", "moon", "red", "cat", "noise", "number")),
+    ]
+    tokenizer = T5Tokenizer(vocab=[(word, -float(i)) for i, word in enumerate(words)], extra_ids=0, model_max_length=512)
     config = T5Config(vocab_size=len(words), d_model=32, d_kv=8, d_ff=37, num_layers=2, num_heads=4)
     return T5EncoderModel(config), tokenizer
 

@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from diffusers import UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -47,7 +46,7 @@ class HeldOut(NamedTuple):
 
 def evaluate(
     diffuser: Diffuser,
-    unet: UNet2DConditionModel,
+    denoiser: Any,
     data: ImageText,
     scorers: Mapping[str, Scorer],
     held_out: HeldOut | None,
@@ -70,7 +69,7 @@ def evaluate(
     def make(rows: range) -> dict[str, Tensor]:
         part = slice(rows.start, rows.stop)
         latents = sample_batches(
-            diffuser, unet, prompts[part], ids[part], settings.rollout_batch, "sampling", settings.precision,
+            diffuser, denoiser, prompts[part], ids[part], settings.rollout_batch, "sampling", settings.precision,
             negative=settings.negative_prompt, seed=EVALUATION_SEED, stream="evaluation", round_index=0,
             steps=settings.evaluation_steps, guidance=settings.evaluation_guidance,
         )  # fmt: skip
@@ -186,7 +185,7 @@ def _oracle_columns(reading: Any, captions: Sequence[Any]) -> dict[str, Any]:
 @torch.inference_mode()
 def held_out_error(
     diffuser: Diffuser,
-    unet: UNet2DConditionModel,
+    denoiser: Any,
     latents: Float[Tensor, "m c h w"],
     captions: Sequence[str],
     ids: Sequence[str],
@@ -209,7 +208,7 @@ def held_out_error(
             within = draws.uniform(EVALUATION_SEED, "held-out/timestep", (index,), ids[part])
             t = schedule.time((index + within) / HELD_OUT_TIMES).to(device)
             with mixed:
-                prediction = denoise(unet, schedule.add_noise(real, noise, t), t, text)
+                prediction = denoise(denoiser, schedule.add_noise(real, noise, t), t, text)
             scale = schedule.error_scale(t, "epsilon")
             errors.append((scale * squared_error(prediction, schedule.target(real, noise, t))).cpu())
         found.append((part.start, torch.stack(errors).mean(0).numpy()))

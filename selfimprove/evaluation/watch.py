@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
-from diffusers import UNet2DConditionModel
 
 from selfimprove.config import Settings
 from selfimprove.draws import EVALUATION_SEED
@@ -43,7 +43,7 @@ class Watch:
     def _validates(self, step: int) -> bool:
         return bool(self.settings.validate_every) and step % self.settings.validate_every == 0 and self.held_out is not None
 
-    def __call__(self, player: UNet2DConditionModel, step: int) -> dict[str, float]:
+    def __call__(self, player: Any, step: int) -> dict[str, float]:
         """Do what is due after `step` steps, and return the figures for the log. Every process must call this."""
         player.eval()
         with together():
@@ -56,7 +56,7 @@ class Watch:
         player.train()
         return found
 
-    def _draw(self, player: UNet2DConditionModel, step: int) -> None:
+    def _draw(self, player: Any, step: int) -> None:
         s = self.settings
         latents = sample_batches(
             self.diffuser, player, self.prompts[:WATCHED], self.ids[:WATCHED], min(s.rollout_batch, WATCHED), f"images at step {step}",

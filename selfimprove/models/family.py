@@ -1,8 +1,8 @@
 """State what a family of models must give, so that everything else is the same for all of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +10,26 @@ from torch import Tensor
 from selfimprove.models.network import Call, call_with_text
 
 Size = tuple[int, int]  # height and width
+CLIP = ("CLIPTokenizer", "CLIPTokenizerFast")
+T5 = ("T5Tokenizer", "T5TokenizerFast")
+
+
+class Encoder(NamedTuple):
+    """A text encoder of a pipeline: its part and its tokenizer's, their possible classes, and how many tokens it reads.
+
+    `limit`: the tokens that the plain pipeline gives it; 0 for as many as its tokenizer says.
+    """
+
+    part: str = "text_encoder"
+    tokenizer: str = "tokenizer"
+    kind: str = "CLIPTextModel"
+    tokenizers: tuple[str, ...] = CLIP
+    limit: int = 0
+
+
+def pooled(pipeline: Any, prompts: list[str], size: Size, embed: Callable[..., dict[str, Tensor]]) -> Tensor:
+    """Return one vector per prompt, (B, width), for families whose embeddings have one."""
+    return embed(pipeline, prompts, size)["pooled"]
 
 
 @dataclass(frozen=True)
@@ -23,14 +43,16 @@ class Family:
         embed: maps (pipeline, prompts, image size) to named tensors on the pipeline's device, one row per prompt. The text "" stands for no
             text, as guidance and caption dropout need it.
         call: maps (network, x_t, t, tensors) to the network's output.
-        pooled: the name of the tensor that has one vector per prompt, "" if there is none; it is what prompts are clustered by.
-        encoders: parts that hold text encoders, with their tokenizers' parts.
+        pooled: maps (pipeline, prompts, image size, `embed`) to one vector per prompt, (B, width), by which prompts are clustered.
+        encoders: the text encoders.
+        flow: whether the model is a flow; if not, its noise schedule is made of betas.
         optional: parts that a folder may lack.
         adapted: endings of the names of layers that adapters change.
         patch: side, in latents, of the square that is one token of the network.
         folded: latents that the family's own pipeline folds into one channel of the network's input (FLUX: 2 x 2 = 4).
         even_sigmas: whether the family's own pipeline asks its scheduler for the evenly spaced sigmas 1, 1 - 1/n, ..., 1/n.
-        default_size: side of an image, in latents, where the network's configuration names none.
+        guidance_input: the name of the network's setting that says whether guidance is one of its inputs, "" if none says so.
+        default_size: side of an image, in latents, where the network's configuration names none; 0 if it must.
     """
 
     pipeline: str
@@ -38,14 +60,29 @@ class Family:
     network: str
     embed: Callable[[Any, list[str], Size], dict[str, Tensor]]
     call: Call = call_with_text
-    pooled: str = "pooled"
-    encoders: tuple[tuple[str, str], ...] = (("text_encoder", "tokenizer"),)
+    pooled: Callable[..., Tensor] = pooled
+    encoders: tuple[Encoder, ...] = (Encoder(),)
+    flow: bool = False
     optional: tuple[str, ...] = ()
     adapted: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     patch: int = 1
     folded: int = 1
     even_sigmas: bool = False
+    guidance_input: str = ""
     default_size: int = 128
+
+    @property
+    def called(self) -> str:
+        """Return what the trained part is called in messages."""
+        return "UNet" if self.part == "unet" else self.part
+
+    def given(self, index: Mapping[str, Any]) -> list[Encoder]:
+        """Return the text encoders that a pipeline has, by its `model_index.json`; optional ones may be null there."""
+        return [e for e in self.encoders if e.part not in self.optional or (index.get(e.part) or [None])[0]]
+
+    def multiple(self, config: Any) -> int:
+        """Return what divides the side of every latent: the network halves it again and again, or cuts it into squares."""
+        return 2 ** (len(config.get("block_out_channels", "1")) - 1) * self.patch
 
     def channels(self, config: Any) -> int:
         """Return the channels of one latent."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selfimprove.models.family import Family, Size, times_for
+from selfimprove.models.family import T5, Encoder, Family, Size, times_for
 from selfimprove.models.network import Denoiser
 
 T5_TOKENS = 512  # the plain pipeline's default
@@ -67,10 +67,12 @@ FAMILY = Family(
     "FluxTransformer2DModel",
     embed,
     call,
-    encoders=(("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")),
+    encoders=(Encoder(), Encoder("text_encoder_2", "tokenizer_2", "T5EncoderModel", T5, T5_TOKENS)),
+    flow=True,
     optional=("image_encoder", "feature_extractor"),
     adapted=("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
     patch=2,
     folded=4,
     even_sigmas=True,
+    guidance_input="guidance_embeds",
 )

@@ -1,96 +1,144 @@
-"""Train low-rank adapters: each round trains a new adapter on the frozen weights of the last player, which is also its opponent.
+"""Train low-rank adapters: two of them, the player's and the opponent's, on one frozen base.
 
-The opponent is therefore the same network with the adapter switched off, and memory holds no second UNet. At the end of the round the
-adapter is merged, and the round's pipeline is complete, like any other. Beside the pipeline, `lora/` holds the adapters of all rounds so
-far in one file, which `StableDiffusionPipeline.load_lora_weights` loads onto the base model.
+The player of a round begins as the adapter that its start has written, and the opponent is the adapter of the opponent's round; in round 1
+both are the base itself. So memory holds no second network, nothing is merged between rounds, and the adapter that a round writes is the
+whole difference to the base. `lora/` holds it, as the pipeline's `load_lora_weights` reads it. Beside it lies a complete pipeline, like any
+other, whose denoiser has the adapter merged.
 """
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from selfimprove.draws import generator
+from selfimprove.models.family import Family
 from selfimprove.models.weights import ModelError
 
-ADAPTED = ("to_q", "to_k", "to_v", "to_out.0")  # the projections of the attention layers, as in diffusers' own scripts
 FILE = "pytorch_lora_weights.safetensors"
-NAME = "player"
+PLAYER, OPPONENT = "player", "opponent"
 
 
-def adapted_layers(network: nn.Module) -> dict[str, nn.Linear]:
-    """Return the layers that get an adapter, by name."""
-    return {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear) and n.endswith(ADAPTED)}
+def adapted_layers(network: nn.Module, endings: Sequence[str]) -> dict[str, nn.Linear]:
+    """Return the layers that get an adapter, by name: those whose names end so."""
+    return {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear) and n.endswith(tuple(endings))}
 
 
-def adapter_size(network: nn.Module, rank: int) -> int:
+def adapter_size(network: nn.Module, endings: Sequence[str], rank: int) -> int:
     """Return the number of weights of an adapter of that rank."""
-    return sum(rank * (layer.in_features + layer.out_features) for layer in adapted_layers(network).values())
+    return sum(rank * (layer.in_features + layer.out_features) for layer in adapted_layers(network, endings).values())
 
 
-def check_rank(unet: UNet2DConditionModel, rank: int) -> None:
-    """Raise if a rank is too large for the adapted layers.
+def check_rank(network: nn.Module, endings: Sequence[str], rank: int) -> None:
+    """Raise if adapters do not fit a network.
 
     Raises:
-        ModelError: the rank is larger than the smallest side of an adapted layer, which is that layer's full rank.
+        ModelError: no layer has such a name, or the rank is larger than the smallest side of one, which is that layer's full rank.
     """
-    layers = adapted_layers(unet)
+    layers = adapted_layers(network, endings)
+    unknown = [ending for ending in endings if not any(name.endswith(ending) for name in layers)]
+    if unknown:
+        known = sorted({name.rpartition(".")[2] for name, layer in network.named_modules() if isinstance(layer, nn.Linear)})
+        raise ModelError(f"lora_targets: no linear layer's name ends with {unknown[0]!r}; they end with {', '.join(known)}")
     name, smallest = min(((n, min(m.in_features, m.out_features)) for n, m in layers.items()), key=lambda pair: pair[1])
     if rank > smallest:
         raise ModelError(f"lora_rank={rank} is more than the full rank {smallest} of {name}; give a smaller one, or None for all weights")
 
 
-def add_adapter(unet: UNet2DConditionModel, rank: int, alpha: int, seed: int, round_index: int) -> None:
-    """Add a new adapter, scaled by alpha / rank, whose output starts at zero, and freeze everything else."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(seed, "lora", round_index).initial_seed())
-        unet.requires_grad_(False)
-        unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(ADAPTED), lora_dropout=0.0), adapter_name=NAME)
+class Adapters:
+    """The two adapters of a round, and how they are made: alike, scaled by alpha / rank, on the layers whose names end with `targets`."""
+
+    def __init__(self, network: Any, family: Family, rank: int, alpha: int, targets: str = "", use_dora: bool = False) -> None:
+        self.network, self.family, self.scale = network, family, alpha / rank
+        self.config = LoraConfig(
+            r=rank, lora_alpha=alpha, target_modules=list(targets.split() or family.adapted), lora_dropout=0.0, use_dora=use_dora
+        )
+
+    def add_player(self, start: Path | None, seed: int, round_index: int) -> None:
+        """Add the player's adapter, the only part that is trained: that in the folder `start`, or a new one, whose output is zero.
+
+        Raises:
+            ModelError: the adapter in `start` is of another rank or on other layers.
+        """
+        self.network.requires_grad_(False)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator(seed, "lora", round_index).initial_seed())
+            self._add(PLAYER, start)
+
+    def opponent(self, folder: Path | None) -> "WithAdapter":
+        """Return the opponent: the adapter in a folder in place of the player's, or none of both."""
+        if folder is None:
+            return WithAdapter(self.network, None)
+        with torch.random.fork_rng(devices=[]):
+            self._add(OPPONENT, folder)
+        self.network.set_adapter(PLAYER)  # adding one has switched the player's off, and frozen it
+        return WithAdapter(self.network, OPPONENT)
+
+    def _add(self, name: str, folder: Path | None) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # two adapters are meant
+            self.network.add_adapter(self.config, adapter_name=name)
+        if folder is None:
+            return
+        stored = load_file(folder / FILE)
+        weights = {key.removeprefix(f"{self.family.part}."): value / self._factor(key) for key, value in stored.items()}
+        own = get_peft_model_state_dict(self.network, adapter_name=name)
+        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in weights.items()}:
+            raise ModelError(
+                f"the adapter of an earlier round, {str(folder)!r}, is of another rank or on other layers than lora_rank={self.config.r} "
+                "and lora_targets say, and a round goes on from it; leave the settings of adapters as they were, or start another run"
+            )
+        set_peft_model_state_dict(self.network, weights, adapter_name=name)
+
+    def _factor(self, key: str) -> float:
+        return self.scale if ".lora_B" in key else 1.0
+
+    def merge(self, folder: Path) -> None:
+        """Write the player's adapter to `folder`, and merge it into the weights.
+
+        The factor alpha / rank is folded into B, so that readers need no alpha.
+        """
+        layers: dict[str, Tensor] = get_peft_model_state_dict(self.network, adapter_name=PLAYER)
+        own = {key: value.detach().cpu().contiguous() * self._factor(key) for key, value in layers.items()}
+        save = getattr(diffusers, self.family.pipeline).save_lora_weights
+        save(folder, **{f"{self.family.part}_lora_layers": own}, safe_serialization=True)
+        if OPPONENT in self.network.peft_config:
+            self.network.delete_adapters(OPPONENT)
+        self.network.fuse_lora(adapter_names=[PLAYER])
+        self.network.unload_lora()
 
 
-@contextmanager
-def switched_off(unet: UNet2DConditionModel) -> Iterator[None]:
-    """Switch the network's adapter off inside a `with` block."""
-    unet.disable_adapters()
-    try:
-        yield
-    finally:
-        unet.enable_adapters()
+class WithAdapter:
+    """A network with the opponent's adapter, or none, in place of the player's, for forward passes without a gradient.
 
-
-class WithoutAdapter:
-    """The opponent: the player's network with the adapter off, for forward passes without a gradient.
-
-    Call the opponent before the player in each step, because a backward pass that recomputes activations must find the adapter on.
+    Call the opponent before the player in each step. Each call leaves the player's adapter on: a backward pass sees the adapter that is on
+    at its time, which with another one has gradients of zero, and with recomputed activations fails.
     """
 
-    def __init__(self, unet: UNet2DConditionModel) -> None:
-        self.unet = unet
+    def __init__(self, network: Any, adapter: str | None) -> None:
+        self.network, self.adapter = network, adapter
 
-    def __call__(self, *inputs: Any) -> Any:
-        with switched_off(self.unet):
-            return self.unet(*inputs)
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        with self._on():
+            return self.network(*inputs, **named)
 
-
-def merge(unet: UNet2DConditionModel, rank: int, alpha: int, before: Path, folder: Path) -> None:
-    """Merge the adapter into the weights, and write it to `folder` together with the adapters of earlier rounds in `before`.
-
-    Adapters add up: B_1 A_1 + B_2 A_2 = [B_1 B_2] [A_1; A_2], so the rank in the file is the sum of the rounds' ranks. The factor
-    alpha / rank is folded into B, so that readers need no alpha.
-    """
-    layers: dict[str, Tensor] = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet, adapter_name=NAME))
-    own = {k: v.detach().cpu().contiguous() * (alpha / rank if ".lora.up" in k or ".lora_B" in k else 1) for k, v in layers.items()}
-    if (before / FILE).exists():
-        earlier = {k.removeprefix("unet."): v for k, v in load_file(before / FILE).items()}
-        own = {k: torch.cat([earlier[k], v], dim=1 if ".lora.up" in k or ".lora_B" in k else 0) for k, v in own.items()}
-    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=own, safe_serialization=True)
-    unet.fuse_lora(adapter_names=[NAME])
-    unet.unload_lora()
+    @contextmanager
+    def _on(self) -> Iterator[None]:
+        if self.adapter is None:
+            self.network.disable_adapters()
+        else:
+            self.network.set_adapter(self.adapter)
+        try:
+            yield
+        finally:
+            if self.adapter is None:
+                self.network.enable_adapters()
+            self.network.set_adapter(PLAYER)

@@ -1,26 +1,41 @@
-"""Load a pipeline folder in the style of Stable Diffusion 1.x, and write a player that plain diffusers can load."""
+"""Load a pipeline folder of a known family, and write a player that plain diffusers can load."""
 
+import inspect
 import json
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+import transformers
+from diffusers import AutoencoderKL
 from jaxtyping import Float
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from selfimprove.models import checks
+from selfimprove.models.families import FAMILIES
+from selfimprove.models.family import Family
 from selfimprove.models.network import Conditioning
-from selfimprove.models.paths import DiffusionSchedule
-from selfimprove.models.weights import PARTS, TOKENIZER_FILES, WEIGHTS, ModelError, brief, find_weights, needed_weights, read_config, shapes
+from selfimprove.models.paths import path_of
+from selfimprove.models.weights import (
+    DENOISERS,
+    PARTS,
+    TOKENIZER_FILES,
+    WEIGHTS,
+    ModelError,
+    brief,
+    find_weights,
+    needed_weights,
+    read_config,
+    shapes,
+)
 from selfimprove.schedule import Schedule
 
 VAE_PIXELS = 4 * 512 * 512  # pixels that go through the VAE at once: four images of 512 x 512, about 3 GB of activations
@@ -29,39 +44,43 @@ ENDINGS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
 LINKED = 64 * 2**20  # bytes from which weights of other parts are linked into a player's folder, not copied
 
 
+TEXTS = 64  # prompts that are encoded at once
+LARGE = 10**9  # weights from which a text encoder is held in bfloat16, such as T5-XXL: 10 GB in place of 19
+
+
 @dataclass(frozen=True)
 class Diffuser:
-    """A loaded pipeline: VAE and text encoder, frozen, in float32 and in eval mode; its UNet is loaded at first use.
+    """A loaded pipeline: VAE and text encoders, frozen and in eval mode; its denoiser is loaded at first use.
 
-    `resolution`: pixels of a side of the images; 0 for the size that the folder names. `shape`: the UNet on the meta device, which has
-    configuration and shapes but no weights. A round loads the networks that it needs by
-    itself, so that the base's own UNet takes no memory beside them.
+    `shape`: the denoiser, a UNet or a transformer, on the meta device, which has configuration and shapes but no weights. `pipeline`:
+    diffusers' own pipeline of the same parts, which encodes texts; its text encoders lie on the CPU, and are on the device for their turn
+    only. `resolution`: pixels of a side of the images; 0 for the size that the folder names. A round loads the denoisers that it needs by
+    itself, so that the base's own takes no memory beside them.
     """
 
     folder: Path
-    shape: UNet2DConditionModel
+    family: Family
+    shape: Any
     vae: AutoencoderKL
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
+    pipeline: Any
     schedule: Schedule
     device: torch.device
     resolution: int = 0
 
     @cached_property
-    def unet(self) -> UNet2DConditionModel:
-        """Return the base's own UNet, frozen; it stays in memory until `without_unet`."""
-        return self.load_unet(self.folder).requires_grad_(False)
+    def denoiser(self) -> Any:
+        """Return the base's own denoiser, frozen; it stays in memory until `without_denoiser`."""
+        return self.load_denoiser(self.folder).requires_grad_(False)
 
-    def without_unet(self) -> None:
-        """Forget the base's own UNet, which frees its memory."""
-        self.__dict__.pop("unet", None)
+    def without_denoiser(self) -> None:
+        """Forget the base's own denoiser, which frees its memory."""
+        self.__dict__.pop("denoiser", None)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Return the shape (C, H, W) of one latent."""
-        size = self.resolution // self.vae_factor or self.shape.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return self.shape.config.in_channels, height, width
+        side = self.resolution // self.vae_factor
+        return self.family.channels(self.shape.config), *((side, side) if side else self.family.latent_size(self.shape.config))
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -71,7 +90,7 @@ class Diffuser:
     @property
     def vae_factor(self) -> int:
         """Return how many pixels of a side the VAE turns into one."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return checks.vae_factor(self.vae)
 
     @property
     def vae_batch(self) -> int:
@@ -83,42 +102,81 @@ class Diffuser:
         """Return the factor by which the VAE's latents are multiplied."""
         return self.vae.config.scaling_factor
 
-    def truncated(self, prompts: list[str]) -> list[str]:
-        """Return the prompts that the tokenizer cuts at its limit, each once."""
-        unique = sorted(set(prompts))
-        tokens = self.tokenizer(unique, verbose=False).input_ids
-        return [p for p, ids in zip(unique, tokens, strict=True) if len(ids) > self.tokenizer.model_max_length]
+    @property
+    def shift(self) -> float:
+        """Return what is subtracted from the VAE's latents before they are multiplied."""
+        return self.vae.config.get("shift_factor") or 0.0
 
-    @torch.no_grad()
-    def _encoded_text(self, prompts: list[str]) -> BaseModelOutputWithPooling:
-        tokens = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").to(self.device)
-        masked = getattr(self.text_encoder.config, "use_attention_mask", False)  # as StableDiffusionPipeline asks
-        return self.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask if masked else None)
+    @property
+    def texts(self) -> list[tuple[Any, Any, int]]:
+        """Return each text encoder with its tokenizer, and the number of tokens that it is given."""
+        there = [e for e in self.family.encoders if getattr(self.pipeline, e.part, None) is not None]
+        found = [(getattr(self.pipeline, e.part), getattr(self.pipeline, e.tokenizer), e.limit) for e in there]
+        return [(network, tokenizer, limit or tokenizer.model_max_length) for network, tokenizer, limit in found]
+
+    def truncated(self, prompts: list[str]) -> list[str]:
+        """Return the prompts that every tokenizer cuts at its limit, each once."""
+        unique = sorted(set(prompts))
+        lengths = [[len(ids) - limit for ids in tokenizer(unique, verbose=False).input_ids] for _, tokenizer, limit in self.texts]
+        return [prompt for prompt, *over in zip(unique, *lengths, strict=True) if min(over) > 0]
+
+    @contextmanager
+    def _encoding(self) -> Iterator[Any]:
+        networks = [network for network, _, _ in self.texts]
+        try:
+            with torch.no_grad():
+                for network in networks:
+                    network.to(self.device)
+                yield self.pipeline
+        finally:
+            for network in networks:
+                network.to("cpu")
 
     def embed(self, prompts: list[str]) -> Conditioning:
-        """Return what the UNet is given for prompts, on the CPU, one row each; prompts beyond the tokenizer's limit are cut."""
-        return Conditioning({"text": self._encoded_text(prompts).last_hidden_state.cpu()})
+        """Return what the denoiser is given for prompts, on the CPU, one row each; prompts beyond the tokenizers' limits are cut."""
+        with self._encoding() as pipeline:
+            parts = [self.family.embed(pipeline, prompts[i : i + TEXTS], self.image_size) for i in range(0, len(prompts), TEXTS)]
+        return Conditioning({name: torch.cat([part[name].float().cpu() for part in parts]) for name in parts[0]}, self.family.call)
 
     def embed_pooled(self, prompts: list[str]) -> Float[np.ndarray, "b d"]:
-        """Return one vector per prompt: the text encoder's pooled output, at the end-of-text token."""
-        return self._encoded_text(prompts).pooler_output.cpu().numpy()
+        """Return one vector per prompt: a text encoder's pooled output."""
+        with self._encoding() as pipeline:
+            return self.family.pooled(pipeline, prompts, self.image_size, self.family.embed).float().cpu().numpy()
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "b 3 height width"]) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
         """Return mean and standard deviation of the scaled latent posterior of images in [0, 1], on the CPU; encode a few at a time."""
         posteriors = [self.vae.encode(2 * part.to(self.device) - 1).latent_dist for part in images.split(self.vae_batch)]
         mean, std = (torch.cat([getattr(p, name).cpu() for p in posteriors]) for name in ("mean", "std"))
-        return mean * self.scaling_factor, std * self.scaling_factor
+        return (mean - self.shift) * self.scaling_factor, std * self.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 height width"]:
         """Return the images, in [0, 1], of scaled latents, on the CPU; decode a few at a time."""
-        parts = [self.vae.decode(part.to(self.device) / self.scaling_factor).sample.cpu() for part in latents.split(self.vae_batch)]
-        return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
+        raw = [part.to(self.device) / self.scaling_factor + self.shift for part in latents.split(self.vae_batch)]
+        return (torch.cat([self.vae.decode(part).sample.cpu() for part in raw]) / 2 + 0.5).clamp(0, 1)
 
-    def load_unet(self, folder: Path) -> UNet2DConditionModel:
-        """Load another UNet from a pipeline folder, in float32 and eval mode, on this device."""
-        return load_unet(folder).to(self.device)
+    def load_denoiser(self, folder: Path) -> Any:
+        """Load another denoiser from a pipeline folder, in float32 and eval mode, on this device."""
+        return load_denoiser(folder).to(self.device)
+
+    def at(self, resolution: int) -> "Diffuser":
+        """Return the same pipeline for square images of `resolution` pixels a side; 0 for the size that the folder names.
+
+        Raises:
+            ModelError: the networks, which halve a side again and again, cannot divide it, or know no positions for it.
+        """
+        least = self.vae_factor * self.family.multiple(self.shape.config)
+        if resolution % least:
+            near = [n for n in (resolution // least * least, (resolution // least + 1) * least) if n]
+            raise ModelError(f"resolution={resolution} must be a multiple of {least} for this model; give {' or '.join(map(str, near))}")
+        largest = (self.shape.config.get("pos_embed_max_size") or resolution) * least
+        if resolution > largest:
+            raise ModelError(
+                f"resolution={resolution} is more than the {largest} pixels whose positions the model knows; give at most that"
+            )
+        sized = replace(self, resolution=resolution)
+        return replace(sized, schedule=_schedule(self.folder, self.family, sized.latent_shape[1:], self.device))
 
 
 def images_at_once(size: tuple[int, int]) -> int:
@@ -138,63 +196,77 @@ def load_part(kind: Any, folder: Path, **how: Any) -> Any:
     return network
 
 
-def load_unet(folder: Path) -> UNet2DConditionModel:
-    """Load the UNet of a pipeline folder, in float32 and eval mode; for errors see `load_part`."""
-    unet = load_part(UNet2DConditionModel, folder / "unet").float().eval()
-    return checks.as_diffusers_reads(unet, read_config(folder / "unet" / "config.json"))
+def load_denoiser(folder: Path) -> Any:
+    """Load the UNet or transformer of a pipeline folder, in float32 and eval mode; for errors see `load_part`."""
+    family = FAMILIES[str(read_config(folder / "model_index.json").get("_class_name") or "StableDiffusionPipeline")]
+    network = load_part(getattr(diffusers, family.network), folder / family.part).float().eval()
+    return checks.as_diffusers_reads(network, read_config(folder / family.part / "config.json"))
 
 
 def load_diffuser(folder: Path, device: torch.device) -> Diffuser:
-    """Check a pipeline folder and load it in float32, frozen.
+    """Check a pipeline folder and load it, frozen: in float32, but text encoders of `LARGE` size in bfloat16.
 
     Raises:
         ModelError: this package cannot train the model, or a file of it cannot be read; see `models.checks`.
     """
-    kind = read_config(folder / "model_index.json").get("_class_name") if (folder / "model_index.json").exists() else None
-    if kind and str(kind) not in PIPELINES:
-        raise ModelError(f"model={str(folder)!r} is a {kind}; pipelines that can be trained: {', '.join(PIPELINES)}")
-    checks.check_files(folder)
-    return PIPELINES[kind or "StableDiffusionPipeline"](folder, device)
+    family, index = checks.check_files(folder), read_config(folder / "model_index.json")
+    shape, vae_shape = (
+        checks.on_meta(k, folder / p) for k, p in ((getattr(diffusers, family.network), family.part), (AutoencoderKL, "vae"))
+    )
+    checks.as_diffusers_reads(shape, read_config(folder / family.part / "config.json"))
+    tokenizers = {e.tokenizer: checks.load_tokenizer(folder / e.tokenizer, e.tokenizers[0]) for e in family.given(index)}
+    checks.load_scheduler(folder, family)
+    checks.check_sizes(folder, family, shape, vae_shape)
+    schedule = _schedule(folder, family, family.latent_size(shape.config), device)
+    encoders = {}
+    for encoder in family.given(index):
+        network = load_part(getattr(transformers, encoder.kind), folder / encoder.part, dtype=torch.float32)
+        checks.check_text(folder, encoder, network, tokenizers[encoder.tokenizer])
+        large = sum(p.numel() for p in network.parameters()) >= LARGE
+        encoders[encoder.part] = network.to(torch.bfloat16 if large else torch.float32).eval().requires_grad_(False)
+    pipeline = _assembled(family, index, {family.part: shape, "vae": vae_shape, "scheduler": schedule.scheduler, **tokenizers, **encoders})
+    found = Diffuser(folder, family, shape, vae_shape, pipeline, schedule, device)
+    checks.check_networks(folder, family, shape, vae_shape, found.embed([""]))
+    for network, part in ((shape, family.part), (vae_shape, "vae")):
+        checks.check_weights(f"model part {str(folder / part)!r}", network, shapes(needed_weights(folder / part).files))
+    vae = load_part(AutoencoderKL, folder / "vae").float().to(device, memory_format=torch.channels_last)  # a third faster, on CPUs too
+    return replace(found, vae=vae.eval().requires_grad_(False))
 
 
-def load_stable_diffusion(folder: Path, device: torch.device) -> Diffuser:
-    """Load Stable Diffusion 1.x or 2.x from a folder whose files are checked."""
-    shape, vae_shape = (checks.on_meta(kind, folder / part) for kind, part in ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae")))
-    checks.as_diffusers_reads(shape, read_config(folder / "unet" / "config.json"))
-    tokenizer, scheduler = checks.load_tokenizer(folder), checks.load_scheduler(folder)
+def _schedule(folder: Path, family: Family, latent: tuple[int, int], device: torch.device) -> Schedule:
     try:
-        schedule = DiffusionSchedule(scheduler, device)
+        scheduler = checks.load_scheduler(folder, family)
+        return path_of(scheduler, device, image_tokens=family.tokens(latent), even_sigmas=family.even_sigmas)
     except ValueError as error:
         raise ModelError(f"model={str(folder)!r}: its scheduler cannot be used: {error}") from error
-    text_encoder = load_part(CLIPTextModel, folder / "text_encoder", dtype=torch.float32)
-    checks.check_networks(folder, shape, vae_shape, text_encoder, tokenizer)
-    for network, part in ((shape, "unet"), (vae_shape, "vae")):
-        checks.check_weights(f"model part {str(folder / part)!r}", network, shapes(needed_weights(folder / part).files))
-    vae = load_part(AutoencoderKL, folder / "vae")
-    vae.to(memory_format=torch.channels_last)  # a third faster, on CPUs too
-    for network in (vae, text_encoder):
-        network.float().to(device).eval().requires_grad_(False)
-    return Diffuser(folder, shape, vae, text_encoder, tokenizer, schedule, device)
 
 
-PIPELINES: dict[str, Callable[[Path, torch.device], Diffuser]] = {"StableDiffusionPipeline": load_stable_diffusion}
+def _assembled(family: Family, index: dict[str, Any], parts: dict[str, Any]) -> Any:
+    """Return diffusers' pipeline of the parts; other parts are absent, and other settings as the index has them."""
+    kind = getattr(diffusers, family.pipeline)
+    wanted = {name: p.default for name, p in inspect.signature(kind.__init__).parameters.items() if name != "self"}
+    settings = {name: index[name] for name in wanted if name in index and not isinstance(index[name], list)}
+    absent = {name: None for name, default in wanted.items() if default in (inspect.Parameter.empty, None)}
+    return kind(**absent | settings | ({"requires_safety_checker": False} if "requires_safety_checker" in wanted else {}) | parts)
 
 
-def write_pipeline(folder: Path, unet: UNet2DConditionModel, base: Path) -> None:
-    """Write a complete pipeline folder: the player's UNet, and the parts that the base's `model_index.json` names beside it.
+def write_pipeline(folder: Path, denoiser: Any, base: Path) -> None:
+    """Write a complete pipeline folder: the player's denoiser, and the parts that the base's `model_index.json` names beside it.
 
     Of the parts that are loaded here only the files that are loaded travel; a variant such as fp16 gets the plain names, by which plain
     diffusers finds it. Everything is copied but weights of `LINKED` bytes or more, which are hard links where that is possible: nothing
-    that programs write in place is shared with the base. A part whose weights are absent (the hub's safety checker is not downloaded)
-    becomes null in the index, as diffusers expects of an omitted part.
+    that programs write in place is shared with the base. A part that is absent, or whose weights are (the hub's safety checker is not
+    downloaded), becomes null in the index, as diffusers expects of an omitted part.
     """
-    unet.save_pretrained(folder / "unet", safe_serialization=True)
-    config = json.loads((folder / "unet" / "config.json").read_text())
-    config.pop("_name_or_path", None)  # where the base lay: no part of what the player is
-    (folder / "unet" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     index = read_config(base / "model_index.json")
-    parts = [part for part in index if (base / part).is_dir() and part != "unet"]
+    own = next(part for part in index if part in DENOISERS)
+    denoiser.save_pretrained(folder / own, safe_serialization=True)
+    config = json.loads((folder / own / "config.json").read_text())
+    config.pop("_name_or_path", None)  # where the base lay: no part of what the player is
+    (folder / own / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    parts = [part for part in index if (base / part).is_dir() and part != own]
     absent = [part for part in parts if part not in PARTS and (base / part / "config.json").exists() and not _has_weights(base / part)]
+    absent += [part for part, named in index.items() if isinstance(named, list) and not (base / part).is_dir()]
     (folder / "model_index.json").write_text(json.dumps(index | {part: [None, None] for part in absent}, indent=2) + "\n")
     for part in (part for part in parts if part not in absent):
         for path, name in _travelling(base / part).items():

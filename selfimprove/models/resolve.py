@@ -6,17 +6,15 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
 from peft.utils import get_peft_model_state_dict
 
 from selfimprove.files import sha256
-from selfimprove.models.checks import load_scheduler
 from selfimprove.models.converted import converted
 from selfimprove.models.known import KNOWN
 from selfimprove.models.lora import FILE
-from selfimprove.models.pipeline import load_diffuser, load_unet, write_pipeline
+from selfimprove.models.pipeline import Diffuser, load_diffuser, write_pipeline
 from selfimprove.models.single_file import from_single_file
-from selfimprove.models.weights import VARIANTS, WEIGHTS, ModelError, brief, check_finite, find_weights, model_hash, shapes
+from selfimprove.models.weights import VARIANTS, WEIGHTS, ModelError, brief, check_finite, find_weights, model_hash, read_config, shapes
 from selfimprove.shapes import PIPELINE
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name, of a model or of a data set
@@ -64,7 +62,7 @@ def _pipeline_of(name: str) -> Path:
     """Return the local copy of a hub repository's pipeline: plain weights where it has them, else shards or a variant such as fp16."""
     folder = _snapshot(name, *(f"{part}/{stem}.safetensors" for part, stem in WEIGHTS.items()))
     lacking: list[str] = []
-    for part, stem in WEIGHTS.items():
+    for part, stem in ((part, stem) for part, stem in WEIGHTS.items() if (folder / part).is_dir()):
         found = find_weights(folder / part)
         wanted = found.files if found else [folder / part / f"{stem}{variant}.safetensors" for variant in VARIANTS]
         lacking += [path.relative_to(folder).as_posix() for path in wanted if not path.exists()]
@@ -118,31 +116,35 @@ def _fused(folder: Path, adapters: list[tuple[Path, float]]) -> Path:
         check_finite([file])
 
     def make(target: Path) -> None:
-        diffuser, unet = load_diffuser(folder, torch.device("cpu")), load_unet(folder)
-        pipeline = StableDiffusionPipeline(
-            vae=diffuser.vae, text_encoder=diffuser.text_encoder, tokenizer=diffuser.tokenizer, unet=unet, scheduler=load_scheduler(folder),
-            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-        )  # fmt: skip
+        diffuser = load_diffuser(folder, torch.device("cpu"))
+        pipeline, part = diffuser.pipeline, diffuser.family.part
+        pipeline.register_modules(**{part: diffuser.denoiser})
         for file, factor in adapters:
-            _add(pipeline, file)
-            pipeline.fuse_lora(components=["unet", "text_encoder"], lora_scale=factor)
+            changed = _add(diffuser, file)
+            pipeline.fuse_lora(components=changed, lora_scale=factor)
             pipeline.unload_lora_weights()
-        write_pipeline(target, unet, folder)
-        for path in (target / "text_encoder").iterdir():
-            path.unlink()
-        pipeline.text_encoder.save_pretrained(target / "text_encoder")
+        write_pipeline(target, getattr(pipeline, part), folder)
+        for encoder in diffuser.family.given(read_config(folder / "model_index.json")):
+            for path in (target / encoder.part).iterdir():
+                path.unlink()
+            getattr(pipeline, encoder.part).save_pretrained(target / encoder.part)
 
     return converted("+".join(file.parent.name if file.name == FILE else file.stem for file, _ in adapters), made_from, make)
 
 
-def _add(pipeline: StableDiffusionPipeline, file: Path) -> None:
-    """Add a LoRA to a pipeline as diffusers does, and check that every tensor of it has found its layer."""
+def _add(diffuser: Diffuser, file: Path) -> list[str]:
+    """Add a LoRA to a pipeline as diffusers does, and return the parts that it changes; every tensor of it must have found its layer."""
+    pipeline = diffuser.pipeline
+    config = {f"{diffuser.family.part}_config": diffuser.shape.config}  # by which names of other programs are read
     try:
-        wanted = pipeline.lora_state_dict(str(file.parent), weight_name=file.name, unet_config=pipeline.unet.config)[0]
+        wanted = pipeline.lora_state_dict(str(file.parent), weight_name=file.name, **config)
+        wanted = wanted[0] if isinstance(wanted, tuple) else wanted
         pipeline.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name="start")
     except Exception as error:  # the loaders raise many unrelated types
         raise ModelError(f"the LoRA {str(file)!r} cannot be added to this model ({brief(error)})") from error
-    networks = [network for network in (pipeline.unet, pipeline.text_encoder) if getattr(network, "peft_config", None)]
-    held = sum(len(get_peft_model_state_dict(network, adapter_name="start")) for network in networks)
+    parts = [diffuser.family.part, *(e.part for e in diffuser.family.encoders)]
+    networks = {part: network for part in parts if getattr(network := getattr(pipeline, part, None), "peft_config", None)}
+    held = sum(len(get_peft_model_state_dict(network, adapter_name="start")) for network in networks.values())
     if held != len(wanted):
         raise ModelError(f"the LoRA {str(file)!r} has {len(wanted)} tensors, of which {held} have a layer here; give one of this kind")
+    return list(networks)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from selfimprove.models.family import Family, Size, times_for
+from selfimprove.models.family import T5, Encoder, Family, Size, times_for
 from selfimprove.models.network import Denoiser
 
 T5_TOKENS = 256  # the plain pipeline's default
@@ -31,7 +31,12 @@ FAMILY = Family(
     "SD3Transformer2DModel",
     embed,
     call,
-    encoders=(("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2"), ("text_encoder_3", "tokenizer_3")),
+    encoders=(
+        Encoder(kind="CLIPTextModelWithProjection"),
+        Encoder("text_encoder_2", "tokenizer_2", "CLIPTextModelWithProjection"),
+        Encoder("text_encoder_3", "tokenizer_3", "T5EncoderModel", T5, T5_TOKENS),
+    ),
+    flow=True,
     optional=("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor"),
     adapted=(
         *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),

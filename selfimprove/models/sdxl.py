@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selfimprove.models.family import Family, Size, without_text
+from selfimprove.models.family import Encoder, Family, Size, without_text
 from selfimprove.models.network import Denoiser
 
 
@@ -36,6 +36,6 @@ FAMILY = Family(
     "UNet2DConditionModel",
     embed,
     call,
-    encoders=(("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")),
+    encoders=(Encoder(), Encoder("text_encoder_2", "tokenizer_2", "CLIPTextModelWithProjection")),
     optional=("image_encoder", "feature_extractor"),
 )

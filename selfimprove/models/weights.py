@@ -14,10 +14,18 @@ from torch import Tensor
 from selfimprove.errors import SelfImproveError
 from selfimprove.files import sha256
 
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+DENOISERS = ("unet", "transformer")  # of these a pipeline has one
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model", "transformer": "diffusion_pytorch_model",
+    "text_encoder_2": "model", "text_encoder_3": "model",
+}  # fmt: skip
+TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
+PARTS = (*WEIGHTS, *TOKENIZERS, "scheduler")  # that are loaded; a pipeline has some of them
 VARIANTS = ("", ".fp16", ".bf16")  # the first one that a part has is loaded; others, such as ".non_ema", are another model
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "spiece.model"),
+)
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -149,7 +157,7 @@ def used_files(folder: Path) -> list[Path]:
     found = [weights for part in WEIGHTS if (weights := find_weights(folder / part))]
     wanted = [path for weights in found for path in (*weights.files, *([weights.index_file] if weights.index_file else []))]
     wanted += [folder / part / "config.json" for part in WEIGHTS]
-    wanted += [folder / "scheduler" / "scheduler_config.json", *(folder / "tokenizer" / name for name in TOKENIZER_FILES)]
+    wanted += [folder / "scheduler" / "scheduler_config.json", *(folder / part / name for part in TOKENIZERS for name in TOKENIZER_FILES)]
     return [path for path in wanted if path.exists()]
 
 
@@ -157,13 +165,13 @@ def model_hash(folder: Path, *parts: str) -> str:
     """Return the identity of a model wherever it lies: the SHA-256 of the names and hashes of `used_files`; `parts`: only of these.
 
     Raises:
-        ModelError: there is no such folder, or no UNet in it.
+        ModelError: there is no such folder, or no denoiser in it.
     """
     files = used_files(folder)
-    if not any(path.parent.name == "unet" and path.suffix == ".safetensors" for path in files):
+    if not any(path.parent.name in DENOISERS and path.suffix == ".safetensors" for path in files):
         raise ModelError(
-            f"model={str(folder)!r} has no UNet weights; restore the folder or, if it is a player's, delete the folder of its round and "
-            "those of later rounds to have them played again"
+            f"model={str(folder)!r} has no weights of a UNet or transformer; restore the folder or, if it is a player's, delete the folder "
+            "of its round and those of later rounds to have them played again"
         )
     lines = [f"{path.relative_to(folder).as_posix()} {sha256(path)}" for path in files if path.parent.name in (parts or PARTS)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from diffusers import AutoencoderKL
-from peft import LoraConfig
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -17,7 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from selfimprove.config import Settings
 from selfimprove.data.latents import SHARD
-from selfimprove.models.lora import ADAPTED
+from selfimprove.models.family import Family
+from selfimprove.models.lora import Adapters
+from selfimprove.models.network import Conditioning, denoise
 from selfimprove.models.pipeline import Diffuser, images_at_once
 
 
@@ -37,8 +38,8 @@ class Flops(NamedTuple):
 class Memory(NamedTuple):
     """Bytes that one process holds at the peak of a stage, part by part.
 
-    `pipeline`: VAE and text encoder. `average`: the moving average of weights. `activations`: what the network keeps for its backward pass,
-    and everything else in a step. `scorers`: weights of the scorers that are in the device's memory.
+    `pipeline`: the VAE and, on a CPU, the text encoders. `average`: the moving average of weights. `activations`: what the network keeps
+    for its backward pass, and everything else in a step. `scorers`: weights of the scorers that are in the device's memory.
     """
 
     pipeline: int
@@ -52,7 +53,7 @@ class Memory(NamedTuple):
 
     @property
     def networks(self) -> int:
-        """Return the bytes of the weights of VAE, text encoder, player and opponent."""
+        """Return the bytes of the weights of the pipeline, the player and the opponent."""
         return self.pipeline + self.player + self.opponent
 
     @property
@@ -105,13 +106,11 @@ class Held(TorchDispatchMode):
         self.now -= self._alive.pop(key)
 
 
-def _like(network: Any, lora_rank: int | None = None) -> Any:
-    """Return a network of the same configuration, with an adapter if `lora_rank` is given; its weights are fake inside FakeTensorMode."""
+def _like(network: Any, change: Callable[[Any], None] = lambda made: None) -> Any:
+    """Return a network of the same configuration, after a change to it; its weights are fake inside FakeTensorMode."""
     with torch.device("meta"):
         made = type(network).from_config(network.config)
-        if lora_rank:
-            made.requires_grad_(False)
-            made.add_adapter(LoraConfig(r=lora_rank, target_modules=list(ADAPTED)))
+        change(made)
     for module in made.modules():
         for name, weight in module.named_parameters(recurse=False):
             setattr(module, name, nn.Parameter(torch.empty(weight.shape), weight.requires_grad))
@@ -120,43 +119,54 @@ def _like(network: Any, lora_rank: int | None = None) -> Any:
     return made
 
 
+def _player(shapes: "Shapes", settings: Settings) -> Any:
+    """Return the network that is trained, with its adapter if it has one."""
+    rank, how = settings.lora_rank, (settings.lora_targets, settings.use_dora)
+    return _like(shapes.denoiser, lambda made: Adapters(made, shapes.family, rank, 1, *how).add_player(None, 0, 0) if rank else None)
+
+
 @dataclass(frozen=True)
 class Shapes:
     """What costs depend on: denoiser and VAE, of which only the configurations are read, and what goes through them.
 
-    `latent`: (C, H, W). `image`: (height, width) in pixels. `tokens`: tokens per prompt. `device`: its type, such as "cuda".
-    `resident`: bytes of the base pipeline's VAE and text encoder, which stay on the device through every stage.
+    `latent`: (C, H, W). `image`: (height, width) in pixels. `text`: the shapes of one prompt's conditioning, by name. `device`: its type,
+    such as "cuda". `encoders`: bytes of the text encoders, which on a GPU are on the device for their turn only.
     """
 
-    unet: nn.Module
+    family: Family
+    denoiser: nn.Module
     vae: AutoencoderKL
     latent: tuple[int, int, int]
     image: tuple[int, int]
-    tokens: int
+    text: dict[str, tuple[int, ...]]
     device: str
-    resident: int
+    encoders: int
 
     @classmethod
     def of(cls, diffuser: Diffuser) -> "Shapes":
         """Return the shapes of a loaded pipeline."""
-        tokens = diffuser.tokenizer.model_max_length
-        networks = (diffuser.vae, diffuser.text_encoder)
-        resident = sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
-        return cls(diffuser.shape, diffuser.vae, diffuser.latent_shape, diffuser.image_size, tokens, diffuser.device.type, resident)
+        text = {name: tuple(tensor.shape[1:]) for name, tensor in diffuser.embed([""]).tensors.items()}
+        encoders, device = sum(_bytes(network) for network, _, _ in diffuser.texts), diffuser.device.type
+        return cls(diffuser.family, diffuser.shape, diffuser.vae, diffuser.latent_shape, diffuser.image_size, text, device, encoders)
 
     @property
     def parameters(self) -> int:
         """Return the number of weights of the denoiser."""
-        return sum(p.numel() for p in self.unet.parameters())
+        return sum(p.numel() for p in self.denoiser.parameters())
 
     @property
-    def text(self) -> tuple[int, int]:
-        """Return (tokens, width) of a prompt's embedding."""
-        return self.tokens, self.unet.config.cross_attention_dim
+    def resident(self) -> int:
+        """Return the bytes that stay on the device through every stage: the VAE and, on a CPU, the text encoders."""
+        return _bytes(self.vae) + (self.encoders if self.device == "cpu" else 0)
 
-    def inputs(self, batch: int) -> tuple[Tensor, ...]:
-        """Return (x_t, t, text) for the UNet, zeros for a batch of this size."""
-        return torch.zeros(batch, *self.latent), torch.zeros(batch, dtype=torch.long), torch.zeros(batch, *self.text)
+    def call(self, network: Any, batch: int) -> Tensor:
+        """Return a network's output for a batch of this size, of zeros."""
+        given = Conditioning({name: torch.zeros(batch, *shape) for name, shape in self.text.items()}, self.family.call)
+        return denoise(network, torch.zeros(batch, *self.latent), torch.zeros(batch, dtype=torch.long), given)
+
+
+def _bytes(network: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in network.parameters())
 
 
 def count_flops(shapes: Shapes, settings: Settings) -> Flops:
@@ -168,15 +178,15 @@ def count_flops(shapes: Shapes, settings: Settings) -> Flops:
         return float(counter.get_total_flops())
 
     with FakeTensorMode():
-        player, vae, inputs = _like(shapes.unet, settings.lora_rank), _like(shapes.vae), shapes.inputs(1)
-        plain = _like(shapes.unet) if settings.lora_rank else player
-        step = counted(lambda: player(*inputs).sample.sum().backward())
+        player, vae, latent = _player(shapes, settings), _like(shapes.vae), torch.zeros(1, *shapes.latent)
+        plain = _like(shapes.denoiser) if settings.lora_rank else player
+        step = counted(lambda: shapes.call(player, 1).sum().backward())
         if settings.gradient_checkpointing:
             with torch.no_grad():
-                step += counted(lambda: player(*inputs))
+                step += counted(lambda: shapes.call(player, 1))
         with torch.no_grad():
-            forward = counted(lambda: plain(*inputs))
-            decode = counted(lambda: vae.decode(inputs[0]))
+            forward = counted(lambda: shapes.call(plain, 1))
+            decode = counted(lambda: vae.decode(latent))
             encode = counted(lambda: vae.encode(torch.zeros(1, 3, *shapes.image)))
     return Flops(forward, step, decode, encode)
 
@@ -190,9 +200,9 @@ def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool, pro
     mixed = settings.precision != "no"
     held, sides = Held(), 2 if settings.objective == "spin" else 1
     with FakeTensorMode(), held:
-        player = _like(shapes.unet, settings.lora_rank).train()
+        player = _player(shapes, settings).train()
         own = held.now
-        second = _like(shapes.unet).eval().requires_grad_(False) if live_opponent else None
+        second = _like(shapes.denoiser).eval().requires_grad_(False) if live_opponent else None
         networks = held.now
         if settings.gradient_checkpointing:
             player.enable_gradient_checkpointing()
@@ -205,14 +215,14 @@ def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool, pro
         before = held.now
         average = [p.clone() for p in trained] if settings.ema else []
         averaged = held.now - before
-        inputs = shapes.inputs(sides * settings.per_forward(processes))
+        rows = sides * settings.per_forward(processes)
         for _ in range(2):  # the second step has the optimiser's moments
             for _ in range(min(settings.share(processes) // settings.per_forward(processes), 2)):  # the second micro-batch has gradients
                 with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
                     if second is not None:
                         with torch.no_grad():
-                            second(*inputs)
-                    loss = player(*inputs).sample.float().square().mean()
+                            shapes.call(second, rows)
+                    loss = shapes.call(player, rows).float().square().mean()
                 loss.backward()
             optimiser.step()
             optimiser.zero_grad()
@@ -227,22 +237,24 @@ def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool, pro
 def sampling_memory(shapes: Shapes, settings: Settings, guidance: float, count: int = SHARD) -> Memory:
     """Return the memory of a process that samples, decodes and encodes `count` images.
 
-    The activations are the larger ones, of the network that samples in batches of `rollout_batch`, or of the VAE.
+    The activations are the largest: of the network that samples in batches of `rollout_batch`, or of the VAE; or, beside the network, the
+    text encoders in their turn.
     """
     guided = min(settings.rollout_batch, count, SHARD) * (1 + (guidance != 1))
     images = min(images_at_once(shapes.image), count, SHARD)
     drawing, decoding = Held(), Held()
     with FakeTensorMode(), torch.no_grad():
         with drawing, torch.autocast("cpu", torch.bfloat16, enabled=settings.precision != "no"):
-            network = _like(shapes.unet)
+            network = _like(shapes.denoiser)
             weights = drawing.now
-            network(*shapes.inputs(guided))
+            shapes.call(network, guided)
         with decoding:
             vae = _like(shapes.vae)
             there = decoding.now  # already counted in `resident`
             vae.decode(torch.zeros(images, *shapes.latent))
             vae.encode(torch.zeros(images, 3, *shapes.image))
-    activations = max(drawing.peak - weights, decoding.peak - there)
+    turn = 0 if shapes.device == "cpu" else shapes.encoders
+    activations = max(drawing.peak - weights, decoding.peak - there, turn)
     return Memory(shapes.resident, weights, 0, 0, 0, 0, activations)
 
 

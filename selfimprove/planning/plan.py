@@ -62,7 +62,7 @@ def plan(run: Run, last: int) -> Plan:
     # a smaller batch on a CPU, so that timing a large network does not take minutes
     batch = max(1, min(16, int(1e12 / flops.forward))) if shapes.device == "cpu" else 16
     seconds, scorers = measure(diffuser, run.scorers, batch, settings.precision)
-    diffuser.without_unet()
+    diffuser.without_denoiser()
     lines = [f"run folder {folder.path}"]
     if run.collection:
         lines.append(f"{len(run.collection.prompts)} different prompts collected, {len(run.collection.held_out)} kept out for evaluation")
@@ -90,7 +90,7 @@ def plan(run: Run, last: int) -> Plan:
         return Plan(lines, 0.0, 0.0, 0.0, 0)
     resident = resident_memory(run.scorers.values())
     kept, drawn = resident if shapes.device == "cpu" else 0, settings.samples if run.collection else examples
-    training = training_memory(shapes, settings, second_network(settings, last) and not run.opponent_cache, processes)
+    training = training_memory(shapes, settings, second_network(settings) and not run.opponent_cache, processes)
     if settings.sample_every:  # images between steps are drawn beside the training's networks and moments
         few = sampling_memory(
             shapes, replace(settings, rollout_batch=min(settings.rollout_batch, WATCHED)), settings.evaluation_guidance, WATCHED
@@ -179,14 +179,12 @@ def _parts(memory: Memory) -> str:
     return ", ".join(f"{part} {_size(size)}" for part, size in memory._asdict().items() if size)
 
 
-def second_network(settings: Settings, last: int) -> bool:
-    """Return whether some round up to `last` needs a second network in memory for the opponent.
+def second_network(settings: Settings) -> bool:
+    """Return whether rounds need a second network in memory for the opponent.
 
-    With an adapter, the opponent is normally the player's network with the adapter switched off. This requires that the round starts from
-    the opponent, which is not so from round 2 on if the opponent stays the base model.
+    With adapters, the opponent is the player's network with another adapter, or with none.
     """
-    own = settings.lora_rank and (settings.opponent == "previous" or last <= 1)
-    return settings.objective == "spin" and not own
+    return settings.objective == "spin" and not settings.lora_rank
 
 
 def _on_another_disk(path: Path, other: Path) -> bool:
@@ -201,10 +199,12 @@ def disk_space(shapes: Shapes, preset: Preset, last: int, examples: int, judged:
     """
     s, weights = preset.settings, 4 * shapes.parameters
     value = 4 if s.precision == "no" else 2
-    latent, text = (torch.Size(shape).numel() for shape in (shapes.latent, shapes.text))
+    latent, text = torch.Size(shapes.latent).numel(), sum(torch.Size(shape).numel() for shape in shapes.text.values())
     sides = 4 if s.flip else 2  # mean and standard deviation; with `flip`, of the mirrored image too
     evaluations = (last + 1) * judged * latent * 4
-    trained = adapter_size(shapes.unet, s.lora_rank) if s.lora_rank else shapes.parameters
+    trained = (
+        adapter_size(shapes.denoiser, s.lora_targets.split() or shapes.family.adapted, s.lora_rank) if s.lora_rank else shapes.parameters
+    )
     # weights, two moments, average; once more while a new one is written beside the old one; each round keeps its adapter's
     checkpoint = (max(2, 1 + last) if s.lora_rank else 2) * (3 + bool(s.ema)) * 4 * trained
     rolled = (sides + (s.generated_latents == "reencoded")) * latent * value

@@ -57,8 +57,8 @@ def seconds_per_pass(diffuser: Diffuser, batch: int = 4, precision: Precision = 
     empty = diffuser.embed([""]).to(diffuser.device).repeat(batch)
     mixed = torch.autocast(diffuser.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST)
     with torch.inference_mode(), mixed:
-        denoise(diffuser.unet, noisy[:1], 500, empty.rows([0]))
-        seconds = timed(lambda: denoise(diffuser.unet, noisy, 500, empty), diffuser.device)
+        denoise(diffuser.denoiser, noisy[:1], 500, empty.rows([0]))
+        seconds = timed(lambda: denoise(diffuser.denoiser, noisy, 500, empty), diffuser.device)
     return seconds / batch
 
 

@@ -160,12 +160,12 @@ def denoising_film(model: str | Path, prompts: Sequence[str], steps: int = 10, g
         diffuser = load_diffuser(resolve_model(model), torch.device("cpu"))
     ids = [draws.example_id(prompt, 0) for prompt in prompts]
     text, empty = diffuser.embed(list(prompts)), diffuser.embed([""])
-    path = trajectory(diffuser, diffuser.unet, text, empty, ids, EVALUATION_SEED, "evaluation", 0, steps, guidance)
+    path = trajectory(diffuser, diffuser.denoiser, text, empty, ids, EVALUATION_SEED, "evaluation", 0, steps, guidance)
     frames, labels, descriptions, notes = [], [], [], []
     for i, state in enumerate(path.states):
         guess, left = state, path.steps[-1].variance_next
         if i < steps:
-            output = predict(diffuser.unet, state, path.steps[i].t, text, empty, guidance)
+            output = predict(diffuser.denoiser, state, path.steps[i].t, text, empty, guidance)
             step = path.steps[i]
             guess, left = diffuser.schedule.clean_and_noise(state, output, step.alpha, step.variance)[0], step.variance
         frames.append(above(_row(diffuser.decode(state), width), _row(diffuser.decode(guess), width), 2 * GAP))

@@ -65,7 +65,7 @@ def _base(workshop: Workshop, oracle: Oracle) -> dict[str, dict[str, float]]:
         prompts = [c.text for c in captions]
         ids = [example_id(c.text, i) for i, c in enumerate(captions)]
         latents = sample_batches(
-            diffuser, diffuser.unet, prompts, ids, 128, name, seed=EVALUATION_SEED, stream="card", round_index=0, **SAMPLER
+            diffuser, diffuser.denoiser, prompts, ids, 128, name, seed=EVALUATION_SEED, stream="card", round_index=0, **SAMPLER
         )
         reading = oracle.read(torch.cat([diffuser.decode(z) for z in latents.split(128)]).to(workshop.device))
         scenes_said = torch.tensor([c.scene for c in captions], device=workshop.device)

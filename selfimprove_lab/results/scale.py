@@ -1,7 +1,6 @@
 """Estimate what the presets for Stable Diffusion cost, from their settings and the shapes of the network alone, for planning."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,22 +10,12 @@ from selfimprove.planning.costs import Flops, Shapes, count_flops, evaluation_me
 from selfimprove.planning.plan import PEAKS, REACHED, disk_space, duration, second_network, unit
 from selfimprove.planning.work import count, operations
 from selfimprove.presets import PRESETS, Preset
-from selfimprove_lab.results.true_sizes import largest_scorer, stable_diffusion, stable_diffusion_3
+from selfimprove_lab.results.true_sizes import largest_scorer, true_size
 
 CARDS = {"sd15-spin": 8, "sd15-dpo": 8, "sd15-sft": 8}  # as many as the papers had; the other presets are for one
-# RSIDiff's section 4.4, to be counted and not to be run: no code here takes Stable Diffusion 3. What it does not say is as in sd14-rsi (a
-# batch of 12, 500 evaluation prompts), as in sd15-spin-lora (the rank), or as in diffusers' pipeline (28 steps, guidance 7)
-SD3 = "sd3-rsi, not runnable"
-SCALED: dict[str, Preset] = {name: preset for name, preset in PRESETS.items() if name.startswith("sd")} | {
-    SD3: Preset(
-        "", "",
-        replace(
-            PRESETS["sd14-rsi"].settings, samples=13_000, strategy="manual", selected=1000, epochs=0, steps=2000, lora_rank=16,
-            batch=12, micro_batch=1, rollout_steps=28, guidance=7.0, evaluation_steps=28, evaluation_guidance=7.0,
-        ),
-    )
-}  # fmt: skip
-ROUNDS = {"sd14-rsi": 8, SD3: 3}  # of recursion, by its paper; self-play's are in the presets
+SCALED: dict[str, Preset] = {name: preset for name, preset in PRESETS.items() if name.startswith("sd")}
+ROUNDS = {"sd14-rsi": 8, "sd3-rsi": 3}  # of recursion, by its paper; self-play's are in the presets
+SIZES = {"sd14": "sd15", "sd15": "sd15"}  # beginnings of presets' names -> names in `true_sizes`, where these differ
 
 
 class Cost(NamedTuple):
@@ -46,14 +35,15 @@ class Cost(NamedTuple):
 
 def shapes_of(name: str) -> Shapes:
     """Return the shapes of the pipeline that a row of the table is about."""
-    return stable_diffusion_3() if name == SD3 else stable_diffusion()
+    kind = name.partition("-")[0]
+    return true_size(SIZES.get(kind, kind))
 
 
 def simulate(name: str) -> dict[str, Any]:
     """Count what takes seconds for one preset: FLOPs per latent or image, and bytes at the peak of every stage, part by part."""
     settings, shapes = SCALED[name].settings, shapes_of(name)
     flops = count_flops(shapes, settings)
-    memory = training_memory(shapes, settings, second_network(settings, _rounds(name)), CARDS.get(name, 1))
+    memory = training_memory(shapes, settings, second_network(settings), CARDS.get(name, 1))
     stages = {
         "sampling": sampling_memory(shapes, settings, settings.guidance),
         "evaluation": evaluation_memory(shapes, settings, [largest_scorer()], 0),

@@ -31,7 +31,7 @@ def base_latents(count: int) -> tuple[Diffuser, Float[Tensor, "n c h w"]]:
     diffuser = load_diffuser(resolve_model("shapes"), torch.device("cpu"))
     prompts = [c.text for c in shapes_prompts(count)]
     latents = sample_batches(
-        diffuser, diffuser.unet, prompts, [example_id(p, i) for i, p in enumerate(prompts)], settings.rollout_batch, "sampling", seed=0,
+        diffuser, diffuser.denoiser, prompts, [example_id(p, i) for i, p in enumerate(prompts)], settings.rollout_batch, "sampling", seed=0,
         stream="shrinkage", round_index=0, steps=settings.rollout_steps, guidance=settings.guidance,
     )  # fmt: skip
     return diffuser, latents
