@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,9 @@ LINKED = 64 * 2**20  # bytes from which weights of other parts are linked into a
 class Diffuser:
     """A loaded pipeline: VAE and text encoder, frozen, in float32 and in eval mode; its UNet is loaded at first use.
 
-    `resolution`: pixels of a side of the images; 0 for the size that the folder names. `shape`: the UNet on the meta device, which has
-    configuration and shapes but no weights. A round loads the networks that it needs by
-    itself, so that the base's own UNet takes no memory beside them.
+    `given_size`: (height, width) of the images in pixels; None for the size that the folder names. `shape`: the UNet on the meta device,
+    which has configuration and shapes but no weights. A round loads the networks that it needs by itself, so that the base's own UNet takes
+    no memory beside them.
     """
 
     folder: Path
@@ -45,7 +45,7 @@ class Diffuser:
     tokenizer: CLIPTokenizer
     schedule: Schedule
     device: torch.device
-    resolution: int = 0
+    given_size: tuple[int, int] | None = None
 
     @cached_property
     def unet(self) -> UNet2DConditionModel:
@@ -56,11 +56,17 @@ class Diffuser:
         """Forget the base's own UNet, which frees its memory."""
         self.__dict__.pop("unet", None)
 
+    def sized(self, size: tuple[int, int]) -> "Diffuser":
+        """Return the same pipeline for images of (height, width) pixels."""
+        return self if size == self.image_size else replace(self, given_size=size)
+
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Return the shape (C, H, W) of one latent."""
-        size = self.resolution // self.vae_factor or self.shape.config.sample_size
+        size = self.shape.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
+        if self.given_size:
+            height, width = (side // self.vae_factor for side in self.given_size)
         return self.shape.config.in_channels, height, width
 
     @property
