@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from selfimprove import draws
 from selfimprove.config import Settings
-from selfimprove.data.latents import Store
+from selfimprove.data.latents import Store, in_groups
 from selfimprove.losses import squared_error
 from selfimprove.models.network import Call, Conditioning, call_with_text, denoise
 from selfimprove.schedule import Schedule, density
@@ -44,6 +44,11 @@ class TrainingSet:
         """Return the number of different images: an epoch trains on each once, with one of its captions."""
         return draws.count_images(self.ids)
 
+    def alike(self, rows: Sequence[tuple[int, int]], places: Sequence[int], size: int) -> list[list[int]]:
+        """Return the places in `rows`, (example, epoch) each, in parts of at most `size` examples whose latents are of one shape."""
+        groups = in_groups(places, lambda place: self.real.shape(rows[place][0]))
+        return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
+
     def fingerprint(self) -> str:
         """Return 12 hexadecimal digits of a hash of ids, text, latents and weights."""
         stores = [store.digest() for store in (self.text, self.real, self.generated) if store]
@@ -53,7 +58,7 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch of B examples; with generated images all fields but `weight` have 2B rows, the real side first.
+    """One micro-batch of B examples of one shape; with generated images all fields but `weight` have 2B rows, the real side first.
 
     `target`: what the network should predict. `scale`: the factor that turns its squared error into one in `error_in`.
     `alpha`, `variance`: a_t^2 and b_t^2 of each time. `weight`: one factor per example.
@@ -98,7 +103,7 @@ def batch_rows(ids: tuple[str, ...], seed: int, round_index: int, first: int, co
 def make_batch(
     data: TrainingSet, rows: list[tuple[int, int]], settings: Settings, schedule: Schedule, seed: int, round_index: int, step: int
 ) -> Batch:
-    """Return noisy latents, targets, time steps and text of the examples in `rows`; every draw is stateless."""
+    """Return noisy latents, targets, time steps and text of the examples in `rows`, of one shape; every draw is stateless."""
     device = schedule.device
     indices = [row for row, _ in rows]
     keys = [f"{data.ids[row]}/{epoch}" for row, epoch in rows]

@@ -46,6 +46,7 @@ class Settings:
     image_column: str = ""  #: column of `data`'s table that names the images; if empty, file_name or another usual name
     caption_column: str = ""  #: column that holds the captions; if empty, text, caption, prompt or another usual name
     resolution: int = 0  #: pixels of a side of the images, which are square; 0 for the size that the model's folder names
+    aspect_ratio_buckets: bool = False  #: images to train on keep their shape, at about the same area, and opponents draw in the same shape
 
     # Rollout: how the opponent's images are sampled.
     sampler: str = registered("ddim", "selfimprove.models.samplers:SAMPLERS")  #: the papers use "ddim"; another sampler is another opponent
@@ -175,6 +176,10 @@ class Settings:
             raise ArgumentError(f"min_snr={self.min_snr!r} is for objective='sft', or 'weighted' with time_weight='snr'; leave it at 0")
         if self.negative_prompt and self.guidance == self.evaluation_guidance == 1:
             raise ArgumentError(f"negative_prompt={self.negative_prompt!r} does nothing without guidance; leave it out, or raise guidance")
+        if self.aspect_ratio_buckets and self.objective == "weighted" and not self.real_samples:
+            raise ArgumentError("aspect_ratio_buckets=True is for real images to train on; leave it at False, or give real_samples")
+        if self.aspect_ratio_buckets and self.objective == "spin" and self.weighting != "none":
+            raise ArgumentError(f"weighting={self.weighting!r} compares images of one size; leave aspect_ratio_buckets at False")
         if self.weight_sigma2 is not None and not self.weight_sigma2 > 0:
             raise ArgumentError(f"weight_sigma2={self.weight_sigma2!r} must be greater than 0; leave it out to calibrate it")
         for field_ in fields(self):
@@ -248,7 +253,7 @@ JUDGING = (
 COLUMNS = ("image_column", "caption_column")
 # Settings that came later: an identity names one only where it is not at its default, so that runs made before keep their identity.
 LATER = (
-    *("resolution", "negative_prompt", "min_snr", "optimiser", "generated_noise", "neon"),
+    *("resolution", "aspect_ratio_buckets", "negative_prompt", "min_snr", "optimiser", "generated_noise", "neon"),
     *("time_density", "time_mean", "time_std", "time_shift", "lora_targets", "use_dora"),
 )
 _FIELDS = {f.name: f for f in fields(Settings)}

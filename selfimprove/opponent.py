@@ -100,16 +100,15 @@ def precompute(
     )
 
     def make(places: range) -> dict[str, Tensor]:
-        errors = []
-        start = places.start
-        while start < places.stop:  # a batch must lie within one step, because its draws depend on the step
-            stop = min(start + settings.rollout_batch, places.stop, (start // per_step + 1) * per_step)
-            rows = batch_rows(data.ids, seed, round_index, start, stop - start)
-            batch = make_batch(data, rows, settings, schedule, seed, round_index, start // per_step)
-            with torch.autocast(schedule.device.type, AUTOCAST.get(settings.precision), enabled=settings.precision in AUTOCAST):
-                errors.append(live(batch, range(start, stop)).view(2, -1).T)
-            start = stop
-        return {"errors": torch.cat(errors)}
+        errors: dict[int, Tensor] = {}
+        for step in range(places.start // per_step, (places.stop - 1) // per_step + 1):  # the draws of a batch depend on its step
+            first, stop = max(places.start, step * per_step), min(places.stop, (step + 1) * per_step)
+            rows = batch_rows(data.ids, seed, round_index, first, stop - first)
+            for part in data.alike(rows, range(len(rows)), settings.rollout_batch):
+                batch = make_batch(data, [rows[i] for i in part], settings, schedule, seed, round_index, step)
+                with torch.autocast(schedule.device.type, AUTOCAST.get(settings.precision), enabled=settings.precision in AUTOCAST):
+                    errors |= zip((first + i for i in part), live(batch, part).view(2, -1).T, strict=True)
+        return {"errors": torch.stack([errors[place] for place in places])}
 
     live = LiveOpponent(network)
     wanted = settings.steps_for(data.images) * per_step

@@ -36,6 +36,7 @@ _ELSEWHERE = {  # names in other trainers and in earlier versions
     "gradient_accumulation_steps": "batch, micro_batch", "learning_rate": "lr", "lr_warmup_steps": "warmup", "max_train_steps": "steps",
     "num_train_epochs": "epochs", "max_grad_norm": "clip", "mixed_precision": "precision", "report_to": "tracker", "log_with": "tracker",
     "size": "resolution", "beta_dpo": "beta", "guidance_scale": "guidance", "num_inference_steps": "rollout_steps", "snr_gamma": "min_snr",
+    "enable_bucket": "aspect_ratio_buckets", "aspect_ratio_bucketing": "aspect_ratio_buckets", "buckets": "aspect_ratio_buckets",
 }  # fmt: skip
 
 

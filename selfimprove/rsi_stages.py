@@ -10,7 +10,7 @@ from torch import Tensor
 from selfimprove.batches import TrainingSet
 from selfimprove.config import Settings
 from selfimprove.data.images import indexed
-from selfimprove.data.latents import Store, build_store
+from selfimprove.data.latents import Rows, Store, build_store
 from selfimprove.draws import example_id
 from selfimprove.evaluation.evaluate import save_image
 from selfimprove.files import write_json, write_table
@@ -146,8 +146,8 @@ def _selected(run: Run, settings: Settings, index: int, dtype: torch.dtype) -> T
     prompts += [data.captions[i] for i in real]
     weights += [1.0] * len(real)
 
-    def make(rows: range) -> dict[str, Tensor]:
-        return {name: torch.cat([store.take(name, [row]) for store, row in entries[rows.start : rows.stop]]) for name in names}
+    def make(rows: range) -> Rows:
+        return {name: [store.take(name, [row])[0] for store, row in entries[rows.start : rows.stop]] for name in names}
 
     names = ["mean", "std"] + (["mean_flipped", "std_flipped"] if settings.flip else [])
     folder = run.folder.round(index)

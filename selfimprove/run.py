@@ -9,13 +9,15 @@ import torch
 from accelerate import PartialState
 
 from selfimprove.config import Settings
+from selfimprove.data.buckets import bucket_sizes
 from selfimprove.data.images import STREAMS, ImageText, load_data, no_images, shapes_prompts, shortened
 from selfimprove.data.prompt_files import PromptError, load_prompts
-from selfimprove.errors import DataError
+from selfimprove.errors import ArgumentError, DataError
 from selfimprove.files import read_json, write_json
 from selfimprove.models.lora import check_rank
 from selfimprove.models.optimiser import check_optimiser
 from selfimprove.models.pipeline import Diffuser, load_diffuser
+from selfimprove.models.resolution import at_resolution, check_sizes, least_step
 from selfimprove.models.resolve import HUB_ID, resolve_model
 from selfimprove.models.weights import ModelError, model_hash
 from selfimprove.opponent import CacheError, check_identity
@@ -97,6 +99,9 @@ def set_up(
     for each in preset.all_rounds():
         each.share(PartialState().num_processes)  # raises if the processes cannot share the batch
     settings, data, prompts = preset.settings, data or preset.data, prompts or preset.prompts
+    for name in ("resolution", "aspect_ratio_buckets"):
+        if other := [each for each in preset.all_rounds() if getattr(each, name) != getattr(settings, name)]:
+            raise ArgumentError(f"{name}={getattr(other[0], name)!r} of one round alone: all rounds see the same images; set it for all")
     collection = _collect(prompts, settings, seed) if settings.objective == "weighted" else None
     if not data and not collection:
         raise DataError(
@@ -105,11 +110,13 @@ def set_up(
     if data not in EMBEDDED and not HUB_ID.fullmatch(data) and not Path(data).expanduser().exists():  # before a model is downloaded for it
         raise DataError(f"data={data!r}: there is no such folder; give 'shapes' or a folder of images")
     folder = resolve_model(model or preset.model)
-    diffuser = load_diffuser(folder, chosen).at(settings.resolution)
+    diffuser = at_resolution(load_diffuser(folder, chosen), settings.resolution)
     if data:
         counts = (settings.samples, settings.validation, settings.evaluation_prompts)
         columns = (settings.image_column, settings.caption_column)
-        images = load_data(data, *counts, diffuser.image_size, seed, settings.evaluation_part, *columns)
+        buckets = bucket_sizes(diffuser.image_size, least_step(diffuser)) if settings.aspect_ratio_buckets else []
+        images = load_data(data, *counts, diffuser.image_size, seed, settings.evaluation_part, *columns, buckets)
+        check_sizes(diffuser, sorted({images.frames[row].size for row in images.train} - {diffuser.image_size}))
     else:
         images = no_images()
     images = _judged_on(images, collection, prompts, settings)

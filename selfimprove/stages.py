@@ -15,7 +15,7 @@ from torch import Tensor
 from selfimprove.batches import TrainingSet, batch_rows
 from selfimprove.config import Settings
 from selfimprove.data.cache import Wanted, shared_store
-from selfimprove.data.latents import Part, Store, build_store, link_store
+from selfimprove.data.latents import Part, Rows, Store, build_store, link_store, made_in_groups
 from selfimprove.draws import image_of
 from selfimprove.files import write_json, write_table
 from selfimprove.models.weights import model_hash
@@ -62,11 +62,22 @@ def held_out_latents(run: Run) -> Tensor:
 def real_latents(run: Run, settings: Settings) -> Store:
     """Return the latents of the real images, a row per example; an image with several captions is encoded and stored once."""
     data, wanted, rows = run.data, wanted_latents(run, settings), _trained_on(run, settings)
-    first = {image_of(data.ids[row]): row for row in reversed(rows)}
-    images = lambda numbers: data.images([first[wanted.keys[i]] for i in numbers])  # noqa: E731
-    store = shared_store(run.latent_cache, wanted, lambda numbers: encoded(run, images(numbers), settings.flip), "real latents")
-    place = {image: number for number, image in enumerate(wanted.keys)}
-    return store if len(place) == len(rows) else Part(store, [place[image_of(data.ids[row])] for row in rows])
+    first = {shown(run, row): row for row in reversed(rows)}
+    sources = [first[key] for key in wanted.keys]
+
+    def make(numbers: Sequence[int]) -> Rows:
+        encode = lambda same: encoded(run, data.images([sources[i] for i in same]), settings.flip)  # noqa: E731
+        return made_in_groups(numbers, lambda i: data.frames[sources[i]].size, encode)
+
+    store = shared_store(run.latent_cache, wanted, make, "real latents")
+    place = {key: number for number, key in enumerate(wanted.keys)}
+    return store if len(place) == len(rows) else Part(store, [place[shown(run, row)] for row in rows])
+
+
+def shown(run: Run, row: int) -> str:
+    """Return by what a row's image is known among those of one default size: its identity and, if it has another size, that."""
+    size = run.data.frames[row].size
+    return image_of(run.data.ids[row]) + ("" if size == run.diffuser.image_size else " {}x{}".format(*size))
 
 
 def _trained_on(run: Run, settings: Settings) -> list[int]:
@@ -83,7 +94,7 @@ def wanted_latents(run: Run, settings: Settings | None = None) -> Wanted:
     made_from = {"vae": model_hash(run.diffuser.folder, "vae"), "size": size, "pixels": PIXELS, **of_identity(run, "data")}
     made_from |= {"flip": bool(settings and settings.flip), "seed": run.seed if data.name.startswith("shapes") else None}
     if settings:
-        keys = list(dict.fromkeys(image_of(data.ids[row]) for row in _trained_on(run, settings)))
+        keys = list(dict.fromkeys(shown(run, row) for row in _trained_on(run, settings)))
         return Wanted(run.folder.path / "real", keys, made_from, stored_as(settings))
     return Wanted(run.folder.path / "held_out", [data.ids[row] for row in data.validation], made_from)
 
@@ -146,13 +157,12 @@ def rollout_store(
 ) -> Store:
     """Return the images that `opponent` draws for a round's captions, x'_0 ~ p_{theta_k}(. | c), as latents.
 
-    `partners`: rows in the data of the real images beside them, for a `generated_source` other than "rollout".
+    `partners`: rows in the data of the real images beside them, in whose sizes the opponent draws; without them, in the default size.
     """
     diffuser, data = run.diffuser, run.data
     drawn = settings.drawn_in(index)
 
-    def make(rows: range) -> dict[str, Tensor]:
-        part = slice(rows.start, rows.stop)
+    def make_alike(rows: list[int]) -> Rows:
         if settings.generated_source != "rollout":
             fetch = data.fetch_loser if settings.generated_source == "loser" else data.fetch_fresh
             assert fetch is not None
@@ -161,9 +171,9 @@ def rollout_store(
                 images = diffuser.decode(diffuser.encode(images)[0])
             return encoded(run, images, settings.flip)
         latents = sample_batches(
-            diffuser, denoiser, captions[part], ids[part], settings.rollout_batch, "sampling", settings.precision, seed=run.seed,
-            stream="rollout", round_index=drawn, steps=settings.rollout_steps, guidance=settings.guidance, eta=settings.eta,
-            sampler=settings.sampler, negative=settings.negative_prompt,
+            diffuser.sized(sizes[rows[0]]), denoiser, [captions[i] for i in rows], [ids[i] for i in rows], settings.rollout_batch,
+            "sampling", settings.precision, seed=run.seed, stream="rollout", round_index=drawn, steps=settings.rollout_steps,
+            guidance=settings.guidance, eta=settings.eta, sampler=settings.sampler, negative=settings.negative_prompt,
         )  # fmt: skip
         if settings.generated_latents == "raw":
             raw = {"mean": latents, "std": torch.zeros_like(latents)}
@@ -171,6 +181,10 @@ def rollout_store(
         parts = [encoded(run, diffuser.decode(z), settings.flip) for z in latents.split(settings.rollout_batch)]
         return {name: torch.cat([p[name] for p in parts]) for name in parts[0]} | {"sampled": latents}
 
+    def make(rows: range) -> Rows:
+        return made_in_groups(rows, sizes.__getitem__, make_alike)
+
+    sizes = [data.frames[row].size for row in partners] or [diffuser.image_size] * len(ids)
     folder, weights = run.folder.round(index), model_hash(opponent)
     recorded = run.folder.manifest(index)["stages"].get("rollout")
     if recorded and (recorded["images"] >= len(ids) or run.folder.is_done(index, "training")):
@@ -194,7 +208,8 @@ def _drawn_from(run: Run, settings: Settings, opponent: str, round_index: int) -
     """Return everything that all images of a rollout depend on."""
     names = ("generated_source", "rollout_steps", "guidance", "eta", "sampler", "generated_latents", "flip", "precision")
     given = {"opponent": opponent, "seed": run.seed, "round": round_index, **of_identity(run, "model", "data")}
-    later = {name: value for name in ("resolution", "negative_prompt") if (value := getattr(settings, name))}  # unnamed in older stores
+    named = ("resolution", "aspect_ratio_buckets", "negative_prompt")  # at their defaults they are unnamed in older stores
+    later = {name: value for name in named if (value := getattr(settings, name))}
     return given | {name: getattr(settings, name) for name in names} | later
 
 

@@ -222,7 +222,7 @@ def train(
         project_dir=folder,
     )
     processes, steps = accelerator.num_processes, settings.steps_for(data.images)
-    share, size = settings.share(processes), settings.per_forward(processes)
+    size = settings.per_forward(processes)  # raises if the processes cannot share the batch
     shown = {name: value for name, value in asdict(settings).items() if isinstance(value, (int, float, str))}
     accelerator.init_trackers("tensorboard" if tracker == "tensorboard" else "selfimprove", {} if tracker == "tensorboard" else shown)
     player.train()
@@ -254,8 +254,7 @@ def train(
         own = range(settings.batch)[accelerator.process_index :: processes]
         means, losses_of_step, times, keys = torch.zeros(()), [], [], []
         with together(), _advice(size):
-            for start in range(0, share, size):
-                places = own[start : start + size]
+            for places in data.alike(rows, own, size):
                 micro = [rows[i] for i in places]
                 batch = make_batch(data, micro, settings, schedule, seed, round_index, step)
                 with accelerator.autocast():

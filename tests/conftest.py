@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -85,13 +86,13 @@ def training_data(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
     return TrainingSet(ids, [1 + i % 2 for i in range(10)], text, store("real", 0, 0.1), store("generated", 1, 0.0))
 
 
-def write_images(folder: Path, count: int) -> Path:
-    """An imagefolder of `count` 20x16 images with captions."""
+def write_images(folder: Path, count: int, sizes: Sequence[tuple[int, int]] = ((16, 20),)) -> Path:
+    """An imagefolder of `count` images with captions, of these sizes, (height, width), in turn."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(1)
     with (folder / "metadata.jsonl").open("w") as metadata:
         for i in range(count):
-            pixels = (torch.rand(16, 20, 3, generator=generator) * 255).byte().numpy()
+            pixels = (torch.rand(*sizes[i % len(sizes)], 3, generator=generator) * 255).byte().numpy()
             Image.fromarray(pixels).save(folder / f"{i:03d}.png")
             metadata.write(json.dumps({"file_name": f"{i:03d}.png", "text": f"noise number {i % 7}"}) + "\n")
     return folder

@@ -12,6 +12,7 @@ from diffusers import DiffusionPipeline
 from selfimprove import draws
 from selfimprove.models.lora import FILE
 from selfimprove.models.pipeline import Diffuser, load_diffuser
+from selfimprove.models.resolution import at_resolution
 from selfimprove.models.resolve import resolve_model
 from selfimprove.models.weights import ModelError
 from selfimprove.planning.plan import plan
@@ -33,7 +34,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def diffuser(folder: Path) -> Diffuser:
-    return load_diffuser(folder, CPU).at(16)  # FLUX's configuration names no size, and its usual one is large
+    return at_resolution(load_diffuser(folder, CPU), 16)  # FLUX's configuration names no size, and its usual one is large
 
 
 def plain(folder: Path) -> DiffusionPipeline:
@@ -97,7 +98,7 @@ def test_two_rounds_of_self_play(folder: Path, diffuser: Diffuser, images: Path,
     assert infos[1].log["margin"].iloc[0] == pytest.approx(0, abs=1e-4)
     assert infos[1].log["margin"].iloc[-1] != 0
     player = tmp_path / "run" / "round_2" / "pipeline"
-    loaded, here = plain(player), load_diffuser(player, CPU).at(16)
+    loaded, here = plain(player), at_resolution(load_diffuser(player, CPU), 16)
     text, noise, t = here.embed(PROMPTS[:1]), torch.randn(1, *here.latent_shape), 500
     with torch.no_grad():
         drawn = here.family.call(here.denoiser, noise, t, text.tensors)
@@ -206,13 +207,13 @@ def test_guidance_of_a_model_that_takes_it_as_an_input(images: Path, tmp_path: P
 @pytest.mark.parametrize("name", ["sd3", "flux"])
 def test_a_size_changes_the_shift_where_the_scheduler_says_so(tmp_path: Path, name: str) -> None:
     diffuser = load_diffuser(write(name, tmp_path / "model"), CPU)
-    larger = diffuser.at(32)
+    larger = at_resolution(diffuser, 32)
     assert larger.image_size == (32, 32)
     assert larger.latent_shape[1:] == (16, 16)
     changed = larger.schedule.timesteps(4) != diffuser.schedule.timesteps(4)
     assert changed == (name == "flux")
     with pytest.raises(ModelError, match=r"resolution=18 must be a multiple of 4 for this model; give 16 or 20"):
-        diffuser.at(18)
+        at_resolution(diffuser, 18)
 
 
 def test_large_text_encoders_are_held_in_half_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--
 PROGRAM = """
 import json, os, sys, time
 from pathlib import Path
-rank, (tiny, images, folder) = int(os.environ["RANK"]), sys.argv[1:]
+rank, (tiny, images, mixed, folder) = int(os.environ["RANK"]), sys.argv[1:]
 time.sleep(rank)  # the second comes when the first has begun
 from selfimprove import train
 from selfimprove.__main__ import main
@@ -38,9 +38,9 @@ from selfimprove.run import set_up
 
 preset, said = PRESETS["smoke"].changed(checkpoint_every=1), {}
 
-def attempt(name, run="", device="cpu", **changes):
+def attempt(name, run="", device="cpu", data=images, **changes):
     try:
-        play(set_up(preset.changed(**changes), "test", tiny, images, f"{folder}/{run or name}", 0, device), 1)
+        play(set_up(preset.changed(**changes), "test", tiny, data, f"{folder}/{run or name}", 0, device), 1)
     except Exception as error:
         said[name] = f"{type(error).__name__}: {error}"
 
@@ -50,6 +50,7 @@ sys.argv = ["", "spin", "--preset", "smoke", "--iter", "1", "--device", "cpu", "
 sys.argv += ["--model", tiny, "--data", images, "--run", f"{folder}/two"]
 main()
 attempt("killed")
+attempt("two shapes", data=mixed, aspect_ratio_buckets=True)
 attempt("held")
 real = train.make_batch
 
@@ -71,9 +72,14 @@ Path(folder, f"{rank}.json").write_text(json.dumps(said))
 
 @pytest.fixture(scope="module")
 def folder(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs: `one` by one process, `killed` by one in its third step and ended by two, `two` and `broken` by two."""
+    """A folder of runs: `one` by one process, `killed` by one in its third step and ended by two, `two` and `broken` by two.
+
+    `one shapes` and `two shapes` are of images of several shapes, in aspect-ratio buckets.
+    """
     folder = tmp_path_factory.mktemp("runs")
     images = write_images(tmp_path_factory.mktemp("images"), 40)
+    mixed = write_images(tmp_path_factory.mktemp("mixed"), 40, [(16, 16), (24, 40), (40, 24), (64, 16), (20, 20)])
+    play(set_up(PRESET.changed(aspect_ratio_buckets=True), "test", str(tiny), str(mixed), folder / "one shapes", 0, "cpu"), 1)
     play(set_up(PRESET, "test", str(tiny), str(images), folder / "one", 0, "cpu"), 1)
     real, killed = training.make_batch, set_up(PRESET, "test", str(tiny), str(images), folder / "killed", 0, "cpu")
     with pytest.MonkeyPatch.context() as patch:
@@ -86,7 +92,7 @@ def folder(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert (folder / "killed" / "round_1" / "training" / "training.pt").exists()
     (folder / "program.py").write_text(PROGRAM)
     done = subprocess.run(
-        [*LAUNCH, str(folder / "program.py"), str(tiny), str(images), str(folder)], capture_output=True, text=True, timeout=300
+        [*LAUNCH, str(folder / "program.py"), str(tiny), str(images), str(mixed), str(folder)], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     assert held.folder.lock is not None
@@ -98,16 +104,16 @@ def log(folder: Path) -> pd.DataFrame:
     return pd.read_parquet(folder / "round_1" / "train.parquet")
 
 
-@pytest.mark.parametrize("name", ["two", "killed"])
-def test_two_processes_play_the_same_round(folder: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "other"), [("two", "one"), ("killed", "one"), ("two shapes", "one shapes")])
+def test_two_processes_play_the_same_round(folder: Path, name: str, other: str) -> None:
     stages = json.loads((folder / name / "round_1" / "manifest.json").read_text())["stages"]
     assert stages["training"]["provenance"]["processes"] == 2
-    logs = [log(folder / which) for which in (name, "one")]
+    logs = [log(folder / which) for which in (name, other)]
     assert (logs[0]["loss"] - logs[1]["loss"]).abs().max() < 1e-4
     margins = [log.pop("margin") / PRESET.settings.beta for log in logs]  # in errors, which are about 1: rounded at 6e-8
     pd.testing.assert_series_equal(*margins, rtol=0, atol=6e-8)
     pd.testing.assert_frame_equal(*logs, rtol=1e-3, atol=1e-5)
-    drawn = [evaluation_latents(folder / which / "round_1") for which in (name, "one")]
+    drawn = [evaluation_latents(folder / which / "round_1") for which in (name, other)]
     assert (drawn[0] - drawn[1]).abs().max() < 1e-5
     assert (folder / name / "round_1" / "training" / "training.pt").exists(), "kept, so that the round may be trained on"
 

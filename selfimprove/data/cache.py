@@ -19,7 +19,7 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from selfimprove.data.latents import SHARD, Store, build_store, header_of, headers, link_file
+from selfimprove.data.latents import SHAPE, SHARD, Rows, Store, build_store, header_of, headers, link_file, row_of
 from selfimprove.files import DamagedFileError, replacing
 from selfimprove.processes import together
 
@@ -69,7 +69,7 @@ class Wanted(NamedTuple):
         return True
 
 
-def shared_store(cache: Path | None, wanted: Wanted, make: Callable[[Sequence[int]], dict[str, Tensor]], description: str) -> Store:
+def shared_store(cache: Path | None, wanted: Wanted, make: Callable[[Sequence[int]], Rows], description: str) -> Store:
     """Return the store in `wanted.folder`, as `build_store` does; only rows that the cache does not hold are made, and then added to it.
 
     `make(rows)`: makes the rows of these numbers, in their order. Without a `cache` all rows are made.
@@ -83,17 +83,17 @@ def shared_store(cache: Path | None, wanted: Wanted, make: Callable[[Sequence[in
     names, intact = [f"{header['rows']}.safetensors" for header in wanted.headers(keys)], remembered(wanted.intact)
     places, entry, fresh = remembered(lambda: wanted.places(cache)), wanted.entry(cache), list[int]()
 
-    def take(rows: range) -> dict[str, Tensor]:
+    def take(rows: range) -> Rows:
         found: dict[int, dict[str, Tensor]] = {}
         for row, (path, place) in ((row, places()[keys[row]]) for row in rows if keys[row] in places()):
             if intact(path):
                 with safe_open(path, "pt") as file:
-                    found[row] = {name: file.get_slice(name)[place] for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+                    found[row] = {name: row_of(file, name, place) for name in file.keys() if name != SHAPE}  # noqa: SIM118
         if missing := [row for row in rows if row not in found]:
             new = make(missing)
             found |= {row: {name: tensor[n] for name, tensor in new.items()} for n, row in enumerate(missing)}
             fresh.append(rows.start // SHARD)
-        return {name: torch.stack([found[row][name].to(dtype) for row in rows]) for name in found[rows[0]]}
+        return {name: [found[row][name].to(dtype) for row in rows] for name in found[rows[0]]}
 
     with together():
         if PartialState().is_main_process:

@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from selfimprove.data.buckets import Frame, Size, account, fit, frame
 from selfimprove.data.folders import list_images
 from selfimprove.data.items import THREADS, Item, Listing, looks
-from selfimprove.data.opening import Look, fitted
+from selfimprove.data.opening import fitted
 from selfimprove.data.pairs import Shards, holds_pairs
 from selfimprove.data.splits import LEAST, group, kept_out
 from selfimprove.data.streaming import streamed
@@ -23,10 +24,9 @@ from selfimprove.models.resolve import HUB_ID
 from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove.shapes.captions import Caption, caption
 from selfimprove.shapes.image_sets import HELD_IN_SCENES, base_set, losers, winners
-from selfimprove.shapes.render import Drawing, render
+from selfimprove.shapes.render import IMAGE_SIZE, Drawing, render
 
 SHOWN = 5  # examples of what is skipped, in the lines that are printed
-CUT = 0.5  # share of an image that the centre crop should leave
 STREAMS = {"test": "evaluation", "validation": "validation"}  # part -> stream that phrases the shapes world's prompts
 
 
@@ -37,6 +37,7 @@ class ImageText:
     Row i is an image and one of its captions. The rows of an image with several captions share the first part of their ids (see
     `draws.image_of`); an epoch trains on one of them.
 
+    `frames[i]` says at which size (H, W) image i is shown, and what of it. Images to train on may differ in size, all others do not.
     `evaluation` holds one (prompt, image index) per evaluation image. Its prompts come from one of the two parts kept out of training.
     `scenes` holds what each evaluation prompt says; it is None unless the truth about a prompt is known, as in the shapes world.
     """
@@ -49,6 +50,7 @@ class ImageText:
     validation: list[int]
     evaluation: list[tuple[str, int]]
     fingerprint: str
+    frames: list[Frame]
     skipped: list[str] = field(default_factory=list)  # what is not used, and why, one text each
     notes: list[str] = field(default_factory=list)  # how many images each part has, and what else is to be said of them
     scenes: list[Caption] | None = None
@@ -72,7 +74,7 @@ class ImageText:
         return [*self.notes, f"images or rows skipped: {len(self.skipped)}", *shortened(self.skipped)]
 
     def images(self, rows: Sequence[int]) -> Float[Tensor, "b 3 h w"]:
-        """Return the images of the given rows, stacked."""
+        """Return the images of the given rows, which are of one size, stacked."""
         with ThreadPoolExecutor(self.threads) as pool:
             return torch.stack(list(pool.map(self.fetch, rows)) if self.threads > 1 else [self.fetch(i) for i in rows])
 
@@ -87,8 +89,8 @@ class ImageText:
 
 
 def load_data(
-    data: str, samples: int, validation: int, evaluation: int, image_size: tuple[int, int], seed: int, part: str = "test",
-    image_column: str = "", caption_column: str = "",
+    data: str, samples: int, validation: int, evaluation: int, image_size: Size, seed: int, part: str = "test",
+    image_column: str = "", caption_column: str = "", buckets: Sequence[Size] = (),
 ) -> ImageText:  # fmt: skip
     """Load `samples` training and `validation` further images with captions, and `evaluation` prompts of the test or validation `part`.
 
@@ -99,7 +101,8 @@ def load_data(
     `data` is "shapes" (the winners), "shapes-base" (the training set of the embedded model), captioned images in a form that
     `folders.list_images` reads, or pairs in Pick-a-Pic's schema, whose preferred images are the real ones. Pairs are given as a parquet
     shard, a folder of shards, or the id owner/name of a data set on the hub, which is streamed as far as needed. `image_column` and
-    `caption_column` name the columns of a table; if empty, those of a usual name are read.
+    `caption_column` name the columns of a table; if empty, those of a usual name are read. `buckets`: further sizes, of which an image that
+    is trained on gets the one nearest to its shape; the loser of a pair gets the winner's.
 
     Raises:
         DataError: see `folders.list_images`, `pairs.Shards` and `streaming.streamed`; also if no image can be read, there are too few
@@ -111,17 +114,17 @@ def load_data(
         raise DataError("data='' names nothing; give 'shapes' or a folder of images with metadata.jsonl")
     if data in ("shapes", "shapes-base"):
         return _shapes(data, samples, validation, evaluation, seed, part)
-    path, counts = Path(data).expanduser(), (samples, validation, evaluation)
+    path, counts, sizes = Path(data).expanduser(), (samples, validation, evaluation), list(dict.fromkeys([image_size, *buckets]))
     if not path.exists() and HUB_ID.fullmatch(data) and path.suffix != ".parquet":
-        return _streamed_pairs(data, counts, image_size, seed, part)
+        return _streamed_pairs(data, counts, sizes, seed, part)
     try:
         if holds_pairs(path):
-            return _pairs(path.name, str(path), Shards(str(path)), counts, image_size, seed, part)
+            return _pairs(path.name, str(path), Shards(str(path)), counts, sizes, seed, part)
         listing = list_images(path, image_column, caption_column)
     except OSError as error:  # such as a folder without permission
         raise DataError(f"data={data!r} cannot be read ({error}); mend that, or give another") from error
     in_order = bool(listing.items) and listing.items[0].in_shard
-    return _assembled(path.name, str(path), listing, counts, image_size, seed, part, in_order=in_order)
+    return _assembled(path.name, str(path), listing, counts, sizes, seed, part, in_order=in_order)
 
 
 def printable(text: str) -> str:
@@ -141,7 +144,7 @@ def no_images() -> ImageText:
     def fetch(row: int) -> Tensor:
         raise DataError("no images were given; name a folder of images in data")
 
-    return ImageText("no images", [], [], fetch, [], [], [], "no images")
+    return ImageText("no images", [], [], fetch, [], [], [], "no images", [])
 
 
 def shapes_prompts(count: int, scenes: Tensor = HELD_IN_SCENES, stream: str = "evaluation") -> list[Caption]:
@@ -186,19 +189,21 @@ def _shapes(name: str, samples: int, validation: int, evaluation: int, seed: int
         validation=list(range(samples, samples + validation)),
         evaluation=indexed([p.text for p in prompts]),
         fingerprint=f"{'shapes winners' if name == 'shapes' else name} {samples}+{validation}",
+        frames=[Frame((IMAGE_SIZE, IMAGE_SIZE), (IMAGE_SIZE, IMAGE_SIZE))] * count,
         scenes=prompts,
         scorers=SHAPES_SCORERS,
     )
 
 
 def _assembled(
-    name: str, source: str, listing: Listing, counts: tuple[int, int, int], image_size: tuple[int, int], seed: int, part: str,
+    name: str, source: str, listing: Listing, counts: tuple[int, int, int], sizes: Sequence[Size], seed: int, part: str,
     losers: Sequence[Item] = (), in_order: bool = False,
 ) -> ImageText:  # fmt: skip
     """Return the set of the items in a listing that can be read, split by caption and content; see `load_data`.
 
-    `counts`: samples, validation, evaluation. `losers`: one per item, for pairs. `in_order`: train in the order of the source, so that each
-    of its shards is read once; otherwise the set depends on contents and captions, not on names.
+    `counts`: samples, validation, evaluation. `sizes`: the default one, and further ones of images to train on. `losers`: one per item, for
+    pairs. `in_order`: train in the order of the source, so that each of its shards is read once; otherwise the set depends on contents and
+    captions, not on names.
     """
     samples, validation, evaluation = counts
     seen = looks(source, [*listing.items, *losers])
@@ -234,21 +239,23 @@ def _assembled(
     held = sorted((i for i, g in enumerate(groups) if g in place), key=lambda i: place[groups[i]])
     judging = sorted((prompted[groups[i]], row) for row, (i, _) in enumerate(rows) if groups[i] in prompted)
     prompts = list(dict.fromkeys(captions[row] for _, row in judging))
-    tested = len(items) - len(train) - len(held)
+    tested, order = len(items) - len(train) - len(held), {i: number for number, i in enumerate(chosen)}
+    frames = [frame((each.height, each.width), sizes if i in order else sizes[:1]) for i, each in enumerate(shown)]
+    beside = [frame((each.height, each.width), [mine.size]) for each, mine in zip(beaten, frames, strict=False)]
     notes = [
         f"{len(items)} images with {len(rows)} captions: {len(chosen)} to train on, {len(held)} in the validation part, {tested} in the "
         f"test part, {len(train) - len(chosen)} left over",
-        *listing.notes, *notes, *_sizes(items, shown, image_size),
+        *listing.notes, *notes, *account([frames[i] for i in chosen], sizes),
+        *fit([*items, *against], [*frames, *beside]),
     ]  # fmt: skip
-    order = {i: number for number, i in enumerate(chosen)}
 
     def fetch(row: int) -> Tensor:
         i = rows[row][0]
-        return fitted(items[i].image(shown[i]), image_size)
+        return fitted(items[i].image(shown[i]), frames[i].size)
 
     def fetch_loser(row: int) -> Tensor:
         i = rows[row][0]
-        return fitted(against[i].image(beaten[i]), image_size)
+        return fitted(against[i].image(beaten[i]), frames[i].size)
 
     return ImageText(
         name=name,
@@ -260,30 +267,22 @@ def _assembled(
         validation=[of_item[i] for i in held[:validation]],
         evaluation=indexed([prompts[i % len(prompts)] for i in range(evaluation)]),
         fingerprint=digest.hexdigest(),
+        frames=[frames[i] for i, _ in rows],
         skipped=[printable(text) for text in skipped],
         notes=[printable(text) for text in notes],
         threads=THREADS,
     )
 
 
-def _sizes(items: Sequence[Item], seen: Sequence[Look], size: tuple[int, int]) -> list[str]:
-    """Return notes on images that are enlarged, and on those of which the centre crop leaves little."""
-    scaled = [(item.name, each, max(size[0] / each.height, size[1] / each.width)) for item, each in zip(items, seen, strict=True)]
-    small = [f"{name} ({each.width} x {each.height})" for name, each, scale in scaled if scale > 1]
-    cut = [name for name, each, scale in scaled if size[0] * size[1] < CUT * scale**2 * each.height * each.width]
-    notes = [f"{len(small)} images are smaller than {size[1]} x {size[0]} pixels, and enlarged: {', '.join(small[:3])}"] if small else []
-    return notes + ([f"{len(cut)} images lose more than half to the crop of their centre: {', '.join(cut[:3])}"] if cut else [])
-
-
-def _pairs(name: str, source: str, shards: Shards, counts: tuple[int, int, int], size: tuple[int, int], seed: int, part: str) -> ImageText:
+def _pairs(name: str, source: str, shards: Shards, counts: tuple[int, int, int], sizes: Sequence[Size], seed: int, part: str) -> ImageText:
     """Build the set from pairs: winners are the real images, losers the images they were preferred to. A prompt is in one part only."""
     notes = [*([str(shards.dropped)] if shards.dropped else []), *shards.notes]
     listing = Listing([shards.item(row, row.first_wins) for row in shards.rows], [], notes)
     losers = [shards.item(row, not row.first_wins) for row in shards.rows]
-    return _assembled(name, source, listing, counts, size, seed, part, losers, in_order=True)
+    return _assembled(name, source, listing, counts, sizes, seed, part, losers, in_order=True)
 
 
-def _streamed_pairs(source: str, counts: tuple[int, int, int], size: tuple[int, int], seed: int, part: str) -> ImageText:
+def _streamed_pairs(source: str, counts: tuple[int, int, int], sizes: Sequence[Size], seed: int, part: str) -> ImageText:
     """Return the set of the first pairs of a hub data set that leave enough to train on after the split; of all if there are too few."""
     count = sum(counts)
     while True:
@@ -291,7 +290,7 @@ def _streamed_pairs(source: str, counts: tuple[int, int, int], size: tuple[int, 
         shards = Shards(folder, count)
         ended, short = len(shards.rows) < count, count  # too few prompts to split: double the count
         if ended or len({text for row in shards.rows for text in row.prompts}) >= LEAST:
-            found = _pairs(source, folder, shards, counts, size, seed, part)
+            found = _pairs(source, folder, shards, counts, sizes, seed, part)
             short = counts[0] - found.examples
         if short <= 0 or ended:
             return found

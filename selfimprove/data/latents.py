@@ -10,7 +10,8 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.functional import pad
 from tqdm.auto import tqdm
 
 from selfimprove.files import DamagedFileError, missing, read_json, remove, replacing, write_json
 
 SHARD = 256  # rows per shard
+SHAPE = "shape"  # of each row, in a shard whose rows differ in shape: they are flat there, and filled up to the longest with zeros
+Rows = Mapping[str, Tensor | Sequence[Tensor]]  # named tensors of several rows; of rows that differ in shape, a tensor each
 _intact: dict[tuple[int, int, int, int], dict[str, str]] = {}  # shards that this process has checked -> their headers
 
 
@@ -33,6 +37,42 @@ def _content(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
         digest.update(tensors[name].contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def in_groups(rows: Iterable[int], shape: Callable[[int], Hashable]) -> list[list[int]]:
+    """Return the rows in groups of one shape each, in the order in which shapes appear."""
+    groups: dict[Hashable, list[int]] = {}
+    for row in rows:
+        groups.setdefault(shape(row), []).append(row)
+    return list(groups.values())
+
+
+def made_in_groups(rows: Iterable[int], shape: Callable[[int], Hashable], make: Callable[[list[int]], Rows]) -> Rows:
+    """Return what `make` gives for rows of one shape at a time, in the order of all rows."""
+    found: dict[int, dict[str, Tensor]] = {}
+    for group in in_groups(rows, shape):
+        made = make(group)
+        found |= {row: {name: tensors[place] for name, tensors in made.items()} for place, row in enumerate(group)}
+    return {name: [found[row][name] for row in rows] for name in next(iter(found.values()))}
+
+
+def packed(made: Rows, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return rows as a shard holds them: stacked or, if they differ in shape, flat and beside a tensor `SHAPE`; see `row_of`."""
+    shapes, beside = [row.shape for row in next(iter(made.values()))], {}
+    if len(set(shapes)) > 1:
+        longest, beside = max(map(prod, shapes)), {SHAPE: torch.tensor(shapes, dtype=torch.int32)}
+        made = {name: [pad(row.flatten(), (0, longest - row.numel())) for row in rows] for name, rows in made.items()}
+    stacked = {name: rows if isinstance(rows, Tensor) else torch.stack([*rows]) for name, rows in made.items()}
+    return {name: rows.to("cpu", dtype).contiguous() for name, rows in stacked.items()} | beside
+
+
+def row_of(shard: Any, name: str, row: int) -> Tensor:
+    """Return one row of a tensor in an open shard, in its own shape."""
+    found = shard.get_slice(name)[row]
+    if SHAPE not in shard.keys():  # noqa: SIM118 - safe_open is no mapping
+        return found
+    shape = shard.get_slice(SHAPE)[row].tolist()
+    return found[: prod(shape)].view(shape)
 
 
 def header_of(path: Path) -> dict[str, str]:
@@ -80,7 +120,7 @@ class Store:
     @property
     def names(self) -> list[str]:
         """Return the names of the tensors."""
-        return sorted(self._shards[0].keys())
+        return sorted({*self._shards[0].keys()} - {SHAPE})
 
     def has(self, name: str) -> bool:
         """Return whether there is a tensor of that name."""
@@ -91,8 +131,12 @@ class Store:
         return hashlib.sha256("".join(self._contents).encode()).hexdigest()
 
     def take(self, name: str, rows: Sequence[int]) -> Tensor:
-        """Return some rows of one tensor, in float32 on the CPU."""
-        return torch.stack([self._shards[r // SHARD].get_slice(name)[r % SHARD] for r in rows]).float()
+        """Return some rows of one tensor, which are of one shape, in float32 on the CPU."""
+        return torch.stack([row_of(self._shards[r // SHARD], name, r % SHARD) for r in rows]).float()
+
+    def shape(self, row: int) -> tuple[int, ...]:
+        """Return the shape of a row of latents, (C, H, W)."""
+        return tuple(self.take("mean", [row]).shape[1:])
 
 
 class Part(Store):
@@ -111,7 +155,7 @@ class Part(Store):
         return hashlib.sha256(f"{self._whole.digest()} {self._chosen}".encode()).hexdigest()
 
     def take(self, name: str, rows: Sequence[int]) -> Tensor:
-        """Return some rows of one tensor, in float32 on the CPU."""
+        """Return some rows of one tensor, which are of one shape, in float32 on the CPU."""
         return self._whole.take(name, [self._chosen[r] for r in rows])
 
 
@@ -143,7 +187,7 @@ def headers(rows: int, made_from: Mapping[str, Any] | None, dtype: torch.dtype, 
 def build_store(
     folder: Path,
     rows: int,
-    make: Callable[[range], dict[str, Tensor]],
+    make: Callable[[range], Rows],
     description: str,
     dtype: torch.dtype = torch.float32,
     made_from: Mapping[str, Any] | None = None,
@@ -164,7 +208,7 @@ def build_store(
     for index, part in enumerate(tqdm(shards, desc=description, leave=False)):
         path = folder / f"{index:05d}.safetensors"
         if index % state.num_processes == state.process_index and not _made(path, wanted[index], remake):
-            tensors = {k: v.to("cpu", dtype).contiguous() for k, v in make(part).items()}
+            tensors = packed(make(part), dtype)
             with replacing(path) as unfinished:
                 written = {"content": _content(tensors), "keys": json.dumps(list(keys[part.start : part.stop]))}
                 save_file(tensors, unfinished, wanted[index] | written)

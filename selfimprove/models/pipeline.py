@@ -54,8 +54,8 @@ class Diffuser:
 
     `shape`: the denoiser, a UNet or a transformer, on the meta device, which has configuration and shapes but no weights. `pipeline`:
     diffusers' own pipeline of the same parts, which encodes texts; its text encoders lie on the CPU, and are on the device for their turn
-    only. `resolution`: pixels of a side of the images; 0 for the size that the folder names. A round loads the denoisers that it needs by
-    itself, so that the base's own takes no memory beside them.
+    only. `given_size`: (height, width) of the images in pixels; None for the size that the folder names. A round loads the denoisers that
+    it needs by itself, so that the base's own takes no memory beside them.
     """
 
     folder: Path
@@ -65,7 +65,7 @@ class Diffuser:
     pipeline: Any
     schedule: Schedule
     device: torch.device
-    resolution: int = 0
+    given_size: tuple[int, int] | None = None
 
     @cached_property
     def denoiser(self) -> Any:
@@ -76,11 +76,19 @@ class Diffuser:
         """Forget the base's own denoiser, which frees its memory."""
         self.__dict__.pop("denoiser", None)
 
+    def sized(self, size: tuple[int, int]) -> "Diffuser":
+        """Return the same pipeline for images of (height, width) pixels."""
+        if size == self.image_size:
+            return self
+        sized = replace(self, given_size=size)
+        return replace(sized, schedule=_schedule(self.folder, self.family, sized.latent_shape[1:], self.device))  # some shift by size
+
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Return the shape (C, H, W) of one latent."""
-        side = self.resolution // self.vae_factor
-        return self.family.channels(self.shape.config), *((side, side) if side else self.family.latent_size(self.shape.config))
+        given = self.given_size
+        height, width = (side // self.vae_factor for side in given) if given else self.family.latent_size(self.shape.config)
+        return self.family.channels(self.shape.config), height, width
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -159,24 +167,6 @@ class Diffuser:
     def load_denoiser(self, folder: Path) -> Any:
         """Load another denoiser from a pipeline folder, in float32 and eval mode, on this device."""
         return load_denoiser(folder).to(self.device)
-
-    def at(self, resolution: int) -> "Diffuser":
-        """Return the same pipeline for square images of `resolution` pixels a side; 0 for the size that the folder names.
-
-        Raises:
-            ModelError: the networks, which halve a side again and again, cannot divide it, or know no positions for it.
-        """
-        least = self.vae_factor * self.family.multiple(self.shape.config)
-        if resolution % least:
-            near = [n for n in (resolution // least * least, (resolution // least + 1) * least) if n]
-            raise ModelError(f"resolution={resolution} must be a multiple of {least} for this model; give {' or '.join(map(str, near))}")
-        largest = (self.shape.config.get("pos_embed_max_size") or resolution) * least
-        if resolution > largest:
-            raise ModelError(
-                f"resolution={resolution} is more than the {largest} pixels whose positions the model knows; give at most that"
-            )
-        sized = replace(self, resolution=resolution)
-        return replace(sized, schedule=_schedule(self.folder, self.family, sized.latent_shape[1:], self.device))
 
 
 def images_at_once(size: tuple[int, int]) -> int:

@@ -89,8 +89,10 @@ def plan(run: Run, last: int) -> Plan:
         lines.append("nothing is left to compute")
         return Plan(lines, 0.0, 0.0, 0.0, 0)
     resident = resident_memory(run.scorers.values())
+    sizes = [diffuser.image_size] if run.collection else [run.data.frames[row].size for row in run.data.train]
+    trained = Shapes.of(diffuser.sized(max(sizes, key=math.prod)))  # evaluations are in the default size
     kept, drawn = resident if shapes.device == "cpu" else 0, settings.samples if run.collection else examples
-    training = training_memory(shapes, settings, second_network(settings) and not run.opponent_cache, processes)
+    training = training_memory(trained, settings, second_network(settings) and not run.opponent_cache, processes)
     if settings.sample_every:  # images between steps are drawn beside the training's networks and moments
         few = sampling_memory(
             shapes, replace(settings, rollout_batch=min(settings.rollout_batch, WATCHED)), settings.evaluation_guidance, WATCHED
@@ -98,7 +100,7 @@ def plan(run: Run, last: int) -> Plan:
         training = training._replace(activations=max(training.activations, few.activations))
     stages = {
         "training": training._replace(scorers=kept),
-        "sampling": sampling_memory(shapes, settings, settings.guidance, drawn)._replace(scorers=kept),
+        "sampling": sampling_memory(trained, settings, settings.guidance, drawn)._replace(scorers=kept),
         "evaluation": evaluation_memory(shapes, settings, scorers, resident, judged),
     }
     largest = max(stages, key=lambda name: stages[name].peak)
@@ -133,7 +135,10 @@ def remaining(run: Run, index: int, counts: Counts, processes: int) -> list[Left
         "evaluation": (None if index and not trained else folder / "evaluation", len(run.data.evaluation)),
     }
     encoded, found = {"held-out latents": wanted_latents(run), "real": wanted_latents(run, s)}, []
-    for name, work in counts.stages.items():
+    shown = ("real",) if s.objective == "weighted" else ("real", "rollout", "opponent", "training")  # stages in the sizes of real images
+    area = mean_area(run)
+    for name, whole in counts.stages.items():
+        work = Work(*(area * number for number in whole)) if name in shown and area < 1 else whole
         made = name not in ("held-out latents", "evaluation", "scoring", "held-out error")
         if (run.folder.is_done(index, name) and not (name == "rollout" and short)) or (made and trained):
             continue
@@ -149,6 +154,12 @@ def remaining(run: Run, index: int, counts: Counts, processes: int) -> list[Left
         else:
             found.append(Left(work, *absent(None, len(run.data.evaluation), s.rollout_batch, processes)))
     return found
+
+
+def mean_area(run: Run) -> float:
+    """Return the mean area of the images to train on, by which convolutions cost, as a share of the default size's."""
+    areas = [math.prod(run.data.frames[row].size) for row in run.data.train]
+    return sum(areas) / len(areas) / math.prod(run.diffuser.image_size) if areas else 1.0
 
 
 def absent(store: Path | None, rows: int, size: int, processes: int, missing: Sequence[bool] = ()) -> tuple[float, float]:

@@ -19,13 +19,13 @@ class Work(NamedTuple):
     images scored by the scorers that select. `judged`: images scored by every scorer.
     """
 
-    forwards: int = 0
-    opponent: int = 0
-    trained: int = 0
-    decoded: int = 0
-    encoded: int = 0
-    selected: int = 0
-    judged: int = 0
+    forwards: float = 0
+    opponent: float = 0
+    trained: float = 0
+    decoded: float = 0
+    encoded: float = 0
+    selected: float = 0
+    judged: float = 0
 
 
 class Counts(NamedTuple):
