@@ -9,6 +9,7 @@ import torch
 from accelerate import PartialState
 
 from selfimprove.config import Settings
+from selfimprove.data.folders import check_there
 from selfimprove.data.images import STREAMS, ImageText, load_data, no_images, shapes_prompts, shortened
 from selfimprove.data.prompt_files import PromptError, load_prompts
 from selfimprove.errors import DataError
@@ -17,7 +18,7 @@ from selfimprove.models.lora import check_rank
 from selfimprove.models.optimiser import check_optimiser
 from selfimprove.models.pipeline import Diffuser, load_diffuser
 from selfimprove.models.resolution import at_resolution
-from selfimprove.models.resolve import HUB_ID, resolve_model
+from selfimprove.models.resolve import resolve_model
 from selfimprove.models.weights import ModelError, model_hash
 from selfimprove.opponent import CacheError, check_identity
 from selfimprove.presets import EMBEDDED, PRESETS, Preset, choose_preset, get_preset
@@ -103,8 +104,8 @@ def set_up(
         raise DataError(
             "data='' names nothing; give 'shapes', a folder of images with metadata.jsonl, or pairs of Pick-a-Pic (shards or id)"
         )
-    if data not in EMBEDDED and not HUB_ID.fullmatch(data) and not Path(data).expanduser().exists():  # before a model is downloaded for it
-        raise DataError(f"data={data!r}: there is no such folder; give 'shapes' or a folder of images")
+    if data not in EMBEDDED:
+        check_there(data)  # before a model is downloaded for it
     folder = resolve_model(model or preset.model)
     diffuser = at_resolution(load_diffuser(folder, chosen), settings.resolution)
     if data:

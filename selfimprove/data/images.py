@@ -11,15 +11,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from selfimprove.data.folders import list_images
+from selfimprove.data.folders import check_there, list_images
 from selfimprove.data.items import THREADS, Item, Listing, looks
 from selfimprove.data.opening import Look, fitted
 from selfimprove.data.pairs import Shards, holds_pairs
 from selfimprove.data.splits import LEAST, group, kept_out
-from selfimprove.data.streaming import streamed
+from selfimprove.data.streaming import first_images, streamed
 from selfimprove.draws import EVALUATION_SEED, count_images, example_id, image_of, key_hash, several_captions
 from selfimprove.errors import DataError
-from selfimprove.models.resolve import HUB_ID
+from selfimprove.models.resolve import HUB
 from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove.shapes.captions import Caption, caption
 from selfimprove.shapes.image_sets import HELD_IN_SCENES, base_set, losers, winners
@@ -111,17 +111,17 @@ def load_data(
         raise DataError("data='' names nothing; give 'shapes' or a folder of images with metadata.jsonl")
     if data in ("shapes", "shapes-base"):
         return _shapes(data, samples, validation, evaluation, seed, part)
+    check_there(data)
     path, counts = Path(data).expanduser(), (samples, validation, evaluation)
-    if not path.exists() and HUB_ID.fullmatch(data) and path.suffix != ".parquet":
-        return _streamed_pairs(data, counts, image_size, seed, part)
+    if not path.exists():
+        return _streamed(data.removeprefix(HUB), counts, image_size, seed, part, image_column, caption_column)
     try:
-        if holds_pairs(path):
-            return _pairs(path.name, str(path), Shards(str(path)), counts, image_size, seed, part)
-        listing = list_images(path, image_column, caption_column)
+        pairs = holds_pairs(path)
+        listing, losers = _paired(Shards(str(path))) if pairs else (list_images(path, image_column, caption_column), [])
     except OSError as error:  # such as a folder without permission
         raise DataError(f"data={data!r} cannot be read ({error}); mend that, or give another") from error
     in_order = bool(listing.items) and listing.items[0].in_shard
-    return _assembled(path.name, str(path), listing, counts, image_size, seed, part, in_order=in_order)
+    return _assembled(path.name, str(path), listing, counts, image_size, seed, part, losers, in_order)
 
 
 def printable(text: str) -> str:
@@ -275,23 +275,22 @@ def _sizes(items: Sequence[Item], seen: Sequence[Look], size: tuple[int, int]) -
     return notes + ([f"{len(cut)} images lose more than half to the crop of their centre: {', '.join(cut[:3])}"] if cut else [])
 
 
-def _pairs(name: str, source: str, shards: Shards, counts: tuple[int, int, int], size: tuple[int, int], seed: int, part: str) -> ImageText:
-    """Build the set from pairs: winners are the real images, losers the images they were preferred to. A prompt is in one part only."""
+def _paired(shards: Shards) -> tuple[Listing, list[Item]]:
+    """Return the images of pairs that were preferred, which are the real ones, and those to which they were preferred."""
     notes = [*([str(shards.dropped)] if shards.dropped else []), *shards.notes]
-    listing = Listing([shards.item(row, row.first_wins) for row in shards.rows], [], notes)
-    losers = [shards.item(row, not row.first_wins) for row in shards.rows]
-    return _assembled(name, source, listing, counts, size, seed, part, losers, in_order=True)
+    preferred = [shards.item(row, row.first_wins) for row in shards.rows]
+    return Listing(preferred, [], notes), [shards.item(row, not row.first_wins) for row in shards.rows]
 
 
-def _streamed_pairs(source: str, counts: tuple[int, int, int], size: tuple[int, int], seed: int, part: str) -> ImageText:
-    """Return the set of the first pairs of a hub data set that leave enough to train on after the split; of all if there are too few."""
+def _streamed(source: str, counts: tuple[int, int, int], size: tuple[int, int], seed: int, part: str, *columns: str) -> ImageText:
+    """Return the set of the first images or pairs of a hub data set that leave enough to train on after the split; of all if too few."""
     count = sum(counts)
     while True:
-        folder = streamed(source, count)
-        shards = Shards(folder, count)
-        ended, short = len(shards.rows) < count, count  # too few prompts to split: double the count
-        if ended or len({text for row in shards.rows for text in row.prompts}) >= LEAST:
-            found = _pairs(source, folder, shards, counts, size, seed, part)
+        folder = streamed(source, count, *columns)
+        listing, losers = _paired(Shards(folder, count)) if holds_pairs(Path(folder)) else (first_images(Path(folder), count), [])
+        ended, short = len(listing.items) < count, count  # too few prompts to split: double the count
+        if ended or len({text for item in listing.items for text in item.captions}) >= LEAST:
+            found = _assembled(source, folder, listing, counts, size, seed, part, losers, in_order=True)
             short = counts[0] - found.examples
         if short <= 0 or ended:
             return found

@@ -6,7 +6,7 @@ A shard has the columns `caption`, `jpg_0`, `jpg_1` (encoded images), `label_0`,
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,14 +17,15 @@ from PIL import Image
 from selfimprove.data.items import Item, stamp_of
 from selfimprove.data.opening import ImageError, open_image
 from selfimprove.data.shards import read_cell, train_shards
-from selfimprove.data.tables import NAMES, captions_of, numbered_rows, open_parquet
+from selfimprove.data.tables import NAMES, SHARDS, ArrowFile, captions_of, numbered_rows, open_shard
 from selfimprove.errors import DataError
 from selfimprove.scorers.images import eight_bit
 from selfimprove.shapes import image_sets
 from selfimprove.shapes.render import render
 
 IMAGES = ("jpg_0", "jpg_1")
-COLUMNS = ("caption", *IMAGES, "label_0", "label_1", "has_label")
+LABELS = (*IMAGES, "label_0", "label_1")  # a data set with one of these is of pairs
+COLUMNS = ("caption", *LABELS, "has_label")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def shapes_pairs(count: int, seed: int) -> Iterator[LabelledPair]:
 
 @dataclass
 class Dropped:
-    """Counts of rows without a preference: ties and unlabelled rows.
+    """Counts of rows that are not used: without a preference, ties and unlabelled rows.
 
     In a streamed set, `incomplete` rows lack a caption or an image, and `unreadable` rows have an image that cannot be read.
     """
@@ -57,12 +58,19 @@ class Dropped:
     incomplete: int = 0
     unreadable: int = 0
 
+    @classmethod
+    def recorded(cls, file: pq.ParquetFile | ArrowFile) -> "Dropped":
+        """Return the counts of the rows that were dropped while a shard was streamed; zeros for any other shard."""
+        return cls(**json.loads((file.schema_arrow.metadata or {}).get(b"dropped", b"{}")))
+
+    def __add__(self, other: "Dropped") -> "Dropped":
+        return Dropped(*(one + more for one, more in zip(astuple(self), astuple(other), strict=True)))
+
     def __bool__(self) -> bool:
-        return bool(self.ties or self.unlabelled or self.incomplete or self.unreadable)
+        return any(astuple(self))
 
     def __str__(self) -> str:
-        further = "".join(f", {getattr(self, name)} {name}" for name in ("incomplete", "unreadable") if getattr(self, name))
-        return f"{self.ties} ties and {self.unlabelled} unlabelled{further} rows dropped"
+        return "rows dropped: " + ", ".join(f"{count} {name}" for name, count in asdict(self).items() if count)
 
     def first_wins(self, row: Mapping[str, Any], where: str) -> bool | None:
         """Return whether the first image of a row was preferred. A tie or an unlabelled row is counted, and the result is None.
@@ -99,9 +107,9 @@ class Row(NamedTuple):
 
 
 def holds_pairs(path: Path) -> bool:
-    """Return whether a shard, or a folder of shards without a metadata table, has columns of labelled pairs; true for a shard not there."""
-    if path.suffix == ".parquet" and not path.is_dir():
-        return not path.is_file() or not {*COLUMNS[1:5]}.isdisjoint(open_parquet(path).schema_arrow.names)
+    """Return whether a shard, or a folder of shards without a metadata table, has columns of labelled pairs."""
+    if path.suffix in SHARDS and not path.is_dir():
+        return not {*LABELS}.isdisjoint(open_shard(path).schema_arrow.names)
     shards = [] if any((path / name).is_file() for name in NAMES) else train_shards(path, ".parquet")[0]
     return any(holds_pairs(shard) for shard in shards)
 
@@ -127,7 +135,7 @@ class Shards:
         for shard in paths:
             if limit is not None and len(self.rows) >= limit:
                 break
-            file = open_parquet(shard)
+            file = open_shard(shard)
             missing = [c for c in COLUMNS if c not in file.schema_arrow.names]
             if missing:
                 raise DataError(
@@ -137,10 +145,8 @@ class Shards:
             self._index(file, shard)
         self.rows = self.rows[:limit]
 
-    def _index(self, file: pq.ParquetFile, shard: Path) -> None:
-        if recorded := (file.schema_arrow.metadata or {}).get(b"dropped"):  # rows dropped while this shard was streamed
-            counts = asdict(self.dropped)
-            self.dropped = replace(self.dropped, **{name: counts[name] + count for name, count in json.loads(recorded).items()})
+    def _index(self, file: pq.ParquetFile | ArrowFile, shard: Path) -> None:
+        self.dropped += Dropped.recorded(file)
         columns = [c for c in COLUMNS if c not in IMAGES]
         for number, (group, place, row) in enumerate(numbered_rows(file, shard, columns), start=1):
             where = f"{shard}, row {number}"

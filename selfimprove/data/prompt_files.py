@@ -6,6 +6,7 @@ from pathlib import Path
 
 from selfimprove.data.tables import decode, read_table
 from selfimprove.errors import DataError, SelfImproveError
+from selfimprove.models.resolve import HUB, is_hub_id, no_such
 
 KINDS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")  # endings of files of prompts
 COLUMNS = ("prompt", "prompts", "text", "caption")  # names of the column of prompts, the first choice first
@@ -36,10 +37,12 @@ def load_prompts(source: str, column: str = "") -> list[str]:
             prompts = _read(path, source, column)
         except DataError as error:
             raise PromptError(f"prompts={source!r}: {error}") from error
-    elif len(path.parts) == 2 and not path.exists():
-        prompts = hub_column(source, "train", column)
-    else:
+    elif not path.exists() and is_hub_id(source):
+        prompts = hub_column(source.removeprefix(HUB), "train", column)
+    elif path.exists():
         raise PromptError(f"prompts={source!r} is not understood; give a {kinds}")
+    else:
+        raise PromptError(no_such("prompts", source, f"a {kinds}"))
     if not any(p.strip() for p in prompts):
         raise PromptError(f"prompts={source!r} holds no prompt; give at least one a line")
     return prompts

@@ -21,7 +21,15 @@ _lock = Lock()
 
 
 def train_shards(folder: Path, ending: str) -> tuple[list[Path], list[str]]:
-    """Return the shards of a folder in `datasets`' layout, only those of its train part, and notes on the others."""
+    """Return the shards of a folder in `datasets`' layout, only those of its train part, and notes on the others.
+
+    Where parquet shards are asked for, the arrow files of `datasets`' save_to_disk serve as well.
+
+    Raises:
+        DataError: the data set was saved in parts of which none is called train, or what describes it is damaged.
+    """
+    if ending == ".parquet" and (saved := _saved(folder)):
+        return saved
     for place in (folder, folder / "data", folder / "train"):
         found = sorted(p for p in place.glob(f"*{ending}") if p.is_file() and p.name not in tables.NAMES and not p.name.startswith("."))
         train = [p for p in found if p.name.startswith("train")]
@@ -32,10 +40,34 @@ def train_shards(folder: Path, ending: str) -> tuple[list[Path], list[str]]:
     return [], []
 
 
+def _saved(folder: Path) -> tuple[list[Path], list[str]] | None:
+    """Return the arrow files of a data set that was saved to disk, and notes on its other parts; None if the folder holds none.
+
+    Other arrow files, such as those in which `datasets` keeps what it has computed, are left alone.
+    """
+    parts, others = folder / "dataset_dict.json", list[str]()
+    if parts.is_file():
+        others = [name for name in _described(parts, "splits") if name != "train"]
+        folder = folder / "train"
+        if not folder.is_dir():
+            raise DataError(f"{parts.parent} has the parts {', '.join(others)}, and none called train; give the folder of one")
+    elif not ((folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()):
+        return None
+    files = [folder / each["filename"] for each in _described(folder / "state.json", "_data_files")]
+    return files, [f"only the part train is read, not {', '.join(others)}"] * bool(others)
+
+
+def _described(path: Path, name: str) -> list[Any]:
+    try:
+        return list(json.loads(path.read_bytes())[name])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); write the data set again with save_to_disk") from error
+
+
 @lru_cache(maxsize=2)
 def _group(shard: Path, stamp: tuple[int, int], group: int, column: tuple[str, ...]) -> pa.Table:
     """Return a row group; `stamp` makes a changed file another one. Rows are read in order, so a cache of two groups is enough."""
-    return tables.read_group(tables.open_parquet(shard), shard, group, list(column))
+    return tables.read_group(tables.open_shard(shard), shard, group, list(column))
 
 
 def read_cell(shard: Path, group: int, place: int, column: str, columns: tuple[str, ...]) -> bytes:
@@ -74,10 +106,10 @@ def parquet_images(shards: Sequence[Path], image_column: str, caption_column: st
     """
     listing = Listing()
     for shard in shards:
-        file = tables.open_parquet(shard)
+        file = tables.open_shard(shard)
         kinds = {each.name: tables.is_image(each.type) for each in file.schema_arrow}
         pictures = [name for name, image in kinds.items() if image or name == image_column]
-        known = tuple(name.lower() for name in pictures) if len(pictures) == 1 else (*tables.FILE_COLUMNS, "jpg", "png", "webp")
+        known = tuple(name.lower() for name in pictures) if len(pictures) == 1 else tables.IMAGE_COLUMNS
         image = tables.choose_column(pictures, image_column, known, "image_column", str(shard))
         others = [name for name, image in kinds.items() if not image]
         text = tables.choose_column(others, caption_column, tables.CAPTION_COLUMNS, "caption_column", str(shard))

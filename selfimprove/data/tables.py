@@ -16,13 +16,15 @@ import pyarrow.parquet as pq
 from selfimprove.data.opening import kind_of
 from selfimprove.errors import DataError
 
+SHARDS = (".parquet", ".arrow")
 NAMES = ("metadata.jsonl", "metadata.csv", "metadata.tsv", "metadata.parquet")  # the first that is there counts
 FILE_COLUMNS = ("file_name", "image", "filename", "file", "image_path", "path", "image_file", "img")
+IMAGE_COLUMNS = (*FILE_COLUMNS, "jpg", "png", "webp")  # of encoded images
 CAPTION_COLUMNS = ("text", "caption", "prompt", "captions", "texts", "prompts", "txt", "description", "sentence", "sentences")
 EXAMPLE = '{"file_name": "cat.png", "text": "a cat"}'
 FORMS = (
     f"a metadata.jsonl with one row an image, such as {EXAMPLE} (or metadata.csv, .tsv, .parquet), a .txt or .caption file beside each "
-    "image, parquet shards or tar archives"
+    "image, parquet shards, a data set that was saved to disk, or tar archives"
 )
 LONGEST = 131_072  # letters of a field, the limit of Python's csv
 _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
@@ -72,7 +74,7 @@ def read_table(path: Path) -> Table:
     """
     kind = path.suffix.lower()
     if kind == ".parquet":
-        file = open_parquet(path)
+        file = open_shard(path)
         columns = [field.name for field in file.schema_arrow if not is_image(field.type)]
         rows = [Row(f"{path.name} row {n}", row) for n, (*_, row) in enumerate(numbered_rows(file, path, columns), start=1)]
     elif kind in (".csv", ".tsv"):
@@ -153,26 +155,38 @@ def _escaped(field: re.Match[str]) -> str:
     return '"' + field[0].replace('"', '""') + '"'
 
 
-def open_parquet(path: Path) -> pq.ParquetFile:
-    """Open a parquet file.
+class ArrowFile:
+    """Hold a file of `datasets`' save_to_disk, in Arrow's stream format, like a parquet file of one row group; its rows stay on disk."""
+
+    num_row_groups = 1
+
+    def __init__(self, path: Path) -> None:
+        self.table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+        self.schema_arrow = self.table.schema
+
+
+def open_shard(path: Path) -> pq.ParquetFile | ArrowFile:
+    """Open a parquet or an arrow file.
 
     Raises:
-        DataError: the file is empty, cut off or no parquet file.
+        DataError: the file is empty, cut off or of another kind.
     """
     try:
-        return pq.ParquetFile(path)
+        return ArrowFile(path) if path.suffix == ".arrow" else pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
         with path.open("rb") as stream:
-            what = kind_of(stream.read(512)) or f"cut off or no parquet file ({error})"
+            what = kind_of(stream.read(512)) or f"cut off or no {path.suffix[1:]} file ({error})"
         raise DataError(f"{path} is {what}; replace or remove it") from error
 
 
-def read_group(file: pq.ParquetFile, path: Path, group: int, columns: list[str]) -> pa.Table:
+def read_group(file: pq.ParquetFile | ArrowFile, path: Path, group: int, columns: list[str]) -> pa.Table:
     """Read some columns of a row group.
 
     Raises:
         DataError: the row group is damaged. The message names the file and the rows.
     """
+    if isinstance(file, ArrowFile):
+        return file.table.select(columns)
     try:
         return file.read_row_group(group, columns=columns)
     except (pa.ArrowException, OSError) as error:
@@ -181,7 +195,7 @@ def read_group(file: pq.ParquetFile, path: Path, group: int, columns: list[str])
         raise DataError(f"{path}, {rows}: the file is damaged there ({error}); replace or remove it") from error
 
 
-def numbered_rows(file: pq.ParquetFile, path: Path, columns: list[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
+def numbered_rows(file: pq.ParquetFile | ArrowFile, path: Path, columns: list[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """Yield some columns of each row, with the number of its row group and its place in that, from 0."""
     for group in range(file.num_row_groups):
         yield from ((group, place, row) for place, row in enumerate(read_group(file, path, group, columns).to_pylist()))
@@ -196,7 +210,7 @@ def is_image(kind: pa.DataType) -> bool:
 
 def holds_images(shards: Sequence[Path]) -> bool:
     """Return whether a parquet file among these has a column that can hold images."""
-    return any(is_image(field.type) for shard in shards for field in open_parquet(shard).schema_arrow)
+    return any(is_image(field.type) for shard in shards for field in open_shard(shard).schema_arrow)
 
 
 def choose_column(columns: Sequence[str], wanted: str, known: Sequence[str], setting: str, where: str) -> str:
