@@ -11,12 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from selfimprove.data import streaming
 from selfimprove.data.folders import check_there, list_images
 from selfimprove.data.items import THREADS, Item, Listing, looks
 from selfimprove.data.opening import Look, fitted
 from selfimprove.data.pairs import Shards, holds_pairs
+from selfimprove.data.shards import parquet_images
 from selfimprove.data.splits import LEAST, group, kept_out
-from selfimprove.data.streaming import first_images, streamed
 from selfimprove.draws import EVALUATION_SEED, count_images, example_id, image_of, key_hash, several_captions
 from selfimprove.errors import DataError
 from selfimprove.models.resolve import HUB
@@ -286,8 +287,12 @@ def _streamed(source: str, counts: tuple[int, int, int], size: tuple[int, int], 
     """Return the set of the first images or pairs of a hub data set that leave enough to train on after the split; of all if too few."""
     count = sum(counts)
     while True:
-        folder = streamed(source, count, *columns)
-        listing, losers = _paired(Shards(folder, count)) if holds_pairs(Path(folder)) else (first_images(Path(folder), count), [])
+        folder = streaming.streamed(source, count, *columns)
+        if holds_pairs(Path(folder)):
+            listing, losers = _paired(Shards(folder, count))
+        else:  # of shards beyond these nothing depends
+            listing, losers = parquet_images(sorted(Path(folder).glob("*.parquet"))[: -(-count // streaming.ROWS)], "", ""), []
+            del listing.items[count:]
         ended, short = len(listing.items) < count, count  # too few prompts to split: double the count
         if ended or len({text for item in listing.items for text in item.captions}) >= LEAST:
             found = _assembled(source, folder, listing, counts, size, seed, part, losers, in_order=True)

@@ -4,19 +4,18 @@ A shard has the columns `caption`, `jpg_0`, `jpg_1` (encoded images), `label_0`,
 `streaming` writes such shards from a data set on the hub.
 """
 
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, astuple, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow.parquet as pq
 from PIL import Image
 
 from selfimprove.data.items import Item, stamp_of
 from selfimprove.data.opening import ImageError, open_image
-from selfimprove.data.shards import read_cell, train_shards
+from selfimprove.data.shards import Dropped, read_cell, train_shards
 from selfimprove.data.tables import NAMES, SHARDS, ArrowFile, captions_of, numbered_rows, open_shard
 from selfimprove.errors import DataError
 from selfimprove.scorers.images import eight_bit
@@ -44,52 +43,6 @@ def shapes_pairs(count: int, seed: int) -> Iterator[LabelledPair]:
     images = [eight_bit(render(side)[0].clamp(0, 1)) for side in (first, second)]
     for caption, one, other, won in zip(captions, *images, first_wins.tolist(), strict=True):
         yield LabelledPair(caption.text, one, other, won)
-
-
-@dataclass
-class Dropped:
-    """Counts of rows that are not used: without a preference, ties and unlabelled rows.
-
-    In a streamed set, `incomplete` rows lack a caption or an image, and `unreadable` rows have an image that cannot be read.
-    """
-
-    ties: int = 0
-    unlabelled: int = 0
-    incomplete: int = 0
-    unreadable: int = 0
-
-    @classmethod
-    def recorded(cls, file: pq.ParquetFile | ArrowFile) -> "Dropped":
-        """Return the counts of the rows that were dropped while a shard was streamed; zeros for any other shard."""
-        return cls(**json.loads((file.schema_arrow.metadata or {}).get(b"dropped", b"{}")))
-
-    def __add__(self, other: "Dropped") -> "Dropped":
-        return Dropped(*(one + more for one, more in zip(astuple(self), astuple(other), strict=True)))
-
-    def __bool__(self) -> bool:
-        return any(astuple(self))
-
-    def __str__(self) -> str:
-        return "rows dropped: " + ", ".join(f"{count} {name}" for name, count in asdict(self).items() if count)
-
-    def first_wins(self, row: Mapping[str, Any], where: str) -> bool | None:
-        """Return whether the first image of a row was preferred. A tie or an unlabelled row is counted, and the result is None.
-
-        Raises:
-            DataError: the labels are not 1 and 0, 0 and 1, or 0.5 each.
-        """
-        labels = (row["label_0"], row["label_1"])
-        if not row["has_label"]:
-            self.unlabelled += 1
-        elif labels not in ((1, 0), (0, 1), (0.5, 0.5)):  # null and NaN are not valid either, and equal none of these
-            raise DataError(
-                f"{where}: the labels {labels[0]} and {labels[1]} must be 1 and 0, 0 and 1, or 0.5 each; mend or remove the row"
-            )
-        elif labels[0] == 0.5:
-            self.ties += 1
-        else:
-            return bool(labels[0] == 1)
-        return None
 
 
 class Row(NamedTuple):
@@ -146,7 +99,7 @@ class Shards:
         self.rows = self.rows[:limit]
 
     def _index(self, file: pq.ParquetFile | ArrowFile, shard: Path) -> None:
-        self.dropped += Dropped.recorded(file)
+        self.dropped.add_recorded(file)
         columns = [c for c in COLUMNS if c not in IMAGES]
         for number, (group, place, row) in enumerate(numbered_rows(file, shard, columns), start=1):
             where = f"{shard}, row {number}"

@@ -39,10 +39,10 @@ def load_prompts(source: str, column: str = "") -> list[str]:
             raise PromptError(f"prompts={source!r}: {error}") from error
     elif not path.exists() and is_hub_id(source):
         prompts = hub_column(source.removeprefix(HUB), "train", column)
-    elif path.exists():
-        raise PromptError(f"prompts={source!r} is not understood; give a {kinds}")
     else:
-        raise PromptError(no_such("prompts", source, f"a {kinds}"))
+        raise PromptError(
+            f"prompts={source!r} is not understood; give a {kinds}" if path.exists() else no_such("prompts", source, f"a {kinds}")
+        )
     if not any(p.strip() for p in prompts):
         raise PromptError(f"prompts={source!r} holds no prompt; give at least one a line")
     return prompts

@@ -3,13 +3,15 @@
 import json
 import os
 import tarfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from selfimprove.data import tables
 from selfimprove.data.items import Item, Listing, stamp_of
@@ -64,6 +66,39 @@ def _described(path: Path, name: str) -> list[Any]:
         raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); write the data set again with save_to_disk") from error
 
 
+class Dropped(Counter[str]):
+    """Numbers of rows that are not used: `ties` and `unlabelled` ones have no preference.
+
+    In a streamed set, `incomplete` rows lack a caption or an image, and `unreadable` rows have an image that cannot be read.
+    """
+
+    def __str__(self) -> str:
+        return "rows dropped: " + ", ".join(f"{count} {name}" for name, count in sorted(self.items()) if count)
+
+    def add_recorded(self, shard: pq.ParquetFile | tables.ArrowFile) -> None:
+        """Add the rows that were dropped while a shard was streamed."""
+        self.update(json.loads((shard.schema_arrow.metadata or {}).get(b"dropped", b"{}")))
+
+    def first_wins(self, row: Mapping[str, Any], where: str) -> bool | None:
+        """Return whether the first image of a row was preferred. A tie or an unlabelled row is counted, and the result is None.
+
+        Raises:
+            DataError: the labels are not 1 and 0, 0 and 1, or 0.5 each.
+        """
+        labels = (row["label_0"], row["label_1"])
+        if not row["has_label"]:
+            self["unlabelled"] += 1
+        elif labels not in ((1, 0), (0, 1), (0.5, 0.5)):  # null and NaN are not valid either, and equal none of these
+            raise DataError(
+                f"{where}: the labels {labels[0]} and {labels[1]} must be 1 and 0, 0 and 1, or 0.5 each; mend or remove the row"
+            )
+        elif labels[0] == 0.5:
+            self["ties"] += 1
+        else:
+            return bool(labels[0] == 1)
+        return None
+
+
 @lru_cache(maxsize=2)
 def _group(shard: Path, stamp: tuple[int, int], group: int, column: tuple[str, ...]) -> pa.Table:
     """Return a row group; `stamp` makes a changed file another one. Rows are read in order, so a cache of two groups is enough."""
@@ -104,20 +139,19 @@ def parquet_images(shards: Sequence[Path], image_column: str, caption_column: st
     Raises:
         DataError: a shard is damaged, a column is missing, or a caption is no text. The message names file and row.
     """
-    listing = Listing()
+    listing, dropped = Listing(), Dropped()
     for shard in shards:
         file = tables.open_shard(shard)
+        dropped.add_recorded(file)
         kinds = {each.name: tables.is_image(each.type) for each in file.schema_arrow}
         pictures = [name for name, image in kinds.items() if image or name == image_column]
-        known = tuple(name.lower() for name in pictures) if len(pictures) == 1 else tables.IMAGE_COLUMNS
-        image = tables.choose_column(pictures, image_column, known, "image_column", str(shard))
-        others = [name for name, image in kinds.items() if not image]
-        text = tables.choose_column(others, caption_column, tables.CAPTION_COLUMNS, "caption_column", str(shard))
+        image, text = tables.choose_columns(list(kinds), pictures, str(shard), image_column, caption_column)
         for number, (group, place, row) in enumerate(tables.numbered_rows(file, shard, [text]), start=1):
             name, read = f"{shard.name}, row {number}", partial(read_cell, shard, group, place, image, (image,))
             listing.items.append(Item(name, tables.captions_of(row[text], name, free=True), read, stamp_of(shard), in_shard=True))
     if not listing.items:
         raise DataError(f"{', '.join(p.name for p in shards)} has no rows; give shards with images")
+    listing.notes += [str(dropped)] * bool(dropped)
     return listing
 
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ import pyarrow.parquet as pq
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from selfimprove.data.items import Listing
 from selfimprove.data.opening import look
-from selfimprove.data.pairs import COLUMNS, IMAGES, LABELS, Dropped
-from selfimprove.data.shards import parquet_images
-from selfimprove.data.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, choose_column, open_shard
+from selfimprove.data.pairs import COLUMNS, IMAGES, LABELS
+from selfimprove.data.shards import Dropped
+from selfimprove.data.tables import choose_columns
 from selfimprove.errors import DataError
 from selfimprove.files import replacing
 
@@ -61,13 +59,6 @@ def streamed(source: str, count: int, image_column: str = "", caption_column: st
     return str(folder)
 
 
-def first_images(folder: Path, count: int) -> Listing:
-    """Return the first `count` captioned images of the shards in a folder, and a note on the rows that were dropped among them."""
-    shards = sorted(folder.glob("*.parquet"))[: -(-count // ROWS)]
-    dropped = sum((Dropped.recorded(open_shard(shard)) for shard in shards), Dropped())
-    return Listing(parquet_images(shards, "", "").items[:count], [], [str(dropped)] if dropped else [])
-
-
 def _stream(source: str, folder: Path, first: int, end: int, position: dict[str, Any], *columns: str) -> None:
     """Write shards `first` to `end` - 1 from the rows after `position`, where the previous shard ended."""
     from datasets import Image, load_dataset  # slow to import, and only needed here
@@ -78,7 +69,8 @@ def _stream(source: str, folder: Path, first: int, end: int, position: dict[str,
             stream = stream.cast_column(name, Image(decode=False))
     sample: Mapping[str, Any] = next(iter(stream), {})
     pairs = not {*LABELS}.isdisjoint(sample)
-    image, text = ("", "caption") if pairs or not sample else _columns(sample, source, *columns)
+    images = [name for name, value in sample.items() if isinstance(value, bytes) or (isinstance(value, dict) and "bytes" in value)]
+    image, text = ("", "caption") if pairs or not sample else choose_columns(list(sample), images, f"data={source!r}", *columns)
     rows: Iterable[Mapping[str, Any]] = stream
     if "state" in position and hasattr(stream, "load_state_dict"):  # skips whole files of the data set without fetching them
         stream.load_state_dict(position["state"])
@@ -90,7 +82,7 @@ def _stream(source: str, folder: Path, first: int, end: int, position: dict[str,
 
     def write() -> None:
         here = {"rows": read} | ({"state": stream.state_dict()} if hasattr(stream, "state_dict") else {})
-        metadata = {"dropped": json.dumps(asdict(dropped)), "position": json.dumps(here)}
+        metadata = {"dropped": json.dumps(dropped), "position": json.dumps(here)}
         table = pa.Table.from_pylist(kept, (PAIRS if pairs else CAPTIONED).with_metadata(metadata))
         path = folder / f"{shard:06d}.parquet"
         with replacing(path) as unfinished:  # concurrent runs may write the same shard
@@ -112,17 +104,6 @@ def _stream(source: str, folder: Path, first: int, end: int, position: dict[str,
         write()
 
 
-def _columns(row: Mapping[str, Any], source: str, image_column: str, caption_column: str) -> tuple[str, str]:
-    """Return the columns of the images and of the captions, by the first row of a data set."""
-    pictures = [name for name, value in row.items() if isinstance(value, bytes) or (isinstance(value, dict) and "bytes" in value)]
-    known = tuple(name.lower() for name in pictures) if len(pictures) == 1 else IMAGE_COLUMNS
-    others = [name for name in row if name not in pictures]
-    return (
-        choose_column(pictures, image_column, known, "image_column", f"data={source!r}"),
-        choose_column(others, caption_column, CAPTION_COLUMNS, "caption_column", f"data={source!r}"),
-    )
-
-
 def _kept(row: Mapping[str, Any], where: str, dropped: Dropped, image: str, text: str) -> dict[str, Any] | None:
     """Return a row as a shard holds it, or None for one that is of no use, which is counted. Without `image` the row is of pairs."""
     if not image and (missing := [c for c in COLUMNS if c not in row]):
@@ -132,9 +113,9 @@ def _kept(row: Mapping[str, Any], where: str, dropped: Dropped, image: str, text
     texts = row[text] if isinstance(row[text], list) else [row[text]]
     images = {"image": _bytes(row[image])} if image else {name: _bytes(row[name]) for name in IMAGES}
     if not (texts and all(isinstance(each, str) and each.strip() for each in texts) and all(images.values())):
-        dropped.incomplete += 1
+        dropped["incomplete"] += 1
     elif any(look(encoded or b"").problem for encoded in images.values()):
-        dropped.unreadable += 1
+        dropped["unreadable"] += 1
     else:
         return {"text": texts, **images} if image else {name: row[name] for name in COLUMNS} | images
     return None

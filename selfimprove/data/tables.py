@@ -19,7 +19,6 @@ from selfimprove.errors import DataError
 SHARDS = (".parquet", ".arrow")
 NAMES = ("metadata.jsonl", "metadata.csv", "metadata.tsv", "metadata.parquet")  # the first that is there counts
 FILE_COLUMNS = ("file_name", "image", "filename", "file", "image_path", "path", "image_file", "img")
-IMAGE_COLUMNS = (*FILE_COLUMNS, "jpg", "png", "webp")  # of encoded images
 CAPTION_COLUMNS = ("text", "caption", "prompt", "captions", "texts", "prompts", "txt", "description", "sentence", "sentences")
 EXAMPLE = '{"file_name": "cat.png", "text": "a cat"}'
 FORMS = (
@@ -226,6 +225,14 @@ def choose_column(columns: Sequence[str], wanted: str, known: Sequence[str], set
     if found:
         named = f"several columns that may be meant ({', '.join(found)})"
     raise DataError(f"{where} has {named}; its columns are {list(columns)}: rename one, or name it by set {setting}=...")
+
+
+def choose_columns(columns: Sequence[str], images: Sequence[str], where: str, image_column: str, caption_column: str) -> tuple[str, str]:
+    """Return the columns of encoded images, one of `images`, and of captions, one of the others; see `choose_column`."""
+    known = tuple(name.lower() for name in images) if len(images) == 1 else (*FILE_COLUMNS, "jpg", "png", "webp")
+    others = [name for name in columns if name not in images]
+    image = choose_column(images, image_column, known, "image_column", where)
+    return image, choose_column(others, caption_column, CAPTION_COLUMNS, "caption_column", where)
 
 
 def captions_of(value: Any, where: str, free: bool = False) -> tuple[str, ...]:

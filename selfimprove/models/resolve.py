@@ -21,8 +21,7 @@ from selfimprove.shapes import PIPELINE
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name, of a model or of a data set
 HUB = "hub:"  # what begins with it is a hub id, whatever folders there are
-# endings of files, which names on the hub do not have
-FILES = (".safetensors", ".parquet", ".arrow", ".tar", ".zip", ".gz", ".csv", ".tsv", ".json", ".jsonl", ".txt")
+FILES = (".safetensors", ".parquet", ".arrow", ".tar", ".zip", ".gz", ".csv", ".tsv", ".json", ".jsonl", ".txt")  # no names on the hub
 
 
 def resolve_model(model: str | Path) -> Path:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from accelerate import PartialState
+from tqdm.auto import tqdm
 
 from selfimprove.config import Settings
 from selfimprove.data.latents import SHARD
@@ -25,6 +26,7 @@ from selfimprove.train import CHECKPOINT
 
 # (dense bf16 FLOP/s, GB of memory), from the makers' data sheets
 PEAKS = {"an A100 (80 GB)": (312e12, 80), "an H100 or H200": (989e12, 80), "an RTX 4090": (165e12, 24)}
+LARGE, HOURS = 1e11, 4  # FLOPs of a pass that takes seconds on a CPU; hours beyond which a trial is advised
 REACHED = 0.3  # share of the peak; a published training of Stable Diffusion 2 reached 28 %
 
 
@@ -61,6 +63,8 @@ def plan(run: Run, last: int) -> Plan:
     flops = count_flops(shapes, settings)
     # a smaller batch on a CPU, so that timing a large network does not take minutes
     batch = max(1, min(16, int(1e12 / flops.forward))) if shapes.device == "cpu" else 16
+    if shapes.device == "cpu" and flops.forward > LARGE:
+        tqdm.write("timing each network, for the plan: some minutes on a CPU")
     seconds, scorers = measure(diffuser, run.scorers, batch, settings.precision)
     diffuser.without_unet()
     lines = [f"run folder {folder.path}"]
@@ -113,6 +117,8 @@ def plan(run: Run, last: int) -> Plan:
         f"memory {others}; disk: {_size(disk)}",
         f"in all about {duration(minutes)} on {diffuser.device}",
     ]
+    if minutes > 60 * HOURS and not run.collection:
+        lines.append("to see every stage in minutes first, stop this (Ctrl+C) and give preset own-trial: small images, two steps")
     return Plan(lines, minutes, total, disk, stages[largest].peak)
 
 
