@@ -42,9 +42,7 @@ class Preset:
         """Return a copy of the preset in which some settings are replaced in every round; "round 2 steps" is that round's alone.
 
         As always, what the last round of the preset changes also holds for all later rounds. Given `steps` replace the preset's `epochs`.
-
-        Raises:
-            ArgumentError: a setting of the whole run (`WHOLE`; in self-play also `samples`) is given for one round.
+        Raises an ArgumentError if a setting of the whole run (`WHOLE`; in self-play also `samples`) is given for one round.
         """
         whole = (*WHOLE, *(("samples",) if self.settings.objective != "weighted" else ()))
         if alone := [key for key in changes if " " in key and key.split()[-1] in whole]:
@@ -150,11 +148,8 @@ PRESETS: dict[str, Preset] = {
     # a user's own images on one card: judged on the captions and images that are kept out of training, without published scorers
     "own-images": Preset(_SD15_MODEL, "", _OWN),
     # plays every stage in minutes, on a CPU too, before the hours of the others; its numbers mean nothing
-    "own-trial": Preset(
-        _SD15_MODEL, "",
-        replace(_OWN, resolution=256, samples=4, validation=1, rollout_steps=2, epochs=0, steps=2, batch=2, evaluation_prompts=2,
-                evaluation_steps=2, on_collapse="ignore"),
-    ),
+    "own-trial": Preset(_SD15_MODEL, "", replace(_OWN, resolution=256, samples=4, validation=1, rollout_steps=2, epochs=0, steps=2, batch=2,
+                                                 evaluation_prompts=2, evaluation_steps=2, on_collapse="ignore")),
     "own-images-full": Preset(_SD15_MODEL, "", replace(_OWN, lora_rank=None, lr=1e-6)),
     # Table 11 of the SPIN-Diffusion paper has such a row but does not give its settings: adapters and learning rate are those of
     # sd15-spin-lora; batch and steps are those of the paper's SFT.

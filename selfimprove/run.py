@@ -21,7 +21,7 @@ from selfimprove.models.resolution import at_resolution
 from selfimprove.models.resolve import resolve_model
 from selfimprove.models.weights import ModelError, model_hash
 from selfimprove.opponent import CacheError, check_identity
-from selfimprove.presets import EMBEDDED, PRESETS, Preset, choose_preset, get_preset
+from selfimprove.presets import PRESETS, Preset, choose_preset, get_preset
 from selfimprove.processes import check_tracker, choose_device
 from selfimprove.recursion.prompts import Collection, collect, fingerprint, templates
 from selfimprove.recursion.selection import SelectionError, check_selecting
@@ -104,8 +104,7 @@ def set_up(
         raise DataError(
             "data='' names nothing; give 'shapes', a folder of images with metadata.jsonl, or pairs of Pick-a-Pic (shards or id)"
         )
-    if data not in EMBEDDED:
-        check_there(data)  # before a model is downloaded for it
+    check_there(data)  # before a model is downloaded for it
     folder = resolve_model(model or preset.model)
     diffuser = at_resolution(load_diffuser(folder, chosen), settings.resolution)
     if data:

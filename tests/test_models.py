@@ -21,7 +21,7 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 
 def test_missing_and_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ModelError, match=r"there is no such folder; give 'shapes'"):
+    with pytest.raises(ModelError, match=r"there is no such file or folder; give 'shapes'"):
         resolve_model(tmp_path / "nowhere")
     with pytest.raises(ModelError, match=r"model='owner/nowhere': no such folder here, and the hub did not give it"):
         resolve_model("owner/nowhere")

@@ -243,9 +243,9 @@ def test_a_data_set_that_cannot_be_had(hub: Hub, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(datasets, "load_dataset", absent)
     with pytest.raises(DataError, match=r"no such folder or file here.*FileNotFoundError: no such data set.*check the id, the connection"):
         load_data("someone/pairs", 10, 1, 2, SIZE, 0)
-    with pytest.raises(DataError, match="there is no such folder"):
+    with pytest.raises(DataError, match="there is no such file or folder"):
         load_data("./someone/pairs", 10, 1, 2, SIZE, 0)
-    with pytest.raises(DataError, match="there is no such folder"):  # a file's name is not sought on the hub
+    with pytest.raises(DataError, match="there is no such file or folder"):  # a file's name is not sought on the hub
         load_data("someone/pairs.parquet", 10, 1, 2, SIZE, 0)
 
 

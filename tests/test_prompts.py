@@ -123,7 +123,9 @@ def test_rows_that_are_no_text_are_refused_by_number(tmp_path: Path) -> None:
 
 
 def test_sources_that_cannot_be_used(tmp_path: Path) -> None:
-    with pytest.raises(PromptError, match=r"there is no such file; give a .txt, .csv, .tsv, .json, .jsonl, .ndjson, .parquet file"):
+    with pytest.raises(
+        PromptError, match=r"there is no such file or folder; give a .txt, .csv, .tsv, .json, .jsonl, .ndjson, .parquet file"
+    ):
         load_prompts(str(tmp_path / "nowhere.txt"))
     with pytest.raises(PromptError, match="is not understood"):
         load_prompts(str(tmp_path))
@@ -177,9 +179,13 @@ def test_a_slip_in_a_path_is_not_sought_on_the_hub(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "mine.txt").write_text("a cat")
-    with pytest.raises(PromptError, match=r"prompts='texts/mine': there is no such folder, but 'texts/mine.txt'; .* write hub:texts/mine"):
+    with pytest.raises(
+        PromptError, match=r"prompts='texts/mine': there is no such file or folder, but 'texts/mine.txt'; .* write hub:texts/mine"
+    ):
         load_prompts("texts/mine")
-    with pytest.raises(DataError, match=r"data='texts/mine': there is no such folder, but 'texts/mine.txt'; .* write hub:texts/mine"):
+    with pytest.raises(
+        DataError, match=r"data='texts/mine': there is no such file or folder, but 'texts/mine.txt'; .* write hub:texts/mine"
+    ):
         load_data("texts/mine", 1, 1, 1, (16, 16), 0)
     for name in ("a b/c", "a/b/c", "./a", "/a/b", "~/a", "hub:a", "a\\b"):
         with pytest.raises(PromptError, match="there is no such"):

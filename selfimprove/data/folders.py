@@ -12,6 +12,7 @@ from selfimprove.data.shards import CAPTIONS, parquet_images, tar_images, train_
 from selfimprove.data.tables import FORMS, Table, captions_of, decode, holds_images
 from selfimprove.errors import DataError
 from selfimprove.models.resolve import is_hub_id, no_such
+from selfimprove.presets import EMBEDDED
 
 PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")  # endings of what is to be unpacked first
 
@@ -60,8 +61,8 @@ class Files:
 
 
 def check_there(data: str) -> None:
-    """Raise DataError if `data` is neither a file or folder here nor, by its form, the id of a data set on the hub."""
-    if not os.path.exists(os.path.expanduser(data)) and not is_hub_id(data):
+    """Raise DataError if `data` is neither embedded, nor a file or folder here, nor, by its form, the id of a data set on the hub."""
+    if data not in EMBEDDED and not os.path.exists(os.path.expanduser(data)) and not is_hub_id(data):
         raise DataError(no_such("data", data, "'shapes' or a folder of images, a table, a shard, a tar archive, or a hub id owner/name"))
 
 

@@ -15,7 +15,7 @@ from selfimprove.data import streaming
 from selfimprove.data.folders import check_there, list_images
 from selfimprove.data.items import THREADS, Item, Listing, looks
 from selfimprove.data.opening import Look, fitted
-from selfimprove.data.pairs import Shards, holds_pairs
+from selfimprove.data.pairs import Shards, holds_pairs, paired
 from selfimprove.data.shards import parquet_images
 from selfimprove.data.splits import LEAST, group, kept_out
 from selfimprove.draws import EVALUATION_SEED, count_images, example_id, image_of, key_hash, several_captions
@@ -98,9 +98,9 @@ def load_data(
     images among the rest. Of fewer than three different captions the parts share captions, but no image.
 
     `data` is "shapes" (the winners), "shapes-base" (the training set of the embedded model), captioned images in a form that
-    `folders.list_images` reads, or pairs in Pick-a-Pic's schema, whose preferred images are the real ones. Pairs are given as a parquet
-    shard, a folder of shards, or the id owner/name of a data set on the hub, which is streamed as far as needed. `image_column` and
-    `caption_column` name the columns of a table; if empty, those of a usual name are read.
+    `folders.list_images` reads, pairs in Pick-a-Pic's schema in shards, whose preferred images are the real ones, or the id owner/name of
+    a data set of either kind on the hub, which is streamed as far as needed. `image_column` and `caption_column` name the columns of a
+    table; if empty, those of a usual name are read.
 
     Raises:
         DataError: see `folders.list_images`, `pairs.Shards` and `streaming.streamed`; also if no image can be read, there are too few
@@ -118,7 +118,7 @@ def load_data(
         return _streamed(data.removeprefix(HUB), counts, image_size, seed, part, image_column, caption_column)
     try:
         pairs = holds_pairs(path)
-        listing, losers = _paired(Shards(str(path))) if pairs else (list_images(path, image_column, caption_column), [])
+        listing, losers = paired(Shards(str(path))) if pairs else (list_images(path, image_column, caption_column), [])
     except OSError as error:  # such as a folder without permission
         raise DataError(f"data={data!r} cannot be read ({error}); mend that, or give another") from error
     in_order = bool(listing.items) and listing.items[0].in_shard
@@ -276,20 +276,13 @@ def _sizes(items: Sequence[Item], seen: Sequence[Look], size: tuple[int, int]) -
     return notes + ([f"{len(cut)} images lose more than half to the crop of their centre: {', '.join(cut[:3])}"] if cut else [])
 
 
-def _paired(shards: Shards) -> tuple[Listing, list[Item]]:
-    """Return the images of pairs that were preferred, which are the real ones, and those to which they were preferred."""
-    notes = [*([str(shards.dropped)] if shards.dropped else []), *shards.notes]
-    preferred = [shards.item(row, row.first_wins) for row in shards.rows]
-    return Listing(preferred, [], notes), [shards.item(row, not row.first_wins) for row in shards.rows]
-
-
 def _streamed(source: str, counts: tuple[int, int, int], size: tuple[int, int], seed: int, part: str, *columns: str) -> ImageText:
     """Return the set of the first images or pairs of a hub data set that leave enough to train on after the split; of all if too few."""
     count = sum(counts)
     while True:
         folder = streaming.streamed(source, count, *columns)
         if holds_pairs(Path(folder)):
-            listing, losers = _paired(Shards(folder, count))
+            listing, losers = paired(Shards(folder, count))
         else:  # of shards beyond these nothing depends
             listing, losers = parquet_images(sorted(Path(folder).glob("*.parquet"))[: -(-count // streaming.ROWS)], "", ""), []
             del listing.items[count:]

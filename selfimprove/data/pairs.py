@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pyarrow.parquet as pq
 from PIL import Image
 
-from selfimprove.data.items import Item, stamp_of
+from selfimprove.data.items import Item, Listing, stamp_of
 from selfimprove.data.opening import ImageError, open_image
 from selfimprove.data.shards import Dropped, read_cell, train_shards
 from selfimprove.data.tables import NAMES, SHARDS, ArrowFile, captions_of, numbered_rows, open_shard
@@ -130,3 +130,10 @@ class Shards:
             raise DataError(f"{row}, {error}; mend or remove the row") from error
         except ImageError as error:
             raise DataError(f"{item.name} is no image ({error}); mend or remove the row") from error
+
+
+def paired(shards: Shards) -> tuple[Listing, list[Item]]:
+    """Return the images of pairs that were preferred, which are the real ones, and those to which they were preferred."""
+    notes = [*([str(shards.dropped)] if shards.dropped else []), *shards.notes]
+    preferred = [shards.item(row, row.first_wins) for row in shards.rows]
+    return Listing(preferred, [], notes), [shards.item(row, not row.first_wins) for row in shards.rows]

@@ -29,10 +29,7 @@ def load_prompts(source: str, column: str = "") -> list[str]:
     path, hash_ = Path(source).expanduser(), source.rfind("#")
     if hash_ > 0 and not column and not path.exists():
         return load_prompts(source[:hash_], source[hash_ + 1 :])
-    kinds = f"{', '.join(KINDS)} file, or a datasets id owner/name"
-    if path.suffix.lower() in KINDS:
-        if not path.is_file():
-            raise PromptError(f"prompts={source!r}: there is no such file; give a {kinds}")
+    if path.suffix.lower() in KINDS and path.is_file():
         try:
             prompts = _read(path, source, column)
         except DataError as error:
@@ -40,9 +37,8 @@ def load_prompts(source: str, column: str = "") -> list[str]:
     elif not path.exists() and is_hub_id(source):
         prompts = hub_column(source.removeprefix(HUB), "train", column)
     else:
-        raise PromptError(
-            f"prompts={source!r} is not understood; give a {kinds}" if path.exists() else no_such("prompts", source, f"a {kinds}")
-        )
+        wanted = f"a {', '.join(KINDS)} file, or a datasets id owner/name"
+        raise PromptError(f"prompts={source!r} is not understood; give {wanted}" if path.exists() else no_such("prompts", source, wanted))
     if not any(p.strip() for p in prompts):
         raise PromptError(f"prompts={source!r} holds no prompt; give at least one a line")
     return prompts

@@ -47,23 +47,18 @@ def _saved(folder: Path) -> tuple[list[Path], list[str]] | None:
 
     Other arrow files, such as those in which `datasets` keeps what it has computed, are left alone.
     """
-    parts, others = folder / "dataset_dict.json", list[str]()
-    if parts.is_file():
-        others = [name for name in _described(parts, "splits") if name != "train"]
-        folder = folder / "train"
-        if not folder.is_dir():
-            raise DataError(f"{parts.parent} has the parts {', '.join(others)}, and none called train; give the folder of one")
-    elif not ((folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()):
+    parts, described = folder / "dataset_dict.json", (folder / "state.json", folder / "dataset_info.json")
+    if not parts.is_file() and not all(path.is_file() for path in described):
         return None
-    files = [folder / each["filename"] for each in _described(folder / "state.json", "_data_files")]
-    return files, [f"only the part train is read, not {', '.join(others)}"] * bool(others)
-
-
-def _described(path: Path, name: str) -> list[Any]:
     try:
-        return list(json.loads(path.read_bytes())[name])
+        splits = json.loads(parts.read_bytes())["splits"] if parts.is_file() else []
+        place = folder / "train" if splits else folder
+        files = [place / each["filename"] for each in json.loads((place / "state.json").read_bytes())["_data_files"]]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); write the data set again with save_to_disk") from error
+        raise DataError(
+            f"{folder} is damaged, or has no part called train ({error}); give the folder of a part, or save it again"
+        ) from error
+    return files, [f"only the part train is read, not {', '.join(n for n in splits if n != 'train')}"] * (len(splits) > 1)
 
 
 class Dropped(Counter[str]):

@@ -19,10 +19,7 @@ POWER = 0.8  # probability that a study of the advised size finds the difference
 def bootstrap_interval(
     values: Float[np.ndarray, " n"], statistic: Callable[..., Float[np.ndarray, "..."]] = np.mean
 ) -> tuple[float, float]:
-    """Return the 95 % percentile interval of the mean (or another statistic), resampling entries; NaN for a single one.
-
-    Equal entries give zero width.
-    """
+    """Return the 95 % percentile interval of the mean or another statistic, resampling entries; NaN for one, zero width for equal."""
     if len(values) < 2:
         return math.nan, math.nan
     if np.ptp(values) == 0:

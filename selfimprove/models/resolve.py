@@ -21,7 +21,7 @@ from selfimprove.shapes import PIPELINE
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name, of a model or of a data set
 HUB = "hub:"  # what begins with it is a hub id, whatever folders there are
-FILES = (".safetensors", ".parquet", ".arrow", ".tar", ".zip", ".gz", ".csv", ".tsv", ".json", ".jsonl", ".txt")  # no names on the hub
+FILES = re.compile(r"\.(safetensors|parquet|arrow|tar|zip|gz|csv|tsv|json|jsonl|ndjson|txt)$", re.IGNORECASE)  # ends no name on the hub
 
 
 def resolve_model(model: str | Path) -> Path:
@@ -89,12 +89,9 @@ def _snapshot(name: str, *weights: str) -> Path:
 
 
 def is_hub_id(name: str) -> bool:
-    """Return whether a name that is no path here is sought on the hub: a model's, a data set's, or that of a set of prompts.
-
-    A name "owner/name" is a slip in a path if "owner" is a folder here or the folder of runs, or "name" ends like a file.
-    """
+    """Return whether a name that is no path here is sought on the hub; one that begins with a folder here or ends like a file is a slip."""
     identity, owner = name.removeprefix(HUB).partition("@")[0], name.partition("/")[0]
-    slip = owner == "runs" or os.path.exists(owner) or name.lower().endswith(FILES)
+    slip = owner == "runs" or os.path.exists(owner) or bool(FILES.search(name))
     return bool(HUB_ID.fullmatch(identity)) and (name.startswith(HUB) or not slip)
 
 
@@ -104,7 +101,7 @@ def no_such(argument: str, name: str, forms: str) -> str:
     there = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
     near = "".join(f", but {str(path.parent / n)!r}" for n in get_close_matches(path.name, there, 1))
     hub = f"; if one of the hub is meant, write {HUB}{name}" if HUB_ID.fullmatch(name) else ""
-    return f"{argument}={name!r}: there is no such folder{near}; give {forms}{hub}"
+    return f"{argument}={name!r}: there is no such file or folder{near}; give {forms}{hub}"
 
 
 def _adapter(text: str) -> tuple[Path, float]:

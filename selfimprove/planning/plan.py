@@ -27,6 +27,7 @@ from selfimprove.train import CHECKPOINT
 # (dense bf16 FLOP/s, GB of memory), from the makers' data sheets
 PEAKS = {"an A100 (80 GB)": (312e12, 80), "an H100 or H200": (989e12, 80), "an RTX 4090": (165e12, 24)}
 LARGE, HOURS = 1e11, 4  # FLOPs of a pass that takes seconds on a CPU; hours beyond which a trial is advised
+TRIAL = "to see every stage in minutes first, stop this (Ctrl+C) and give preset own-trial: small images, two steps"
 REACHED = 0.3  # share of the peak; a published training of Stable Diffusion 2 reached 28 %
 
 
@@ -117,8 +118,7 @@ def plan(run: Run, last: int) -> Plan:
         f"memory {others}; disk: {_size(disk)}",
         f"in all about {duration(minutes)} on {diffuser.device}",
     ]
-    if minutes > 60 * HOURS and not run.collection:
-        lines.append("to see every stage in minutes first, stop this (Ctrl+C) and give preset own-trial: small images, two steps")
+    lines += [TRIAL] * (minutes > 60 * HOURS and not run.collection)
     return Plan(lines, minutes, total, disk, stages[largest].peak)
 
 

@@ -51,21 +51,14 @@ def timed(work: Callable[[], Any], device: torch.device) -> float:
     return min(found)
 
 
-def seconds_per_pass(diffuser: Diffuser, batch: int = 4, precision: Precision = "no") -> float:
-    """Return the seconds of one UNet forward pass per latent, timed on a small batch, in the `precision` of the run."""
-    noisy = torch.zeros(batch, *diffuser.latent_shape, device=diffuser.device)
-    empty = diffuser.embed([""]).to(diffuser.device).repeat(batch)
-    mixed = torch.autocast(diffuser.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST)
-    with torch.inference_mode(), mixed:
-        seconds = timed(lambda: denoise(diffuser.unet, noisy, 500, empty), diffuser.device)
-    return seconds / batch
-
-
 def measure(
     diffuser: Diffuser, scorers: Mapping[str, Scorer], batch: int = 4, precision: Precision = "no"
 ) -> tuple[Seconds, list[ScorerMemory]]:
     """Return the seconds of everything that a run repeats, timed on `batch` images, and what each scorer holds while it scores them."""
-    forward, device, latents = seconds_per_pass(diffuser, batch, precision), diffuser.device, torch.zeros(batch, *diffuser.latent_shape)
+    device, latents = diffuser.device, torch.zeros(batch, *diffuser.latent_shape)
+    empty, noisy = diffuser.embed([""]).to(device).repeat(batch), latents.to(device)
+    with torch.inference_mode(), torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
+        forward = timed(lambda: denoise(diffuser.unet, noisy, 500, empty), device)
     images = torch.full((batch, 3, *diffuser.image_size), 0.5)
     decode = timed(lambda: diffuser.decode(latents), device)
     encode = timed(lambda: diffuser.encode(images), device)
@@ -79,4 +72,4 @@ def measure(
                 scorer(images[:1], ["warm"])
             seconds[name] = timed(lambda: scorer(images, ["warm"] * batch), device) / batch
             memory.append(ScorerMemory(resident_memory([scorer]), held.peak, getattr(scorer, "batch_size", batch)))
-    return Seconds(forward, decode / batch, encode / batch, seconds), memory
+    return Seconds(forward / batch, decode / batch, encode / batch, seconds), memory
