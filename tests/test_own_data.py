@@ -91,6 +91,12 @@ def structures() -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
+def shard_with(folder: Path, column: object) -> Path:
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"image": column, "text": [caption(i) for i in range(COUNT)]}), folder / "a.parquet")
+    return folder
+
+
 def shard_of(folder: Path, name: str) -> Path:
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(structures(), folder / name, row_group_size=7)
@@ -140,6 +146,13 @@ FORMS: dict[str, Callable[[Path], Path]] = {
     "csv": lambda f: write(pictures(f), {"metadata.csv": csv(ROWS)}),
     "csv, semicolons": lambda f: write(pictures(f), {"metadata.csv": csv(ROWS, ";")}),
     "csv, Excel's separator line": lambda f: write(pictures(f), {"metadata.csv": "sep=;\r\n" + csv(ROWS, ";")}),
+    "csv, lines of an old Mac": lambda f: write(pictures(f), {"metadata.csv": csv(ROWS).replace("\n", "\r")}),
+    "csv, blank lines and empty columns": lambda f: write(
+        pictures(f), {"metadata.csv": "\r\n\r\n".join(line + ",," for line in csv(ROWS).splitlines())}
+    ),
+    "capital endings": lambda f: write(
+        f, {f"{i}.PNG": encoded(i) for i in range(COUNT)} | {f"{i}.TXT": caption(i).encode("utf-16") for i in range(COUNT)}
+    ),
     "tsv": lambda f: write(pictures(f), {"metadata.tsv": csv(ROWS, "\t")}),
     "csv, mark": lambda f: write(pictures(f), {"metadata.csv": b"\xef\xbb\xbf" + csv(ROWS).encode()}),
     "csv, UTF-16": lambda f: write(pictures(f), {"metadata.csv": csv(ROWS).encode("utf-16")}),
@@ -170,6 +183,9 @@ FORMS: dict[str, Callable[[Path], Path]] = {
     "saved to disk, in parts": lambda f: saved_to_disk(f, "test", "train"),
     "a part that was saved to disk": lambda f: saved_to_disk(f, "test", "train") / "train",
     "an arrow file": lambda f: saved_to_disk(f, "train") / "train" / "data-00000-of-00001.arrow",
+    "shard of structures without path": lambda f: shard_with(f, [{"bytes": encoded(i)} for i in range(COUNT)]),
+    "shard of a dictionary": lambda f: shard_with(f, pa.array([encoded(i) for i in range(COUNT)]).dictionary_encode()),
+    "shard of views": lambda f: shard_with(f, pa.array([encoded(i) for i in range(COUNT)], pa.binary_view())),
     "tar, txt": lambda f: archive(f, lambda i: {f"{i:05d}.png": encoded(i), f"{i:05d}.txt": caption(i).encode()}),
     "tar, json": lambda f: archive(
         f, lambda i: {f"a/{i:05d}.json": json.dumps({"key": "0", "caption": caption(i)}).encode(), f"a/{i:05d}.png": encoded(i)}
@@ -250,6 +266,9 @@ REFUSED = {
     "parquet cut off": ("metadata.parquet", pd.DataFrame(ROWS).to_parquet()[:-20], "metadata.parquet is cut off or no parquet file"),
     "parquet empty": ("metadata.parquet", b"", "metadata.parquet is an empty file"),
     "a shard cut off": ("data/train-0.parquet", b"PAR1nothing", "train-0.parquet is cut off or no parquet file"),
+    "a table of another name": ("METADATA.XLSX", b"PK", "has no metadata.jsonl or metadata.csv; it has METADATA.XLSX; write one row"),
+    "images as text in a shard": ("a.parquet", pd.DataFrame({"image": ["aGVsbG8="], "text": ["a"]}).to_parquet(),
+                                  "it has a.parquet; .* parquet shards with encoded images and captions"),
     "a packed archive": ("shards/a.tar.gz", b"", "it has shards/a.tar.gz; unpack that, or write one row an image"),
     "archive cut off": ("a.tar", b"no archive" * 100, "a.tar is cut off or no tar archive"),
 }  # fmt: skip

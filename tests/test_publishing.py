@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -237,3 +238,20 @@ def test_the_commands(run: Path, tmp_path: Path, command: Callable[..., str]) ->
     assert command("prune", run).endswith("B freed\n")
     with pytest.raises(SystemExit, match=r"error: run='nowhere' holds no run\.json"):
         command("prune", "nowhere")
+
+
+def test_a_run_that_is_stopped_says_so_in_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """No traceback, where somebody has read the plan and pressed Ctrl+C; and a warning without its line of code."""
+
+    def stopped(*_: object) -> None:
+        warnings.warn("mind the gap", stacklevel=1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr(command_line, "_play", stopped)
+    monkeypatch.setattr("sys.argv", ["selfimprove", "spin", "--iter", "1"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        with pytest.raises(SystemExit, match="130"):
+            command_line.main()
+    assert capsys.readouterr().err == "warning: mind the gap\n\nstopped; the same command goes on from what is finished\n"

@@ -97,7 +97,8 @@ def list_images(path: Path, image_column: str = "", caption_column: str = "") ->
     found = found or _beside(path)
     if not found:
         packed = [name for name in names if name.lower().endswith(PACKED)]
-        there = f"it has {', '.join((packed or [*names])[:3])}; " + "unpack that, or " * bool(packed) if names else ""
+        others = packed or [name for name, path in names.items() if path.suffix.lower() not in SUFFIXES] or [*names]
+        there = f"it has {', '.join(others[:3])}; " + "unpack that, or " * bool(packed) if names else ""
         raise DataError(
             f"{said} has no metadata.jsonl or metadata.csv; {there}write one row an image: {FORMS} are read, and a table "
             "of another name where data names it"

@@ -18,7 +18,7 @@ from selfimprove.data.items import Item, Listing, stamp_of
 from selfimprove.data.opening import SUFFIXES
 from selfimprove.errors import DataError
 
-CAPTIONS = (".txt", ".caption")  # endings of the files that hold the caption of the image of the same name
+CAPTIONS = (".txt", ".caption", ".TXT")  # endings of the files that hold the caption of the image of the same name
 _lock = Lock()
 
 

@@ -23,7 +23,7 @@ CAPTION_COLUMNS = ("text", "caption", "prompt", "captions", "texts", "prompts", 
 EXAMPLE = '{"file_name": "cat.png", "text": "a cat"}'
 FORMS = (
     f"a metadata.jsonl with one row an image, such as {EXAMPLE} (or metadata.csv, .tsv, .parquet), a .txt or .caption file beside each "
-    "image, parquet shards, a data set that was saved to disk, or tar archives"
+    "image, parquet shards with encoded images and captions, a data set that was saved to disk, or tar archives"
 )
 LONGEST = 131_072  # letters of a field, the limit of Python's csv
 _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
@@ -108,10 +108,10 @@ def _json_lines(path: Path, text: str) -> Iterator[Row]:
 
 def _separated(path: Path, text: str) -> tuple[list[str], list[Row]]:
     """Return the columns and rows of a csv or tsv file."""
-    lines = text.lstrip("\r\n")
+    lines = re.sub("\r\n?", "\n", text).lstrip("\n")  # a lone \r ended lines on old Macs
     if lines[:4].lower() == "sep=":  # Excel's way to name the separator
         lines = lines.partition("\n")[2]
-    first, known = lines.partition("\n")[0].strip("\r"), {*FILE_COLUMNS, *CAPTION_COLUMNS}
+    first, known = lines.partition("\n")[0], {*FILE_COLUMNS, *CAPTION_COLUMNS}
 
     def fields(separator: str) -> list[str]:
         return [name.strip() for name in next(csv.reader([first], delimiter=separator, skipinitialspace=True), [])]
@@ -201,10 +201,11 @@ def numbered_rows(file: pq.ParquetFile | ArrowFile, path: Path, columns: list[st
 
 
 def is_image(kind: pa.DataType) -> bool:
-    """Return whether a parquet column can hold encoded images: bytes, or `datasets`' structure of bytes and path."""
+    """Return whether a parquet column can hold encoded images: bytes, or a structure of bytes and, as `datasets` has it, path."""
     if pa.types.is_struct(kind):
-        return {"bytes", "path"} <= {field.name for field in kind}
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        return "bytes" in {field.name for field in kind}
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
 
 
 def holds_images(shards: Sequence[Path]) -> bool:
