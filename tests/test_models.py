@@ -38,8 +38,12 @@ def test_folder_without_unet(copy: Path) -> None:
 
 def test_not_a_pipeline(copy: Path) -> None:
     (copy / "model_index.json").unlink()
-    with pytest.raises(ModelError, match="has no model_index.json"):
+    with pytest.raises(ModelError, match="has no model_index.json, but scheduler, text_encoder, tokenizer; give"):
         load_diffuser(copy, CPU)
+    (copy / "inside").mkdir()
+    (copy / "inside" / "dream.safetensors").touch()  # a folder around what is meant
+    with pytest.raises(ModelError, match="has no model_index.json, but dream.safetensors; give the folder that has it, or a .safetensors"):
+        load_diffuser(copy / "inside", CPU)
 
 
 def test_sdxl(copy: Path) -> None:

@@ -90,9 +90,8 @@ def _snapshot(name: str, *weights: str) -> Path:
 
 def is_hub_id(name: str) -> bool:
     """Return whether a name that is no path here is sought on the hub; one that begins with a folder here or ends like a file is a slip."""
-    identity, owner = name.removeprefix(HUB).partition("@")[0], name.partition("/")[0]
-    slip = owner == "runs" or os.path.exists(owner) or bool(FILES.search(name))
-    return bool(HUB_ID.fullmatch(identity)) and (name.startswith(HUB) or not slip)
+    slip = name.startswith("runs/") or os.path.exists(name.partition("/")[0]) or bool(FILES.search(name))
+    return bool(HUB_ID.fullmatch(name.removeprefix(HUB).partition("@")[0])) and (name.startswith(HUB) or not slip)
 
 
 def no_such(argument: str, name: str, forms: str) -> str:
