@@ -118,7 +118,7 @@ def plan(run: Run, last: int) -> Plan:
         f"memory {others}; disk: {_size(disk)}",
         f"in all about {duration(minutes)} on {diffuser.device}",
     ]
-    lines += [TRIAL] * (minutes > 60 * HOURS and not run.collection)
+    lines += [TRIAL] * (minutes > 60 * HOURS and not run.collection and not run.data.scenes)
     return Plan(lines, minutes, total, disk, stages[largest].peak)
 
 
