@@ -6,6 +6,7 @@
     print(score_table(play(run, 2)))
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from selfimprove.rounds import play
     from selfimprove.run import set_up
     from selfimprove.scorers import load_scorers
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # else it says at every start that torchvision is absent, which nothing here needs
 
 __version__ = "0.1.0"
 __all__ = ["Preset", "Settings", "compare", "get_preset", "load_scorers", "play", "score_table", "set_up"]

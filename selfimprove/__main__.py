@@ -5,6 +5,7 @@ With finished rounds: prune deletes old rollouts, export writes a player in half
 
 import argparse
 import sys
+import warnings
 from typing import Any
 
 from accelerate import PartialState
@@ -108,6 +109,7 @@ def _publish(command: str, given: dict[str, Any]) -> str:
 def main() -> None:
     """Do what the command line asks for; after an error of use, exit with one line that says what to do."""
     given = _arguments()
+    warnings.showwarning = lambda message, *_: tqdm.write(f"warning: {message}", file=sys.stderr)  # without the line of code
     command = given.pop("command")
     try:
         if command in ("spin", "rsi"):
@@ -116,6 +118,9 @@ def main() -> None:
             print(_publish(command, given))
     except SelfImproveError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from what is finished", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

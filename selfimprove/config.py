@@ -227,6 +227,7 @@ class Settings:
 
 
 _KINDS = {"int": "a whole number", "float": "a finite number", "bool": "True or False", "str": "text"}
+_KINDS["resolution"] = "one whole number, the pixels of a side"
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -263,7 +264,7 @@ def check_kind(name: str, value: Any) -> None:
     """Raise an ArgumentError that names setting, value and type if a setting's value is of another type."""
     if not _fits(value, kind := _FIELDS[name].type):
         wanted = getattr(kind, "__name__", str(kind))
-        raise ArgumentError(f"{name}={value!r} is of the wrong kind; give {_KINDS.get(wanted, wanted)}")
+        raise ArgumentError(f"{name}={value!r} is of the wrong kind; give {_KINDS.get(name) or _KINDS.get(wanted, wanted)}")
 
 
 def choices(name: str) -> tuple[str, ...]:

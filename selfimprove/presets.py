@@ -7,6 +7,12 @@ from typing import Any
 from selfimprove.config import COLUMNS, FREE, JUDGING, LANGUAGE_MODEL, LATER, Settings
 from selfimprove.errors import ArgumentError
 
+# Settings that hold for a whole run: all rounds share what is made from them, or are judged alike.
+WHOLE = (
+    *COLUMNS, "validation", "resolution", "aspect_ratio_buckets", "negative_prompt", "prompt_source", "judge", "collected", "clusters",
+    "kept", "objective", "precision", "flip", "evaluation_prompts", "evaluation_images", "evaluation_steps", "evaluation_guidance", "evaluation_part",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -36,7 +42,11 @@ class Preset:
         """Return a copy of the preset in which some settings are replaced in every round; "round 2 steps" is that round's alone.
 
         As always, what the last round of the preset changes also holds for all later rounds. Given `steps` replace the preset's `epochs`.
+        Raises an ArgumentError if a setting of the whole run (`WHOLE`; in self-play also `samples`) is given for one round.
         """
+        whole = (*WHOLE, *(("samples",) if self.settings.objective != "weighted" else ()))
+        if alone := [key for key in changes if " " in key and key.split()[-1] in whole]:
+            raise ArgumentError(f"{alone[0]!r} cannot be set: {alone[0].split()[-1]} holds for the whole run; give it without the round")
         if any(settings.epochs for settings in self.all_rounds()):
             changes = {name.replace("steps", "epochs"): 0 for name in changes if name.split()[-1] == "steps"} | changes
         common = {name: value for name, value in changes.items() if " " not in name}
@@ -201,6 +211,9 @@ PRESETS: dict[str, Preset] = {
     ),
     # a user's own images on one card: judged on the captions and images that are kept out of training, without published scorers
     "own-images": Preset(_SD15_MODEL, "", _OWN),
+    # plays every stage in minutes, on a CPU too, before the hours of the others; its numbers mean nothing
+    "own-trial": Preset(_SD15_MODEL, "", replace(_OWN, resolution=256, samples=4, validation=1, rollout_steps=2, epochs=0, steps=2, batch=2,
+                                                 evaluation_prompts=2, evaluation_steps=2, on_collapse="ignore")),
     "own-images-full": Preset(_SD15_MODEL, "", replace(_OWN, lora_rank=None, lr=1e-6)),
     # Table 11 of the SPIN-Diffusion paper has such a row but does not give its settings: adapters and learning rate are those of
     # sd15-spin-lora; batch and steps are those of the paper's SFT.

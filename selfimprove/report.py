@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from selfimprove.config import Settings
+from selfimprove.evaluation.tables import interval
 from selfimprove.recursion.prompts import read_reports
 from selfimprove.rounds import RoundInfo
 from selfimprove.run import Run
@@ -20,9 +21,9 @@ def score_table(infos: list[RoundInfo]) -> pd.DataFrame:
         named = dict(info.metrics["scores"])
         named |= {f"oracle: {k}": info.metrics["oracle"][k] for k in ORACLE_SHOWN if "oracle" in info.metrics}
         for name, score in named.items():
-            row = {"score": name, "round": info.metrics["round"], "mean": score["mean"], "95 % interval": _interval(score["ci95"])}
+            row = {"score": name, "round": info.metrics["round"], "mean": score["mean"], "95 % interval": interval(score["ci95"])}
             if "delta_prev" in score:
-                row["change from round before"] = f"{score['delta_prev']:+.3f} {_interval(score['delta_prev_ci95'])}"
+                row["change from round before"] = f"{score['delta_prev']:+.3f} {interval(score['delta_prev_ci95'])}"
                 row["wins over round before (%)"] = _wins(score, "prev")
                 row["wins over base (%)"] = _wins(score, "base")
             rows.append(row)
@@ -34,10 +35,6 @@ def _wins(score: dict[str, Any], over: str) -> str:
     """Return the per cent of prompts won, with Wilson's interval unless the run is older than that interval."""
     shown = [f"{100 * v:.0f}" for v in (score[f"win_rate_{over}"], *score.get(f"win_rate_{over}_ci95", ()))]
     return shown[0] + (f" [{shown[1]}, {shown[2]}]" if shown[1:] else "")
-
-
-def _interval(bounds: list[float]) -> str:
-    return f"[{bounds[0]:.3f}, {bounds[1]:.3f}]"
 
 
 def ceiling_sentence(info: RoundInfo) -> str:

@@ -10,18 +10,19 @@ from accelerate import PartialState
 
 from selfimprove.config import Settings
 from selfimprove.data.buckets import bucket_sizes
+from selfimprove.data.folders import check_there
 from selfimprove.data.images import STREAMS, ImageText, load_data, no_images, shapes_prompts, shortened
 from selfimprove.data.prompt_files import PromptError, load_prompts
-from selfimprove.errors import ArgumentError, DataError
+from selfimprove.errors import DataError
 from selfimprove.files import read_json, write_json
 from selfimprove.models.lora import check_rank
 from selfimprove.models.optimiser import check_optimiser
 from selfimprove.models.pipeline import Diffuser, load_diffuser
 from selfimprove.models.resolution import at_resolution, check_sizes, least_step
-from selfimprove.models.resolve import HUB_ID, resolve_model
+from selfimprove.models.resolve import resolve_model
 from selfimprove.models.weights import ModelError, model_hash
 from selfimprove.opponent import CacheError, check_identity
-from selfimprove.presets import EMBEDDED, PRESETS, Preset, choose_preset, get_preset
+from selfimprove.presets import PRESETS, Preset, choose_preset, get_preset
 from selfimprove.processes import check_tracker, choose_device
 from selfimprove.recursion.prompts import Collection, collect, fingerprint, templates
 from selfimprove.recursion.selection import SelectionError, check_selecting
@@ -99,16 +100,12 @@ def set_up(
     for each in preset.all_rounds():
         each.share(PartialState().num_processes)  # raises if the processes cannot share the batch
     settings, data, prompts = preset.settings, data or preset.data, prompts or preset.prompts
-    for name in ("resolution", "aspect_ratio_buckets"):
-        if other := [each for each in preset.all_rounds() if getattr(each, name) != getattr(settings, name)]:
-            raise ArgumentError(f"{name}={getattr(other[0], name)!r} of one round alone: all rounds see the same images; set it for all")
     collection = _collect(prompts, settings, seed) if settings.objective == "weighted" else None
     if not data and not collection:
         raise DataError(
             "data='' names nothing; give 'shapes', a folder of images with metadata.jsonl, or pairs of Pick-a-Pic (shards or id)"
         )
-    if data not in EMBEDDED and not HUB_ID.fullmatch(data) and not Path(data).expanduser().exists():  # before a model is downloaded for it
-        raise DataError(f"data={data!r}: there is no such folder; give 'shapes' or a folder of images")
+    check_there(data)  # before a model is downloaded for it
     folder = resolve_model(model or preset.model)
     diffuser = at_resolution(load_diffuser(folder, chosen), settings.resolution)
     if data:

@@ -5,7 +5,9 @@ from dataclasses import fields
 import pytest
 
 from selfimprove.config import COLUMNS, FREE, JUDGING, LATER, Settings
+from selfimprove.errors import ArgumentError
 from selfimprove.presets import PRESETS, choose_preset, get_preset
+from selfimprove.request import changed_settings
 from selfimprove.run_folder import identity_hash
 from selfimprove.train import learning_rate
 
@@ -189,6 +191,29 @@ def test_own_images_are_passed_over_and_judged_on_what_is_kept_out(name: str) ->
     assert settings.evaluation_part == "test"
     assert get_preset(name).scorers == ()  # nothing needs a network but the base model, if none is given
     assert (settings.lora_rank is None) == (name == "own-images-full")
+
+
+WHOLE_RUN = {
+    "resolution": 768, "negative_prompt": "blurred", "validation": 3, "flip": True, "precision": "bf16", "evaluation_steps": 3,
+    "objective": "sft", "caption_column": "said", "samples": 7,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WHOLE_RUN)
+def test_one_round_has_nothing_of_its_own_that_the_run_shares(name: str) -> None:
+    """It would be left out silently, and yet make another run folder."""
+    preset = get_preset("own-images")
+    with pytest.raises(ArgumentError, match=f"'round 2 {name}' cannot be set: {name} holds for the whole run; give it without the round"):
+        preset.changed(**{f"round 2 {name}": WHOLE_RUN[name]})
+    assert getattr(preset.changed(**{name: WHOLE_RUN[name]}).for_round(2), name) == WHOLE_RUN[name]
+    assert get_preset("sd14-rsi").changed(**{"round 2 samples": 700}).for_round(2).samples == 700  # each round draws its own there
+
+
+@pytest.mark.parametrize("text", ["512x768", "(512, 768)", "512, 768", "[512, 768]", "512.5", "wide"])
+def test_images_have_one_side(text: str) -> None:
+    with pytest.raises(ArgumentError, match=r"resolution=.* is of the wrong kind; give one whole number, the pixels of a side"):
+        changed_settings(f"resolution={text}")
+    assert changed_settings("resolution=512.0") == {"resolution": 512}
 
 
 def test_steps_that_are_given_replace_passes() -> None:

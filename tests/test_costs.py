@@ -31,7 +31,7 @@ from selfimprove.planning.costs import (
     sampling_memory,
     training_memory,
 )
-from selfimprove.planning.plan import absent, disk_space, plan, remaining, second_network
+from selfimprove.planning.plan import TRIAL, absent, disk_space, plan, remaining, second_network
 from selfimprove.planning.timing import measure
 from selfimprove.planning.work import Work, count
 from selfimprove.presets import PRESETS, Preset
@@ -424,3 +424,27 @@ def test_a_process_plans_its_own_share(tmp_path: Path) -> None:
     (tmp_path / "00000.safetensors").touch()
     assert absent(tmp_path, 300, 256, 1) == (44 / 300, 44 / 300)
     assert absent(tmp_path, 0, 256, 2) == (0, 0)
+
+
+def test_a_long_run_names_the_trial_first(tiny: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = prepared_run(tiny, images, tmp_path / "run")
+    assert not [line for line in plan(chosen, 1).lines if "own-trial" in line]
+    monkeypatch.setattr("selfimprove.planning.plan.HOURS", 0)
+    assert plan(chosen, 1).lines[-1] == TRIAL
+    trial = PRESETS["own-trial"].settings
+    assert (trial.steps_for(28), trial.drawn(4), trial.lora_rank) == (2, 4, PRESETS["own-images"].settings.lora_rank)
+    assert count(PRESETS["own-trial"], 1, 4, 2, held_out=1).total.forwards < 40
+
+
+def test_what_takes_long_on_a_cpu_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, calls = [0.0], []
+    monkeypatch.setattr(timing, "clock", lambda: now[0])
+
+    def work(seconds: float) -> None:
+        calls.append(seconds)
+        now[0] += seconds
+
+    for seconds, times in ((0.01, 4), (0.6, 3), (2.0, 2), (20.0, 1)):
+        calls.clear()
+        assert timing.timed(lambda s=seconds: work(s), torch.device("cpu")) == pytest.approx(seconds)
+        assert len(calls) == times

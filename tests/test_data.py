@@ -29,7 +29,7 @@ def write_rows(folder: Path, entries: list[dict]) -> None:
 def test_missing_empty_and_without_metadata(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="names nothing; give 'shapes' or a folder"):
         load("")
-    with pytest.raises(DataError, match="there is no such folder"):
+    with pytest.raises(DataError, match="there is no such file or folder"):
         load(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"is empty; put images and a metadata.jsonl"):
         load(tmp_path)

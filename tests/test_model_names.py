@@ -58,10 +58,10 @@ def hub(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 def test_a_slip_in_a_path_is_not_sought_on_the_hub(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "runs" / "mine-1").mkdir(parents=True)
     (tmp_path / "models").mkdir()
-    with pytest.raises(ModelError, match=r"model='runs/mine': there is no such folder, but 'runs/mine-1'; .* write hub:runs/mine"):
+    with pytest.raises(ModelError, match=r"model='runs/mine': there is no such file or folder, but 'runs/mine-1'; .* write hub:runs/mine"):
         resolve_model("runs/mine")
     for name in ("models/dreamlike", "models/x.safetensors", "gone/x.safetensors", "./a", "~/a", "a", "a/b/c", "/a/b", "hub:a", "a\\b"):
-        with pytest.raises(ModelError, match="there is no such folder"):
+        with pytest.raises(ModelError, match="there is no such file or folder"):
             resolve_model(name)
     assert not hub.asked
     resolve_model("hub:runs/mine@v1.0")

@@ -21,7 +21,7 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 
 def test_missing_and_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ModelError, match=r"there is no such folder; give 'shapes'"):
+    with pytest.raises(ModelError, match=r"there is no such file or folder; give 'shapes'"):
         resolve_model(tmp_path / "nowhere")
     with pytest.raises(ModelError, match=r"model='owner/nowhere': no such folder here, and the hub did not give it"):
         resolve_model("owner/nowhere")
@@ -38,8 +38,12 @@ def test_folder_without_unet(copy: Path) -> None:
 
 def test_not_a_pipeline(copy: Path) -> None:
     (copy / "model_index.json").unlink()
-    with pytest.raises(ModelError, match="has no model_index.json"):
+    with pytest.raises(ModelError, match="has no model_index.json, but scheduler, text_encoder, tokenizer; give"):
         load_diffuser(copy, CPU)
+    (copy / "inside").mkdir()
+    (copy / "inside" / "dream.safetensors").touch()  # a folder around what is meant
+    with pytest.raises(ModelError, match="has no model_index.json, but dream.safetensors; give the folder that has it, or a .safetensors"):
+        load_diffuser(copy / "inside", CPU)
 
 
 @pytest.mark.parametrize("kind", ["StableDiffusionXLImg2ImgPipeline", "StableDiffusion3ControlNetPipeline"])  # the refiner is the former

@@ -100,9 +100,9 @@ def test_a_stable_diffusion_of_another_shape(tiny: Path, images: Path, tmp_path:
         ({"preset": "nosuch"}, f"ArgumentError: preset='nosuch' is not known; choose one of {list(PRESETS)}"),
         (
             {"model": "/nowhere", "data": "shapes"},
-            "ModelError: model='/nowhere': there is no such folder; give 'shapes', a pipeline folder, a .safetensors checkpoint",
+            "ModelError: model='/nowhere': there is no such file or folder; give 'shapes', a pipeline folder, a .safetensors checkpoint",
         ),
-        ({"data": "/nowhere"}, "DataError: data='/nowhere': there is no such folder; give 'shapes' or a folder of images"),
+        ({"data": "/nowhere"}, "DataError: data='/nowhere': there is no such file or folder; give 'shapes' or a folder of images"),
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
 )

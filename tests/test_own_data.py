@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -25,7 +26,8 @@ from test_rounds import PRESET
 from selfimprove.batches import batch_rows
 from selfimprove.data import items
 from selfimprove.data.images import ImageText, load_data
-from selfimprove.data.opening import open_image
+from selfimprove.data.opening import look, open_image
+from selfimprove.data.splits import same_images
 from selfimprove.draws import image_of
 from selfimprove.errors import DataError
 from selfimprove.planning.plan import plan
@@ -89,6 +91,12 @@ def structures() -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
+def shard_with(folder: Path, column: object) -> Path:
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"image": column, "text": [caption(i) for i in range(COUNT)]}), folder / "a.parquet")
+    return folder
+
+
 def shard_of(folder: Path, name: str) -> Path:
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(structures(), folder / name, row_group_size=7)
@@ -121,11 +129,30 @@ def absolute(folder: Path) -> Path:
     return write(pictures(folder), {"metadata.jsonl": jsonl([r | {"file_name": str(folder / r["file_name"])} for r in ROWS])})
 
 
+def saved_to_disk(folder: Path, *parts: str) -> Path:
+    """As `datasets` writes it; the rows of a part that is not train, and what was computed from the rows, are none of ours."""
+    made = datasets.Dataset.from_list([{"picture": {"bytes": encoded(i), "path": None}, "caption": caption(i)} for i in range(COUNT)])
+    made = made.cast_column("picture", datasets.Image())
+    if parts:
+        datasets.DatasetDict({part: made if part == "train" else made.select([0, 1]) for part in parts}).save_to_disk(folder)
+    else:
+        made.save_to_disk(folder, num_shards=3)
+        shutil.copy(folder / "data-00000-of-00003.arrow", folder / "cache-0123.arrow")
+    return folder
+
+
 FORMS: dict[str, Callable[[Path], Path]] = {
     "jsonl": lambda f: write(pictures(f), {"metadata.jsonl": jsonl(ROWS)}),
     "csv": lambda f: write(pictures(f), {"metadata.csv": csv(ROWS)}),
     "csv, semicolons": lambda f: write(pictures(f), {"metadata.csv": csv(ROWS, ";")}),
     "csv, Excel's separator line": lambda f: write(pictures(f), {"metadata.csv": "sep=;\r\n" + csv(ROWS, ";")}),
+    "csv, lines of an old Mac": lambda f: write(pictures(f), {"metadata.csv": csv(ROWS).replace("\n", "\r")}),
+    "csv, blank lines and empty columns": lambda f: write(
+        pictures(f), {"metadata.csv": "\r\n\r\n".join(line + ",," for line in csv(ROWS).splitlines())}
+    ),
+    "capital endings": lambda f: write(
+        f, {f"{i}.PNG": encoded(i) for i in range(COUNT)} | {f"{i}.TXT": caption(i).encode("utf-16") for i in range(COUNT)}
+    ),
     "tsv": lambda f: write(pictures(f), {"metadata.tsv": csv(ROWS, "\t")}),
     "csv, mark": lambda f: write(pictures(f), {"metadata.csv": b"\xef\xbb\xbf" + csv(ROWS).encode()}),
     "csv, UTF-16": lambda f: write(pictures(f), {"metadata.csv": csv(ROWS).encode("utf-16")}),
@@ -152,6 +179,13 @@ FORMS: dict[str, Callable[[Path], Path]] = {
         shard_of(f, "data/train-00000-of-00001.parquet"), {"data/test-00000-of-00001.parquet": b"not read"}
     ),
     "a shard": lambda f: shard_of(f, "some.parquet") / "some.parquet",
+    "saved to disk": saved_to_disk,
+    "saved to disk, in parts": lambda f: saved_to_disk(f, "test", "train"),
+    "a part that was saved to disk": lambda f: saved_to_disk(f, "test", "train") / "train",
+    "an arrow file": lambda f: saved_to_disk(f, "train") / "train" / "data-00000-of-00001.arrow",
+    "shard of structures without path": lambda f: shard_with(f, [{"bytes": encoded(i)} for i in range(COUNT)]),
+    "shard of a dictionary": lambda f: shard_with(f, pa.array([encoded(i) for i in range(COUNT)]).dictionary_encode()),
+    "shard of views": lambda f: shard_with(f, pa.array([encoded(i) for i in range(COUNT)], pa.binary_view())),
     "tar, txt": lambda f: archive(f, lambda i: {f"{i:05d}.png": encoded(i), f"{i:05d}.txt": caption(i).encode()}),
     "tar, json": lambda f: archive(
         f, lambda i: {f"a/{i:05d}.json": json.dumps({"key": "0", "caption": caption(i)}).encode(), f"a/{i:05d}.png": encoded(i)}
@@ -232,6 +266,10 @@ REFUSED = {
     "parquet cut off": ("metadata.parquet", pd.DataFrame(ROWS).to_parquet()[:-20], "metadata.parquet is cut off or no parquet file"),
     "parquet empty": ("metadata.parquet", b"", "metadata.parquet is an empty file"),
     "a shard cut off": ("data/train-0.parquet", b"PAR1nothing", "train-0.parquet is cut off or no parquet file"),
+    "a table of another name": ("METADATA.XLSX", b"PK", "has no metadata.jsonl or metadata.csv; it has METADATA.XLSX; write one row"),
+    "images as text in a shard": ("a.parquet", pd.DataFrame({"image": ["aGVsbG8="], "text": ["a"]}).to_parquet(),
+                                  "it has a.parquet; .* parquet shards with encoded images and captions"),
+    "a packed archive": ("shards/a.tar.gz", b"", "it has shards/a.tar.gz; unpack that, or write one row an image"),
     "archive cut off": ("a.tar", b"no archive" * 100, "a.tar is cut off or no tar archive"),
 }  # fmt: skip
 
@@ -241,6 +279,37 @@ def test_what_cannot_be_read_rightly_is_refused_by_row(tmp_path: Path, case: str
     name, content, message = REFUSED[case]
     with pytest.raises(DataError, match=message):
         load(write(pictures(tmp_path / "mine"), {name: content}))
+
+
+def test_a_data_set_that_was_saved_to_disk_is_read_or_refused(tmp_path: Path) -> None:
+    """Of its parts only train is read; pairs are read from it as from shards."""
+    folder = saved_to_disk(tmp_path / "mine", "validation", "train")
+    assert "only the part train is read, not validation" in load(folder).notes
+    whole = (folder / "train" / "data-00000-of-00001.arrow").read_bytes()
+    (folder / "train" / "data-00000-of-00001.arrow").write_bytes(whole[:-200])
+    with pytest.raises(DataError, match="data-00000-of-00001.arrow is cut off or no arrow file"):
+        load(folder)
+    (folder / "train" / "state.json").write_text("{")
+    with pytest.raises(DataError, match="mine is damaged, or has no part called train .Expecting property name.*save it again"):
+        load(folder)
+    with pytest.raises(
+        DataError, match="parts is damaged, or has no part called train .*parts/train/state.json.*give the folder of a part"
+    ):
+        load(saved_to_disk(tmp_path / "parts", "first", "second"))
+    datasets.Dataset.from_list([pair(i, i + 100, 1.0, caption=caption(i)) for i in range(COUNT)]).save_to_disk(tmp_path / "pairs")
+    pairs = load(tmp_path / "pairs")
+    assert pairs.fetch_loser is not None
+    assert len(pairs.captions) == COUNT
+
+
+@pytest.mark.parametrize("name", ["photos.zip", "00000.tar.gz", "train.tgz", "captions.csv.gz", "00000.tar.zst"])
+def test_what_is_packed_is_to_be_unpacked(tmp_path: Path, name: str) -> None:
+    folder = write(tmp_path / "mine", {name: b"packed"})
+    for given in (folder, folder / name):
+        with pytest.raises(DataError, match="unpack"):
+            load(given)
+    archive(folder, lambda i: {f"{i}.png": encoded(i), f"{i}.txt": caption(i).encode()})
+    assert load(folder).skipped == [f"{name}: packed; unpack it to have it read"]
 
 
 def test_columns_can_be_named(tmp_path: Path) -> None:
@@ -389,25 +458,44 @@ def test_an_image_with_several_captions_is_in_one_part(tmp_path: Path) -> None:
     assert len(set(data.ids)) == 100
 
 
-@pytest.mark.parametrize("copy", ["bytes", "metadata", "JPEG", "larger"])
+@pytest.mark.parametrize("copy", ["bytes", "metadata", "JPEG", "larger", "mirrored", "mirrored JPEG"])
 def test_the_same_image_under_another_name_and_caption_is_in_the_same_part(tmp_path: Path, copy: str) -> None:
     """Every image is there twice, with two captions that differ."""
     folder, rows = tmp_path, list(ROWS)
     for i in range(COUNT):
         picture(i, (240, 200)).save(folder / f"{i:03d}.png")
-        name = f"copy{i}.jpg" if copy == "JPEG" else f"copy{i}.png"
+        name = f"copy{i}.jpg" if "JPEG" in copy else f"copy{i}.png"
         if copy == "bytes":
             shutil.copy(folder / f"{i:03d}.png", folder / name)
         else:
-            options = {"quality": 90} if copy == "JPEG" else {"compress_level": 1}
-            picture(i, (240, 200)).resize((480, 400) if copy == "larger" else (240, 200)).save(folder / name, **options)
+            options = {"quality": 90} if "JPEG" in copy else {"compress_level": 1}
+            image = ImageOps.mirror(picture(i, (240, 200))) if "mirrored" in copy else picture(i, (240, 200))
+            image.resize((480, 400) if copy == "larger" else (240, 200)).save(folder / name, **options)
         rows.append({"file_name": name, "text": f"quite another text {i}"})
     data = load(write(folder, {"metadata.jsonl": jsonl(rows)}))
     pixels = {part: [data.fetch(i) for i in rows] for part, rows in parts(data).items()}
     for first in ("validation", "test"):
         for other in set(pixels) - {first}:
-            assert min(float((a - b).abs().mean()) for a in pixels[first] for b in pixels[other]) > 0.1
+            others = [way for b in pixels[other] for way in (b, b.flip(2))]
+            assert min(float((a - b).abs().mean()) for a in pixels[first] for b in others) > 0.1
     assert len(data.captions) == 40
+
+
+def test_cut_outs_of_one_photograph_are_different_images() -> None:
+    """Nothing is merged falsely: of 64 tiles of real photographs no two are taken for the same, mirrored or not."""
+    from sklearn.datasets import load_sample_images
+
+    tiles = [
+        photo[y : y + 100, x : x + 150] for photo in load_sample_images().images for x in range(0, 600, 150) for y in range(0, 400, 100)
+    ]
+    both = [*tiles, *(tile[::-1] for tile in tiles)]  # upside down is another image
+    seen = [look(saved(Image.fromarray(np.ascontiguousarray(tile)))) for tile in both]
+    assert len(seen) == 64
+    assert {(a, b) for a, b in same_images(seen) if a != b} == set()
+    mirrored = [look(saved(ImageOps.mirror(Image.fromarray(tile)))) for tile in tiles]
+    found = {(min(pair), max(pair)) for pair in same_images([*seen, *mirrored]) if pair[0] != pair[1]}
+    assert found <= {(i, 64 + i) for i in range(32)}
+    assert len(found) > 24  # the others, such as a piece of grey sky, have too little contrast to be told
 
 
 def test_captions_that_differ_by_capitals_alone_are_the_same(tmp_path: Path) -> None:

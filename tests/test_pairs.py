@@ -45,9 +45,9 @@ def test_shards_are_read_in_order_and_what_decides_nothing_is_counted(tmp_path: 
     read = list(shards)
     assert [p.first.getpixel((0, 0))[0] for p in read] == [9, 10, 30]
     assert [p.first_wins for p in read] == [True, True, False]
-    assert str(shards.dropped) == "1 ties and 1 unlabelled rows dropped"
+    assert str(shards.dropped) == "rows dropped: 1 ties, 1 unlabelled"
     assert len(list(shards)) == 3
-    assert shards.dropped.ties == 1  # once, however often it is read
+    assert shards.dropped["ties"] == 1  # once, however often it is read
 
 
 @pytest.mark.parametrize(

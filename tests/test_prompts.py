@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 from conftest import tiny_language_model
 
+from selfimprove.data.images import load_data
 from selfimprove.data.latents import SHARD
 from selfimprove.data.prompt_files import PromptError, load_prompts
+from selfimprove.errors import DataError
 from selfimprove.recursion.judges import JudgeError, LanguageModelJudge, ShapesRules, judged, read_answer
 from selfimprove.recursion.prompts import (
     Collection,
@@ -121,7 +123,9 @@ def test_rows_that_are_no_text_are_refused_by_number(tmp_path: Path) -> None:
 
 
 def test_sources_that_cannot_be_used(tmp_path: Path) -> None:
-    with pytest.raises(PromptError, match=r"there is no such file; give a .txt, .csv, .tsv, .json, .jsonl, .ndjson, .parquet file"):
+    with pytest.raises(
+        PromptError, match=r"there is no such file or folder; give a .txt, .csv, .tsv, .json, .jsonl, .ndjson, .parquet file"
+    ):
         load_prompts(str(tmp_path / "nowhere.txt"))
     with pytest.raises(PromptError, match="is not understood"):
         load_prompts(str(tmp_path))
@@ -164,6 +168,37 @@ def test_a_datasets_id_sends_one_column(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(datasets, "load_dataset", absent)
     with pytest.raises(PromptError, match=r"no data set could be had \(ConnectionError\); give a file"):
         load_prompts("someone/prompts")
+
+
+def test_a_slip_in_a_path_is_not_sought_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule is that of models and of data."""
+    import datasets
+
+    asked = list[str]()
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, **_: asked.append(name))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "mine.txt").write_text("a cat")
+    with pytest.raises(
+        PromptError, match=r"prompts='texts/mine': there is no such file or folder, but 'texts/mine.txt'; .* write hub:texts/mine"
+    ):
+        load_prompts("texts/mine")
+    with pytest.raises(
+        DataError, match=r"data='texts/mine': there is no such file or folder, but 'texts/mine.txt'; .* write hub:texts/mine"
+    ):
+        load_data("texts/mine", 1, 1, 1, (16, 16), 0)
+    for name in ("a b/c", "a/b/c", "./a", "/a/b", "~/a", "hub:a", "a\\b"):
+        with pytest.raises(PromptError, match="there is no such"):
+            load_prompts(name)
+        with pytest.raises(DataError, match="there is no such"):
+            load_data(name, 1, 1, 1, (16, 16), 0)
+    with pytest.raises(PromptError, match="is not understood"):
+        load_prompts("texts")
+    assert not asked
+    for name in ("someone/prompts", "hub:texts/mine"):
+        with pytest.raises(PromptError, match="no data set could be had"):
+            load_prompts(name)
+    assert asked == ["someone/prompts", "texts/mine"]
 
 
 def test_duplicates_and_near_duplicates() -> None:

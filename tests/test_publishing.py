@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,8 +66,11 @@ def test_a_card_says_what_the_player_is(world: Path, run: Path) -> None:
         row = next(line for line in text.splitlines() if line.startswith("| held_out_error | "))
         means = [m["scores"]["held_out_error"] for m in metrics]
         for m in means:
-            assert f"{m['mean']:.4f} [{m['ci95'][0]:.4f}, {m['ci95'][1]:.4f}]" in row
-        assert f"{means[2]['delta_prev']:+.4f} [" in row
+            assert f"{m['mean']:.4f} [one prompt]" in row  # a single held-out caption has no interval
+        assert f"{means[2]['delta_prev']:+.4f} [one prompt]" in row
+        drawn = next(line for line in text.splitlines() if line.startswith("| nearest_real | "))
+        score = metrics[2]["scores"]["nearest_real"]
+        assert metrics[2]["n_prompts"] == 1 or f"{score['mean']:.4f} [{score['ci95'][0]:.4f}, {score['ci95'][1]:.4f}]" in drawn
         assert str(world) not in text
         assert str(Path.home()) not in text
     assert "load_lora_weights" in (run / "round_2" / "lora" / "README.md").read_text()
@@ -240,3 +244,20 @@ def test_the_commands(run: Path, tmp_path: Path, command: Callable[..., str]) ->
     assert command("prune", run).endswith("B freed\n")
     with pytest.raises(SystemExit, match=r"error: run='nowhere' holds no run\.json"):
         command("prune", "nowhere")
+
+
+def test_a_run_that_is_stopped_says_so_in_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """No traceback, where somebody has read the plan and pressed Ctrl+C; and a warning without its line of code."""
+
+    def stopped(*_: object) -> None:
+        warnings.warn("mind the gap", stacklevel=1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr(command_line, "_play", stopped)
+    monkeypatch.setattr("sys.argv", ["selfimprove", "spin", "--iter", "1"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        with pytest.raises(SystemExit, match="130"):
+            command_line.main()
+    assert capsys.readouterr().err == "warning: mind the gap\n\nstopped; the same command goes on from what is finished\n"

@@ -108,7 +108,7 @@ def test_the_configuration_is_found_in_its_own_folder_or_by_name(tiny: Path, fil
     assert model_hash(resolve_model(f"{tmp_path}/alone.safetensors as {moved}")) == wanted
     with pytest.raises(ModelError, match=r"unet: its weights lack .*put a folder with the right one, named 'alone'"):
         resolve_model(tmp_path / "alone.safetensors")
-    with pytest.raises(ModelError, match="there is no such folder"):
+    with pytest.raises(ModelError, match="there is no such file or folder"):
         resolve_model(f"{tmp_path}/alone.safetensors as {tmp_path}/nowhere")
     with pytest.raises(ModelError, match="there is no file"):
         resolve_model(f"{tmp_path}/nothing.safetensors as sd1")

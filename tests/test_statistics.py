@@ -3,15 +3,13 @@ import pytest
 
 from selfimprove.evaluation.statistics import (
     bootstrap_interval,
-    crossed_interval,
     holm,
     paired_p_value,
     prompts_for_difference,
-    seeds_and_prompts,
-    seeds_with_intervals,
     student_interval,
     win_rate,
 )
+from selfimprove_lab.results.seeds import crossed_interval, seeds_and_prompts, seeds_with_intervals
 
 
 def test_the_interval_covers_as_often_as_it_says() -> None:

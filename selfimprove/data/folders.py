@@ -11,6 +11,10 @@ from selfimprove.data.opening import SUFFIXES
 from selfimprove.data.shards import CAPTIONS, parquet_images, tar_images, train_shards, within
 from selfimprove.data.tables import FORMS, Table, captions_of, decode, holds_images
 from selfimprove.errors import DataError
+from selfimprove.models.resolve import is_hub_id, no_such
+from selfimprove.presets import EMBEDDED
+
+PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")  # endings of what is to be unpacked first
 
 
 class Files:
@@ -56,6 +60,12 @@ class Files:
         return [f"files that are no images and are not read: {len(left)} ({', '.join(left[:3])})"] if left else []
 
 
+def check_there(data: str) -> None:
+    """Raise DataError if `data` is neither embedded, nor a file or folder here, nor, by its form, the id of a data set on the hub."""
+    if data not in EMBEDDED and not os.path.exists(os.path.expanduser(data)) and not is_hub_id(data):
+        raise DataError(no_such("data", data, "'shapes' or a folder of images, a table, a shard, a tar archive, or a hub id owner/name"))
+
+
 def list_images(path: Path, image_column: str = "", caption_column: str = "") -> Listing:
     """Return the captioned images of a folder, or of a table, a parquet shard or a tar archive in one.
 
@@ -67,13 +77,13 @@ def list_images(path: Path, image_column: str = "", caption_column: str = "") ->
     """
     columns, said = (image_column, caption_column), f"data={str(path)!r}"
     if path.is_file():
-        if path.suffix == ".tar" or (path.suffix == ".parquet" and holds_images([path])):
+        if path.suffix == ".tar" or (path.suffix in tables.SHARDS and holds_images([path])):
             return tar_images([path], caption_column) if path.suffix == ".tar" else parquet_images([path], *columns)
         if path.suffix in (".jsonl", ".csv", ".tsv", ".parquet"):
             return _of_tables(path.parent, [path], *columns)
+        if path.name.lower().endswith(PACKED):
+            raise DataError(f"{said} is packed; unpack it (tar -xf, unzip, zstd -d), and give the folder or the file that comes out")
         raise DataError(f"{said} is a file of a kind that is not read; give a folder with {FORMS}")
-    if not path.is_dir():
-        raise DataError(f"{said}: there is no such folder; give 'shapes' or a folder of images")
     if not any(path.iterdir()):
         raise DataError(f"{said} is empty; put images and a metadata.jsonl into it")
     found = _of_folder(path, *columns)
@@ -86,7 +96,9 @@ def list_images(path: Path, image_column: str = "", caption_column: str = "") ->
         found = _of_tables(path, below, *columns)
     found = found or _beside(path)
     if not found:
-        there = f"it has {', '.join([*names][:3])}; " if names else ""
+        packed = [name for name in names if name.lower().endswith(PACKED)]
+        others = packed or [name for name, path in names.items() if path.suffix.lower() not in SUFFIXES] or [*names]
+        there = f"it has {', '.join(others[:3])}; " + "unpack that, or " * bool(packed) if names else ""
         raise DataError(
             f"{said} has no metadata.jsonl or metadata.csv; {there}write one row an image: {FORMS} are read, and a table "
             "of another name where data names it"
@@ -109,6 +121,7 @@ def _of_folder(folder: Path, image_column: str, caption_column: str) -> Listing 
         shards, notes = train_shards(folder, ".tar")
         listing = tar_images(shards, caption_column)
     listing.notes += notes
+    listing.skipped += [f"{p.name}: packed; unpack it to have it read" for p in sorted(folder.iterdir()) if p.name.lower().endswith(PACKED)]
     return listing if shards else None
 
 

@@ -11,16 +11,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from selfimprove.data import streaming
 from selfimprove.data.buckets import Frame, Size, account, fit, frame
-from selfimprove.data.folders import list_images
+from selfimprove.data.folders import check_there, list_images
 from selfimprove.data.items import THREADS, Item, Listing, looks
 from selfimprove.data.opening import fitted
-from selfimprove.data.pairs import Shards, holds_pairs
+from selfimprove.data.pairs import Shards, holds_pairs, paired
+from selfimprove.data.shards import parquet_images
 from selfimprove.data.splits import LEAST, group, kept_out
-from selfimprove.data.streaming import streamed
 from selfimprove.draws import EVALUATION_SEED, count_images, example_id, image_of, key_hash, several_captions
 from selfimprove.errors import DataError
-from selfimprove.models.resolve import HUB_ID
+from selfimprove.models.resolve import HUB
 from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove.shapes.captions import Caption, caption
 from selfimprove.shapes.image_sets import HELD_IN_SCENES, base_set, losers, winners
@@ -99,10 +100,10 @@ def load_data(
     images among the rest. Of fewer than three different captions the parts share captions, but no image.
 
     `data` is "shapes" (the winners), "shapes-base" (the training set of the embedded model), captioned images in a form that
-    `folders.list_images` reads, or pairs in Pick-a-Pic's schema, whose preferred images are the real ones. Pairs are given as a parquet
-    shard, a folder of shards, or the id owner/name of a data set on the hub, which is streamed as far as needed. `image_column` and
-    `caption_column` name the columns of a table; if empty, those of a usual name are read. `buckets`: further sizes, of which an image that
-    is trained on gets the one nearest to its shape; the loser of a pair gets the winner's.
+    `folders.list_images` reads, pairs in Pick-a-Pic's schema in shards, whose preferred images are the real ones, or the id owner/name of
+    a data set of either kind on the hub, which is streamed as far as needed. `image_column` and `caption_column` name the columns of a
+    table; if empty, those of a usual name are read. `buckets`: further sizes, of which an image that is trained on gets the one nearest to
+    its shape; the loser of a pair gets the winner's.
 
     Raises:
         DataError: see `folders.list_images`, `pairs.Shards` and `streaming.streamed`; also if no image can be read, there are too few
@@ -114,17 +115,18 @@ def load_data(
         raise DataError("data='' names nothing; give 'shapes' or a folder of images with metadata.jsonl")
     if data in ("shapes", "shapes-base"):
         return _shapes(data, samples, validation, evaluation, seed, part)
-    path, counts, sizes = Path(data).expanduser(), (samples, validation, evaluation), list(dict.fromkeys([image_size, *buckets]))
-    if not path.exists() and HUB_ID.fullmatch(data) and path.suffix != ".parquet":
-        return _streamed_pairs(data, counts, sizes, seed, part)
+    check_there(data)
+    path, counts = Path(data).expanduser(), (samples, validation, evaluation)
+    sizes = list(dict.fromkeys([image_size, *buckets]))
+    if not path.exists():
+        return _streamed(data.removeprefix(HUB), counts, sizes, seed, part, image_column, caption_column)
     try:
-        if holds_pairs(path):
-            return _pairs(path.name, str(path), Shards(str(path)), counts, sizes, seed, part)
-        listing = list_images(path, image_column, caption_column)
+        pairs = holds_pairs(path)
+        listing, losers = paired(Shards(str(path))) if pairs else (list_images(path, image_column, caption_column), [])
     except OSError as error:  # such as a folder without permission
         raise DataError(f"data={data!r} cannot be read ({error}); mend that, or give another") from error
     in_order = bool(listing.items) and listing.items[0].in_shard
-    return _assembled(path.name, str(path), listing, counts, sizes, seed, part, in_order=in_order)
+    return _assembled(path.name, str(path), listing, counts, sizes, seed, part, losers, in_order)
 
 
 def printable(text: str) -> str:
@@ -274,23 +276,19 @@ def _assembled(
     )
 
 
-def _pairs(name: str, source: str, shards: Shards, counts: tuple[int, int, int], sizes: Sequence[Size], seed: int, part: str) -> ImageText:
-    """Build the set from pairs: winners are the real images, losers the images they were preferred to. A prompt is in one part only."""
-    notes = [*([str(shards.dropped)] if shards.dropped else []), *shards.notes]
-    listing = Listing([shards.item(row, row.first_wins) for row in shards.rows], [], notes)
-    losers = [shards.item(row, not row.first_wins) for row in shards.rows]
-    return _assembled(name, source, listing, counts, sizes, seed, part, losers, in_order=True)
-
-
-def _streamed_pairs(source: str, counts: tuple[int, int, int], sizes: Sequence[Size], seed: int, part: str) -> ImageText:
-    """Return the set of the first pairs of a hub data set that leave enough to train on after the split; of all if there are too few."""
+def _streamed(source: str, counts: tuple[int, int, int], sizes: Sequence[Size], seed: int, part: str, *columns: str) -> ImageText:
+    """Return the set of the first images or pairs of a hub data set that leave enough to train on after the split; of all if too few."""
     count = sum(counts)
     while True:
-        folder = streamed(source, count)
-        shards = Shards(folder, count)
-        ended, short = len(shards.rows) < count, count  # too few prompts to split: double the count
-        if ended or len({text for row in shards.rows for text in row.prompts}) >= LEAST:
-            found = _pairs(source, folder, shards, counts, sizes, seed, part)
+        folder = streaming.streamed(source, count, *columns)
+        if holds_pairs(Path(folder)):
+            listing, losers = paired(Shards(folder, count))
+        else:  # of shards beyond these nothing depends
+            listing, losers = parquet_images(sorted(Path(folder).glob("*.parquet"))[: -(-count // streaming.ROWS)], "", ""), []
+            del listing.items[count:]
+        ended, short = len(listing.items) < count, count  # too few prompts to split: double the count
+        if ended or len({text for item in listing.items for text in item.captions}) >= LEAST:
+            found = _assembled(source, folder, listing, counts, sizes, seed, part, losers, in_order=True)
             short = counts[0] - found.examples
         if short <= 0 or ended:
             return found

@@ -4,27 +4,27 @@ A shard has the columns `caption`, `jpg_0`, `jpg_1` (encoded images), `label_0`,
 `streaming` writes such shards from a data set on the hub.
 """
 
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow.parquet as pq
 from PIL import Image
 
-from selfimprove.data.items import Item, stamp_of
+from selfimprove.data.items import Item, Listing, stamp_of
 from selfimprove.data.opening import ImageError, open_image
-from selfimprove.data.shards import read_cell, train_shards
-from selfimprove.data.tables import NAMES, captions_of, numbered_rows, open_parquet
+from selfimprove.data.shards import Dropped, read_cell, train_shards
+from selfimprove.data.tables import NAMES, SHARDS, ArrowFile, captions_of, numbered_rows, open_shard
 from selfimprove.errors import DataError
 from selfimprove.scorers.images import eight_bit
 from selfimprove.shapes import image_sets
 from selfimprove.shapes.render import render
 
 IMAGES = ("jpg_0", "jpg_1")
-COLUMNS = ("caption", *IMAGES, "label_0", "label_1", "has_label")
+LABELS = (*IMAGES, "label_0", "label_1")  # a data set with one of these is of pairs
+COLUMNS = ("caption", *LABELS, "has_label")
 
 
 @dataclass(frozen=True)
@@ -45,45 +45,6 @@ def shapes_pairs(count: int, seed: int) -> Iterator[LabelledPair]:
         yield LabelledPair(caption.text, one, other, won)
 
 
-@dataclass
-class Dropped:
-    """Counts of rows without a preference: ties and unlabelled rows.
-
-    In a streamed set, `incomplete` rows lack a caption or an image, and `unreadable` rows have an image that cannot be read.
-    """
-
-    ties: int = 0
-    unlabelled: int = 0
-    incomplete: int = 0
-    unreadable: int = 0
-
-    def __bool__(self) -> bool:
-        return bool(self.ties or self.unlabelled or self.incomplete or self.unreadable)
-
-    def __str__(self) -> str:
-        further = "".join(f", {getattr(self, name)} {name}" for name in ("incomplete", "unreadable") if getattr(self, name))
-        return f"{self.ties} ties and {self.unlabelled} unlabelled{further} rows dropped"
-
-    def first_wins(self, row: Mapping[str, Any], where: str) -> bool | None:
-        """Return whether the first image of a row was preferred. A tie or an unlabelled row is counted, and the result is None.
-
-        Raises:
-            DataError: the labels are not 1 and 0, 0 and 1, or 0.5 each.
-        """
-        labels = (row["label_0"], row["label_1"])
-        if not row["has_label"]:
-            self.unlabelled += 1
-        elif labels not in ((1, 0), (0, 1), (0.5, 0.5)):  # null and NaN are not valid either, and equal none of these
-            raise DataError(
-                f"{where}: the labels {labels[0]} and {labels[1]} must be 1 and 0, 0 and 1, or 0.5 each; mend or remove the row"
-            )
-        elif labels[0] == 0.5:
-            self.ties += 1
-        else:
-            return bool(labels[0] == 1)
-        return None
-
-
 class Row(NamedTuple):
     """A labelled row. `group` is its row group, `place` its index in that group, and `number` its number in the shard, from 1."""
 
@@ -99,9 +60,9 @@ class Row(NamedTuple):
 
 
 def holds_pairs(path: Path) -> bool:
-    """Return whether a shard, or a folder of shards without a metadata table, has columns of labelled pairs; true for a shard not there."""
-    if path.suffix == ".parquet" and not path.is_dir():
-        return not path.is_file() or not {*COLUMNS[1:5]}.isdisjoint(open_parquet(path).schema_arrow.names)
+    """Return whether a shard, or a folder of shards without a metadata table, has columns of labelled pairs."""
+    if path.suffix in SHARDS and not path.is_dir():
+        return not {*LABELS}.isdisjoint(open_shard(path).schema_arrow.names)
     shards = [] if any((path / name).is_file() for name in NAMES) else train_shards(path, ".parquet")[0]
     return any(holds_pairs(shard) for shard in shards)
 
@@ -127,7 +88,7 @@ class Shards:
         for shard in paths:
             if limit is not None and len(self.rows) >= limit:
                 break
-            file = open_parquet(shard)
+            file = open_shard(shard)
             missing = [c for c in COLUMNS if c not in file.schema_arrow.names]
             if missing:
                 raise DataError(
@@ -137,10 +98,8 @@ class Shards:
             self._index(file, shard)
         self.rows = self.rows[:limit]
 
-    def _index(self, file: pq.ParquetFile, shard: Path) -> None:
-        if recorded := (file.schema_arrow.metadata or {}).get(b"dropped"):  # rows dropped while this shard was streamed
-            counts = asdict(self.dropped)
-            self.dropped = replace(self.dropped, **{name: counts[name] + count for name, count in json.loads(recorded).items()})
+    def _index(self, file: pq.ParquetFile | ArrowFile, shard: Path) -> None:
+        self.dropped.add_recorded(file)
         columns = [c for c in COLUMNS if c not in IMAGES]
         for number, (group, place, row) in enumerate(numbered_rows(file, shard, columns), start=1):
             where = f"{shard}, row {number}"
@@ -171,3 +130,10 @@ class Shards:
             raise DataError(f"{row}, {error}; mend or remove the row") from error
         except ImageError as error:
             raise DataError(f"{item.name} is no image ({error}); mend or remove the row") from error
+
+
+def paired(shards: Shards) -> tuple[Listing, list[Item]]:
+    """Return the images of pairs that were preferred, which are the real ones, and those to which they were preferred."""
+    notes = [*([str(shards.dropped)] if shards.dropped else []), *shards.notes]
+    preferred = [shards.item(row, row.first_wins) for row in shards.rows]
+    return Listing(preferred, [], notes), [shards.item(row, not row.first_wins) for row in shards.rows]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from selfimprove.data.tables import decode, read_table
 from selfimprove.errors import DataError, SelfImproveError
+from selfimprove.models.resolve import HUB, is_hub_id, no_such
 
 KINDS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")  # endings of files of prompts
 COLUMNS = ("prompt", "prompts", "text", "caption")  # names of the column of prompts, the first choice first
@@ -28,18 +29,16 @@ def load_prompts(source: str, column: str = "") -> list[str]:
     path, hash_ = Path(source).expanduser(), source.rfind("#")
     if hash_ > 0 and not column and not path.exists():
         return load_prompts(source[:hash_], source[hash_ + 1 :])
-    kinds = f"{', '.join(KINDS)} file, or a datasets id owner/name"
-    if path.suffix.lower() in KINDS:
-        if not path.is_file():
-            raise PromptError(f"prompts={source!r}: there is no such file; give a {kinds}")
+    if path.suffix.lower() in KINDS and path.is_file():
         try:
             prompts = _read(path, source, column)
         except DataError as error:
             raise PromptError(f"prompts={source!r}: {error}") from error
-    elif len(path.parts) == 2 and not path.exists():
-        prompts = hub_column(source, "train", column)
+    elif not path.exists() and is_hub_id(source):
+        prompts = hub_column(source.removeprefix(HUB), "train", column)
     else:
-        raise PromptError(f"prompts={source!r} is not understood; give a {kinds}")
+        wanted = f"a {', '.join(KINDS)} file, or a datasets id owner/name"
+        raise PromptError(f"prompts={source!r} is not understood; give {wanted}" if path.exists() else no_such("prompts", source, wanted))
     if not any(p.strip() for p in prompts):
         raise PromptError(f"prompts={source!r} holds no prompt; give at least one a line")
     return prompts

@@ -3,25 +3,35 @@
 import json
 import os
 import tarfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from selfimprove.data import tables
 from selfimprove.data.items import Item, Listing, stamp_of
 from selfimprove.data.opening import SUFFIXES
 from selfimprove.errors import DataError
 
-CAPTIONS = (".txt", ".caption")  # endings of the files that hold the caption of the image of the same name
+CAPTIONS = (".txt", ".caption", ".TXT")  # endings of the files that hold the caption of the image of the same name
 _lock = Lock()
 
 
 def train_shards(folder: Path, ending: str) -> tuple[list[Path], list[str]]:
-    """Return the shards of a folder in `datasets`' layout, only those of its train part, and notes on the others."""
+    """Return the shards of a folder in `datasets`' layout, only those of its train part, and notes on the others.
+
+    Where parquet shards are asked for, the arrow files of `datasets`' save_to_disk serve as well.
+
+    Raises:
+        DataError: the data set was saved in parts of which none is called train, or what describes it is damaged.
+    """
+    if ending == ".parquet" and (saved := _saved(folder)):
+        return saved
     for place in (folder, folder / "data", folder / "train"):
         found = sorted(p for p in place.glob(f"*{ending}") if p.is_file() and p.name not in tables.NAMES and not p.name.startswith("."))
         train = [p for p in found if p.name.startswith("train")]
@@ -32,10 +42,62 @@ def train_shards(folder: Path, ending: str) -> tuple[list[Path], list[str]]:
     return [], []
 
 
+def _saved(folder: Path) -> tuple[list[Path], list[str]] | None:
+    """Return the arrow files of a data set that was saved to disk, and notes on its other parts; None if the folder holds none.
+
+    Other arrow files, such as those in which `datasets` keeps what it has computed, are left alone.
+    """
+    parts, described = folder / "dataset_dict.json", (folder / "state.json", folder / "dataset_info.json")
+    if not parts.is_file() and not all(path.is_file() for path in described):
+        return None
+    try:
+        splits = json.loads(parts.read_bytes())["splits"] if parts.is_file() else []
+        place = folder / "train" if splits else folder
+        files = [place / each["filename"] for each in json.loads((place / "state.json").read_bytes())["_data_files"]]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(
+            f"{folder} is damaged, or has no part called train ({error}); give the folder of a part, or save it again"
+        ) from error
+    return files, [f"only the part train is read, not {', '.join(n for n in splits if n != 'train')}"] * (len(splits) > 1)
+
+
+class Dropped(Counter[str]):
+    """Numbers of rows that are not used: `ties` and `unlabelled` ones have no preference.
+
+    In a streamed set, `incomplete` rows lack a caption or an image, and `unreadable` rows have an image that cannot be read.
+    """
+
+    def __str__(self) -> str:
+        return "rows dropped: " + ", ".join(f"{count} {name}" for name, count in sorted(self.items()) if count)
+
+    def add_recorded(self, shard: pq.ParquetFile | tables.ArrowFile) -> None:
+        """Add the rows that were dropped while a shard was streamed."""
+        self.update(json.loads((shard.schema_arrow.metadata or {}).get(b"dropped", b"{}")))
+
+    def first_wins(self, row: Mapping[str, Any], where: str) -> bool | None:
+        """Return whether the first image of a row was preferred. A tie or an unlabelled row is counted, and the result is None.
+
+        Raises:
+            DataError: the labels are not 1 and 0, 0 and 1, or 0.5 each.
+        """
+        labels = (row["label_0"], row["label_1"])
+        if not row["has_label"]:
+            self["unlabelled"] += 1
+        elif labels not in ((1, 0), (0, 1), (0.5, 0.5)):  # null and NaN are not valid either, and equal none of these
+            raise DataError(
+                f"{where}: the labels {labels[0]} and {labels[1]} must be 1 and 0, 0 and 1, or 0.5 each; mend or remove the row"
+            )
+        elif labels[0] == 0.5:
+            self["ties"] += 1
+        else:
+            return bool(labels[0] == 1)
+        return None
+
+
 @lru_cache(maxsize=2)
 def _group(shard: Path, stamp: tuple[int, int], group: int, column: tuple[str, ...]) -> pa.Table:
     """Return a row group; `stamp` makes a changed file another one. Rows are read in order, so a cache of two groups is enough."""
-    return tables.read_group(tables.open_parquet(shard), shard, group, list(column))
+    return tables.read_group(tables.open_shard(shard), shard, group, list(column))
 
 
 def read_cell(shard: Path, group: int, place: int, column: str, columns: tuple[str, ...]) -> bytes:
@@ -72,20 +134,19 @@ def parquet_images(shards: Sequence[Path], image_column: str, caption_column: st
     Raises:
         DataError: a shard is damaged, a column is missing, or a caption is no text. The message names file and row.
     """
-    listing = Listing()
+    listing, dropped = Listing(), Dropped()
     for shard in shards:
-        file = tables.open_parquet(shard)
+        file = tables.open_shard(shard)
+        dropped.add_recorded(file)
         kinds = {each.name: tables.is_image(each.type) for each in file.schema_arrow}
         pictures = [name for name, image in kinds.items() if image or name == image_column]
-        known = tuple(name.lower() for name in pictures) if len(pictures) == 1 else (*tables.FILE_COLUMNS, "jpg", "png", "webp")
-        image = tables.choose_column(pictures, image_column, known, "image_column", str(shard))
-        others = [name for name, image in kinds.items() if not image]
-        text = tables.choose_column(others, caption_column, tables.CAPTION_COLUMNS, "caption_column", str(shard))
+        image, text = tables.choose_columns(list(kinds), pictures, str(shard), image_column, caption_column)
         for number, (group, place, row) in enumerate(tables.numbered_rows(file, shard, [text]), start=1):
             name, read = f"{shard.name}, row {number}", partial(read_cell, shard, group, place, image, (image,))
             listing.items.append(Item(name, tables.captions_of(row[text], name, free=True), read, stamp_of(shard), in_shard=True))
     if not listing.items:
         raise DataError(f"{', '.join(p.name for p in shards)} has no rows; give shards with images")
+    listing.notes += [str(dropped)] * bool(dropped)
     return listing
 
 

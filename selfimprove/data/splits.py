@@ -79,7 +79,7 @@ def group(items: Sequence[Item], seen: Sequence[Look], ids: Sequence[str]) -> tu
 def same_images(seen: Sequence[Look]) -> list[tuple[int, int]]:
     """Return pairs of positions that show the same image: equal bytes, equal pixels, or nearly equal ones.
 
-    Nearly equal are images of which one was scaled or encoded again. Cut-outs and changed colours are not found.
+    Nearly equal are images of which one was scaled, encoded again or mirrored left to right. Cut-outs and changed colours are not found.
     """
     first: dict[str, int] = {}
     pairs = [(first.setdefault(key, i), i) for i, each in enumerate(seen) for key in (each.digest, each.pixels) if key]
@@ -87,11 +87,13 @@ def same_images(seen: Sequence[Look]) -> list[tuple[int, int]]:
     rich = [i for i in different if max(seen[i].thumb) - min(seen[i].thumb) >= CONTRAST]
     if len(rich) < 2:
         return pairs
-    thumbs = np.array([np.frombuffer(seen[i].thumb, np.uint8) for i in rich], np.int16)
+    upright = np.array([np.frombuffer(seen[i].thumb, np.uint8) for i in rich], np.int16).reshape(-1, THUMB, THUMB, 3)
+    thumbs = np.concatenate([upright, upright[:, :, ::-1]]).reshape(-1, 3 * THUMB**2)  # and mirrored
     half = THUMB // 2  # the means of quarters cannot differ by more than the thumbs do
-    quarters = thumbs.reshape(-1, 2, half, 2, half, 3).mean((2, 4)).reshape(len(rich), 12)
+    quarters = thumbs.reshape(-1, 2, half, 2, half, 3).mean((2, 4)).reshape(-1, 12)
     near = cKDTree(quarters).query_pairs(NEAR, p=np.inf, output_type="ndarray")
-    near = near[np.abs(thumbs[near[:, 0]] - thumbs[near[:, 1]]).max(1) <= NEAR]
+    near = near[near[:, 0] < len(rich)]  # two that are mirrored tell nothing new
+    near = near[np.abs(thumbs[near[:, 0]] - thumbs[near[:, 1]]).max(1) <= NEAR] % len(rich)
     return pairs + [(rich[a], rich[b]) for a, b in near.tolist()]
 
 

@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 from selfimprove.data.opening import kind_of
 from selfimprove.errors import DataError
 
+SHARDS = (".parquet", ".arrow")
 NAMES = ("metadata.jsonl", "metadata.csv", "metadata.tsv", "metadata.parquet")  # the first that is there counts
 FILE_COLUMNS = ("file_name", "image", "filename", "file", "image_path", "path", "image_file", "img")
 CAPTION_COLUMNS = ("text", "caption", "prompt", "captions", "texts", "prompts", "txt", "description", "sentence", "sentences")
 EXAMPLE = '{"file_name": "cat.png", "text": "a cat"}'
 FORMS = (
     f"a metadata.jsonl with one row an image, such as {EXAMPLE} (or metadata.csv, .tsv, .parquet), a .txt or .caption file beside each "
-    "image, parquet shards or tar archives"
+    "image, parquet shards with encoded images and captions, a data set that was saved to disk, or tar archives"
 )
 LONGEST = 131_072  # letters of a field, the limit of Python's csv
 _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
@@ -72,7 +73,7 @@ def read_table(path: Path) -> Table:
     """
     kind = path.suffix.lower()
     if kind == ".parquet":
-        file = open_parquet(path)
+        file = open_shard(path)
         columns = [field.name for field in file.schema_arrow if not is_image(field.type)]
         rows = [Row(f"{path.name} row {n}", row) for n, (*_, row) in enumerate(numbered_rows(file, path, columns), start=1)]
     elif kind in (".csv", ".tsv"):
@@ -107,10 +108,10 @@ def _json_lines(path: Path, text: str) -> Iterator[Row]:
 
 def _separated(path: Path, text: str) -> tuple[list[str], list[Row]]:
     """Return the columns and rows of a csv or tsv file."""
-    lines = text.lstrip("\r\n")
+    lines = re.sub("\r\n?", "\n", text).lstrip("\n")  # a lone \r ended lines on old Macs
     if lines[:4].lower() == "sep=":  # Excel's way to name the separator
         lines = lines.partition("\n")[2]
-    first, known = lines.partition("\n")[0].strip("\r"), {*FILE_COLUMNS, *CAPTION_COLUMNS}
+    first, known = lines.partition("\n")[0], {*FILE_COLUMNS, *CAPTION_COLUMNS}
 
     def fields(separator: str) -> list[str]:
         return [name.strip() for name in next(csv.reader([first], delimiter=separator, skipinitialspace=True), [])]
@@ -153,26 +154,38 @@ def _escaped(field: re.Match[str]) -> str:
     return '"' + field[0].replace('"', '""') + '"'
 
 
-def open_parquet(path: Path) -> pq.ParquetFile:
-    """Open a parquet file.
+class ArrowFile:
+    """Hold a file of `datasets`' save_to_disk, in Arrow's stream format, like a parquet file of one row group; its rows stay on disk."""
+
+    num_row_groups = 1
+
+    def __init__(self, path: Path) -> None:
+        self.table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+        self.schema_arrow = self.table.schema
+
+
+def open_shard(path: Path) -> pq.ParquetFile | ArrowFile:
+    """Open a parquet or an arrow file.
 
     Raises:
-        DataError: the file is empty, cut off or no parquet file.
+        DataError: the file is empty, cut off or of another kind.
     """
     try:
-        return pq.ParquetFile(path)
+        return ArrowFile(path) if path.suffix == ".arrow" else pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
         with path.open("rb") as stream:
-            what = kind_of(stream.read(512)) or f"cut off or no parquet file ({error})"
+            what = kind_of(stream.read(512)) or f"cut off or no {path.suffix[1:]} file ({error})"
         raise DataError(f"{path} is {what}; replace or remove it") from error
 
 
-def read_group(file: pq.ParquetFile, path: Path, group: int, columns: list[str]) -> pa.Table:
+def read_group(file: pq.ParquetFile | ArrowFile, path: Path, group: int, columns: list[str]) -> pa.Table:
     """Read some columns of a row group.
 
     Raises:
         DataError: the row group is damaged. The message names the file and the rows.
     """
+    if isinstance(file, ArrowFile):
+        return file.table.select(columns)
     try:
         return file.read_row_group(group, columns=columns)
     except (pa.ArrowException, OSError) as error:
@@ -181,22 +194,23 @@ def read_group(file: pq.ParquetFile, path: Path, group: int, columns: list[str])
         raise DataError(f"{path}, {rows}: the file is damaged there ({error}); replace or remove it") from error
 
 
-def numbered_rows(file: pq.ParquetFile, path: Path, columns: list[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
+def numbered_rows(file: pq.ParquetFile | ArrowFile, path: Path, columns: list[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """Yield some columns of each row, with the number of its row group and its place in that, from 0."""
     for group in range(file.num_row_groups):
         yield from ((group, place, row) for place, row in enumerate(read_group(file, path, group, columns).to_pylist()))
 
 
 def is_image(kind: pa.DataType) -> bool:
-    """Return whether a parquet column can hold encoded images: bytes, or `datasets`' structure of bytes and path."""
+    """Return whether a parquet column can hold encoded images: bytes, or a structure of bytes and, as `datasets` has it, path."""
     if pa.types.is_struct(kind):
-        return {"bytes", "path"} <= {field.name for field in kind}
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        return "bytes" in {field.name for field in kind}
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
 
 
 def holds_images(shards: Sequence[Path]) -> bool:
     """Return whether a parquet file among these has a column that can hold images."""
-    return any(is_image(field.type) for shard in shards for field in open_parquet(shard).schema_arrow)
+    return any(is_image(field.type) for shard in shards for field in open_shard(shard).schema_arrow)
 
 
 def choose_column(columns: Sequence[str], wanted: str, known: Sequence[str], setting: str, where: str) -> str:
@@ -212,6 +226,14 @@ def choose_column(columns: Sequence[str], wanted: str, known: Sequence[str], set
     if found:
         named = f"several columns that may be meant ({', '.join(found)})"
     raise DataError(f"{where} has {named}; its columns are {list(columns)}: rename one, or name it by set {setting}=...")
+
+
+def choose_columns(columns: Sequence[str], images: Sequence[str], where: str, image_column: str, caption_column: str) -> tuple[str, str]:
+    """Return the columns of encoded images, one of `images`, and of captions, one of the others; see `choose_column`."""
+    known = tuple(name.lower() for name in images) if len(images) == 1 else (*FILE_COLUMNS, "jpg", "png", "webp")
+    others = [name for name in columns if name not in images]
+    image = choose_column(images, image_column, known, "image_column", where)
+    return image, choose_column(others, caption_column, CAPTION_COLUMNS, "caption_column", where)
 
 
 def captions_of(value: Any, where: str, free: bool = False) -> tuple[str, ...]:

@@ -203,7 +203,7 @@ def held_out_error(
     found = []
     for part in parts[state.process_index :: state.num_processes]:
         real, text, errors = latents[part].to(device), diffuser.embed(list(captions[part])).to(device), []
-        for index in range(HELD_OUT_TIMES):
+        for index in tqdm(range(HELD_OUT_TIMES), desc="held-out error", leave=False):
             noise = draws.normal(EVALUATION_SEED, "held-out/noise", (index,), ids[part], diffuser.latent_shape).to(device)
             within = draws.uniform(EVALUATION_SEED, "held-out/timestep", (index,), ids[part])
             t = schedule.time((index + within) / HELD_OUT_TIMES).to(device)

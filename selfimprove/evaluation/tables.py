@@ -1,6 +1,7 @@
 """Format the numbers in a notebook's tables."""
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -18,6 +19,12 @@ def number(value: float) -> str:
     if float(value).is_integer() or abs(value) >= 1000:
         return f"{value:,.0f}" if abs(value) < 1e9 else f"{value:.3g}"
     return f"{value:#.3g}"
+
+
+def interval(bounds: Sequence[float | None], digits: int = 3, sign: str = "") -> str:
+    """Return the ends of an interval over prompts as text. A single prompt has none, which JSON holds as null."""
+    low, high = bounds
+    return "[one prompt]" if low is None or high is None else f"[{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
 
 
 def readable_numbers() -> None:

@@ -31,7 +31,8 @@ def check_files(folder: Path) -> Family:
     if not folder.is_dir() or not any(folder.iterdir()):
         raise ModelError(f"model={str(folder)!r} is empty or no folder; give a diffusers pipeline folder, or a .safetensors checkpoint")
     if not (folder / "model_index.json").exists():
-        raise ModelError(f"model={str(folder)!r} has no model_index.json; give a folder saved by pipeline.save_pretrained")
+        has = ", ".join(sorted(path.name for path in folder.iterdir())[:3])
+        raise ModelError(f"model={str(folder)!r} has no model_index.json, but {has}; give the folder that has it, or a .safetensors file")
     index = read_config(folder / "model_index.json")
     kind = str(index.get("_class_name") or "StableDiffusionPipeline")
     if kind not in FAMILIES:

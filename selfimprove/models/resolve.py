@@ -19,6 +19,7 @@ from selfimprove.shapes import PIPELINE
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name, of a model or of a data set
 HUB = "hub:"  # what begins with it is a hub id, whatever folders there are
+FILES = re.compile(r"\.(safetensors|parquet|arrow|tar|zip|gz|csv|tsv|json|jsonl|ndjson|txt)$", re.IGNORECASE)  # ends no name on the hub
 
 
 def resolve_model(model: str | Path) -> Path:
@@ -72,13 +73,8 @@ def _pipeline_of(name: str) -> Path:
 def _snapshot(name: str, *weights: str) -> Path:
     """Return the local copy of a hub repository, with its configurations and the weights that it has of these."""
     identity, _, revision = name.removeprefix(HUB).partition("@")
-    path, is_identity = Path(identity).expanduser(), bool(HUB_ID.fullmatch(identity))
-    if not is_identity or (not name.startswith(HUB) and (path.suffix == ".safetensors" or _is_path(path))):
-        there = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-        near = "".join(f", but {str(path.parent / n)!r}" for n in get_close_matches(path.name, there, 1))
-        hub = f"; if a model of the hub is meant, write {HUB}{identity}" if is_identity else ""
-        forms = "'shapes', a pipeline folder, a .safetensors checkpoint, or a hub id owner/name"
-        raise ModelError(f"model={name!r}: there is no such folder{near}; give {forms}{hub}")
+    if not is_hub_id(name):
+        raise ModelError(no_such("model", name, "'shapes', a pipeline folder, a .safetensors checkpoint, or a hub id owner/name"))
     from huggingface_hub import snapshot_download  # only here: everything else works without a hub
 
     try:
@@ -90,9 +86,19 @@ def _snapshot(name: str, *weights: str) -> Path:
         ) from error
 
 
-def _is_path(path: Path) -> bool:
-    """Return whether a relative path that does not exist begins like one: its first folder is here, or is the folder of runs."""
-    return path.parts[0] == "runs" or Path(path.parts[0]).exists()
+def is_hub_id(name: str) -> bool:
+    """Return whether a name that is no path here is sought on the hub; one that begins with a folder here or ends like a file is a slip."""
+    slip = name.startswith("runs/") or os.path.exists(name.partition("/")[0]) or bool(FILES.search(name))
+    return bool(HUB_ID.fullmatch(name.removeprefix(HUB).partition("@")[0])) and (name.startswith(HUB) or not slip)
+
+
+def no_such(argument: str, name: str, forms: str) -> str:
+    """Return a message on a path that is not here: the entry of its folder with the most similar name, and what may be given."""
+    path = Path(name).expanduser()
+    there = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+    near = "".join(f", but {str(path.parent / n)!r}" for n in get_close_matches(path.name, there, 1))
+    hub = f"; if one of the hub is meant, write {HUB}{name}" if HUB_ID.fullmatch(name) else ""
+    return f"{argument}={name!r}: there is no such file or folder{near}; give {forms}{hub}"
 
 
 def _adapter(text: str) -> tuple[Path, float]:

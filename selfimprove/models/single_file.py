@@ -6,6 +6,7 @@ that holds the file, and `KNOWN`. The tokenizer of `KNOWN` is CLIP's, made from 
 in an installed package, in the cache, or on the hub.
 """
 
+import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,6 +23,8 @@ from selfimprove.models.converted import converted
 from selfimprove.models.known import KNOWN, changed, write_known
 from selfimprove.models.weights import PICKLED, ModelError, brief, opened, read_config, shapes, used_files
 
+# diffusers warns at every change of precision of a network that should keep modules in float32, though the list is empty
+logging.getLogger("diffusers.models.modeling_utils").addFilter(lambda record: "in float32: []" not in record.getMessage())
 CONVERTED = (("unet", UNet2DConditionModel, convert_ldm_unet_checkpoint), ("vae", AutoencoderKL, convert_ldm_vae_checkpoint))
 PREFIXES = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text_encoder": "cond_stage_model."}
 KINDS = {"v1": "sd1", "v2": "sd2"}  # diffusers' name of a kind of checkpoint -> ours of its usual configuration

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from accelerate import PartialState
+from tqdm.auto import tqdm
 
 from selfimprove.config import Settings
 from selfimprove.data.latents import SHARD
@@ -25,6 +26,8 @@ from selfimprove.train import CHECKPOINT
 
 # (dense bf16 FLOP/s, GB of memory), from the makers' data sheets
 PEAKS = {"an A100 (80 GB)": (312e12, 80), "an H100 or H200": (989e12, 80), "an RTX 4090": (165e12, 24)}
+LARGE, HOURS = 1e11, 4  # FLOPs of a pass that takes seconds on a CPU; hours beyond which a trial is advised
+TRIAL = "to see every stage in minutes first, stop this (Ctrl+C) and give preset own-trial: small images, two steps"
 REACHED = 0.3  # share of the peak; a published training of Stable Diffusion 2 reached 28 %
 
 
@@ -61,6 +64,8 @@ def plan(run: Run, last: int) -> Plan:
     flops = count_flops(shapes, settings)
     # a smaller batch on a CPU, so that timing a large network does not take minutes
     batch = max(1, min(16, int(1e12 / flops.forward))) if shapes.device == "cpu" else 16
+    if shapes.device == "cpu" and flops.forward > LARGE:
+        tqdm.write("timing each network, for the plan: some minutes on a CPU")
     seconds, scorers = measure(diffuser, run.scorers, batch, settings.precision)
     diffuser.without_denoiser()
     lines = [f"run folder {folder.path}"]
@@ -115,6 +120,7 @@ def plan(run: Run, last: int) -> Plan:
         f"memory {others}; disk: {_size(disk)}",
         f"in all about {duration(minutes)} on {diffuser.device}",
     ]
+    lines += [TRIAL] * (minutes > 60 * HOURS and not run.collection and not run.data.scenes)
     return Plan(lines, minutes, total, disk, stages[largest].peak)
 
 

@@ -1,4 +1,4 @@
-"""Time what a run repeats: a pass of the denoiser, the VAE's two directions, and each scorer; every first call is a warm-up."""
+"""Time what a run repeats: a pass of the denoiser, the VAE's two directions, and each scorer. A short first call is a warm-up."""
 
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -15,7 +15,7 @@ from selfimprove.scorers import Scorer, in_turn, resident_memory
 from selfimprove.scorers.interface import weights_of
 
 clock = time.perf_counter
-ENOUGH = 1.0  # seconds after which a measurement is not repeated
+ENOUGH, LONG = 1.0, 5.0  # seconds after which a measurement is not repeated; on a CPU, after which not even the first
 
 
 class Seconds(NamedTuple):
@@ -35,14 +35,14 @@ class Seconds(NamedTuple):
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> float:
-    """Return the seconds that `work` takes until the device has finished it: the shortest of three times, or of fewer if these are long."""
+    """Return the seconds that `work` takes until the device has finished it: the shortest of four times, or of fewer if these are long."""
 
     def wait() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
     found: list[float] = []
-    while len(found) < 3 and sum(found) < ENOUGH:
+    while len(found) < 4 and sum(found[1:]) < ENOUGH and not (device.type == "cpu" and sum(found) > LONG):
         wait()
         start = clock()
         work()
@@ -51,26 +51,16 @@ def timed(work: Callable[[], Any], device: torch.device) -> float:
     return min(found)
 
 
-def seconds_per_pass(diffuser: Diffuser, batch: int = 4, precision: Precision = "no") -> float:
-    """Return the seconds of one UNet forward pass per latent, timed on a small batch after a warm-up, in the `precision` of the run."""
-    noisy = torch.zeros(batch, *diffuser.latent_shape, device=diffuser.device)
-    empty = diffuser.embed([""]).to(diffuser.device).repeat(batch)
-    mixed = torch.autocast(diffuser.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST)
-    with torch.inference_mode(), mixed:
-        denoise(diffuser.denoiser, noisy[:1], 500, empty.rows([0]))
-        seconds = timed(lambda: denoise(diffuser.denoiser, noisy, 500, empty), diffuser.device)
-    return seconds / batch
-
-
 def measure(
     diffuser: Diffuser, scorers: Mapping[str, Scorer], batch: int = 4, precision: Precision = "no"
 ) -> tuple[Seconds, list[ScorerMemory]]:
     """Return the seconds of everything that a run repeats, timed on `batch` images, and what each scorer holds while it scores them."""
-    forward, device, latents = seconds_per_pass(diffuser, batch, precision), diffuser.device, torch.zeros(batch, *diffuser.latent_shape)
-    images = diffuser.decode(latents[:1])
-    diffuser.encode(images)
+    device, latents = diffuser.device, torch.zeros(batch, *diffuser.latent_shape)
+    empty, noisy = diffuser.embed([""]).to(device).repeat(batch), latents.to(device)
+    with torch.inference_mode(), torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
+        forward = timed(lambda: denoise(diffuser.denoiser, noisy, 500, empty), device)
+    images = torch.full((batch, 3, *diffuser.image_size), 0.5)
     decode = timed(lambda: diffuser.decode(latents), device)
-    images = images.expand(batch, -1, -1, -1).contiguous()
     encode = timed(lambda: diffuser.encode(images), device)
     seconds, memory = {}, []
     for name, given in scorers.items():
@@ -82,4 +72,4 @@ def measure(
                 scorer(images[:1], ["warm"])
             seconds[name] = timed(lambda: scorer(images, ["warm"] * batch), device) / batch
             memory.append(ScorerMemory(resident_memory([scorer]), held.peak, getattr(scorer, "batch_size", batch)))
-    return Seconds(forward, decode / batch, encode / batch, seconds), memory
+    return Seconds(forward / batch, decode / batch, encode / batch, seconds), memory

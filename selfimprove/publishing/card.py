@@ -12,6 +12,7 @@ from yaml import YAMLError
 
 from selfimprove import __version__
 from selfimprove.config import Settings
+from selfimprove.evaluation.tables import interval
 from selfimprove.files import read_json, replacing
 from selfimprove.run import Run
 
@@ -78,11 +79,7 @@ def _scores(rounds: list[Mapping[str, Any]]) -> list[str]:
     titles = ["score", "base", *(f"round {k}" for k in range(1, len(rounds))), "last round less the one before"]
     lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     for name, last in rounds[-1]["scores"].items():
-        cells = [_interval(found["mean"], found["ci95"]) if (found := r["scores"].get(name)) else "" for r in rounds]
-        change = _interval(last["delta_prev"], last["delta_prev_ci95"], "+") if "delta_prev" in last else ""
+        cells = [f"{found['mean']:.4f} {interval(found['ci95'], 4)}" if (found := r["scores"].get(name)) else "" for r in rounds]
+        change = f"{last['delta_prev']:+.4f} {interval(last['delta_prev_ci95'], 4, '+')}" if "delta_prev" in last else ""
         lines.append(f"| {' | '.join([name, *cells, change])} |")
     return lines
-
-
-def _interval(mean: float, bounds: tuple[float, float] | list[float], sign: str = "") -> str:
-    return f"{mean:{sign}.4f} [{bounds[0]:{sign}.4f}, {bounds[1]:{sign}.4f}]"

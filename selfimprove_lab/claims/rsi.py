@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from selfimprove.evaluation.statistics import crossed_interval, seeds_with_intervals
 from selfimprove.recursion.collapse import LIMITS
 from selfimprove_lab.claims.table import (
     AGREES,
@@ -31,6 +30,7 @@ from selfimprove_lab.claims.table import (
 from selfimprove_lab.results.arms import signed
 from selfimprove_lab.results.evaluation import later_less_earlier, load_evaluations
 from selfimprove_lab.results.rsi import Peak, peak, track
+from selfimprove_lab.results.seeds import crossed_interval, seeds_with_intervals
 
 ROUNDS, BESIDE = "chapter 8, Round after round", "chapter 8, Beside it"
 LOST, CURES = "chapter 9, What is lost", "chapter 9, One cure at a time"

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from selfimprove.evaluation.aggregate import RAW, Rule
-from selfimprove.evaluation.statistics import bootstrap_interval, crossed_interval, seeds_with_intervals
+from selfimprove.evaluation.statistics import bootstrap_interval
 from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove_lab.claims.table import (
     OPEN,
@@ -29,6 +29,7 @@ from selfimprove_lab.claims.table import (
 )
 from selfimprove_lab.results.controls import images_seen
 from selfimprove_lab.results.evaluation import BASE, STATISTICS, Evaluations, load_evaluations, tidy, values
+from selfimprove_lab.results.seeds import crossed_interval, seeds_with_intervals
 from selfimprove_lab.results.towards_data import data_table
 
 BEST_OF = Rule(5)  # the paper's rule: of five images, the one with the best average of scores

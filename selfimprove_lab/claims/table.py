@@ -11,9 +11,10 @@ import pandas as pd
 from IPython.display import HTML
 
 from selfimprove.evaluation.aggregate import RAW
-from selfimprove.evaluation.statistics import bootstrap_interval, seeds_and_prompts
+from selfimprove.evaluation.statistics import bootstrap_interval
 from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove_lab.results.arms import Results, load_results, signed
+from selfimprove_lab.results.seeds import seeds_and_prompts
 
 AGREES, DIFFERS, SPLIT, OPEN, UNTESTABLE = "agrees", "differs", "split", "not decided", "cannot be tested here"
 CHAPTERS = (  # the pages of chapter 1, chapter 2, ...

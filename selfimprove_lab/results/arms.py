@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from selfimprove.evaluation.statistics import seeds_with_intervals, student_interval
+from selfimprove.evaluation.statistics import student_interval
+from selfimprove_lab.results.seeds import seeds_with_intervals
 
 Results = dict[str, dict[int, dict[str, Any]]]  # arm -> seed -> what was exported
 ARMS = {  # arm -> what a reader should call it

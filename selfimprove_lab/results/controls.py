@@ -10,12 +10,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from selfimprove.evaluation.aggregate import RAW
-from selfimprove.evaluation.statistics import bootstrap_interval, seeds_with_intervals, student_interval
+from selfimprove.evaluation.statistics import bootstrap_interval, student_interval
 from selfimprove.models.samplers import SAMPLERS
 from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove_lab.claims.table import QUALITY, RIGHT, Experiments, difference, qualified
 from selfimprove_lab.figures.comparison import MARKERS, colours
 from selfimprove_lab.results.arms import Results, signed
+from selfimprove_lab.results.seeds import seeds_with_intervals
 
 CONTROLS = {  # arm of spin_controls -> what was changed
     "pushing-off": "no pushing term",

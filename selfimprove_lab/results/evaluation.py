@@ -14,9 +14,10 @@ import pandas as pd
 from selfimprove.comparison import without_guidance
 from selfimprove.evaluation.aggregate import MEAN, RAW, STANDARDISED, Rule, Scale, best_of, by_prompt, with_averages
 from selfimprove.evaluation.protocol import ProtocolError, Scored, check_comparable, read_scores
-from selfimprove.evaluation.statistics import bootstrap_interval, crossed_interval
+from selfimprove.evaluation.statistics import bootstrap_interval
 from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove_lab.results.arms import signed
+from selfimprove_lab.results.seeds import crossed_interval
 
 BASE = "base"
 TRUTH_COLUMNS = ("oracle_quality", "oracle_all_right")

@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from selfimprove.evaluation.round_figures import panels
-from selfimprove.evaluation.statistics import bootstrap_interval, seeds_with_intervals
+from selfimprove.evaluation.statistics import bootstrap_interval
 from selfimprove.recursion.collapse import LIMITS
 from selfimprove_lab.figures.comparison import MARKERS, colours, first_column
 from selfimprove_lab.results.arms import TRUTH_LABELS, Results, over_seeds, signed
+from selfimprove_lab.results.seeds import seeds_with_intervals
 
 SELECTING = ("clip", "aesthetic", "shading")  # the scorers that the default selects by
 UNSEEN = ("saturation", "alignment")
