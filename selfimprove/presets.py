@@ -10,7 +10,8 @@ from selfimprove.errors import ArgumentError
 # Settings that hold for a whole run: all rounds share what is made from them, or are judged alike.
 WHOLE = (
     *COLUMNS, "validation", "resolution", "aspect_ratio_buckets", "negative_prompt", "prompt_source", "judge", "collected", "clusters",
-    "kept", "objective", "precision", "flip", "evaluation_prompts", "evaluation_images", "evaluation_steps", "evaluation_guidance", "evaluation_part",
+    "kept", "objective", "precision", "flip", "evaluation_prompts", "evaluation_images", "evaluation_steps",
+    "evaluation_guidance", "evaluation_part",
 )  # fmt: skip
 
 
