@@ -10,6 +10,7 @@ import torch
 from selfimprove import losses
 from selfimprove_lab.theory import exact
 from selfimprove_lab.theory.checks import Check
+from selfimprove_lab.theory.mixture import PointWorld
 from selfimprove_lab.theory.objective import make_game
 
 # decreasing but not convex: the lemma has no reason to hold for this link, and the test must see it fail
@@ -25,10 +26,11 @@ def gaps(
     etas: Sequence[float] = (0.0, 0.5, 1.0),
     distances: Sequence[float] = (0.02, 0.25, 1.0),
     beta_per_step: float = 20.0,
+    flow: PointWorld | None = None,
 ) -> pd.DataFrame:
     """Return (4.9) less (4.8), example by example, for every T, eta, distance of theta from theta_k, and link.
 
-    beta_t is `beta_per_step / |h_t|`, a function of t between the constant and the proof's. There is one row per case: the means of both
+    beta_t is `beta_per_step / |h_t|` (on a flow, over what an error of velocity moves), a function of t between the constant and the proof's. There is one row per case: the means of both
     objectives, the smallest, mean and largest gap, the largest absolute argument of the link, and the mean over examples of its variance
     over t.
     """
@@ -36,10 +38,11 @@ def gaps(
     for total in totals:
         for eta in etas:
             for distance in distances:
-                game = make_game(eta, count, steps=total, distance=distance)
+                game = make_game(eta, count, steps=total, distance=distance, flow=flow)
                 with torch.no_grad():
                     errors = exact.path_errors(game)
-                weights = torch.tensor([[beta_per_step / max(abs(s.h), 1e-6)] for s in game.real.steps], dtype=torch.float64)
+                moves = [max(abs(exact.output_move(game.world, s)), 1e-6) for s in game.real.steps]
+                weights = beta_per_step / torch.tensor(moves, dtype=torch.float64)[:, None]
                 bracket = (errors.player_real - errors.opponent_real) - (errors.player_generated - errors.opponent_generated)
                 arguments = -weights * 2 * bracket  # (T, B); 2 dimensions, convention "paper"
                 for link in LINKS:

@@ -47,9 +47,23 @@ def noise_error(
 
     `target` is eps_t on the data's path, and the opponent's eps_k(x'_t) on its own path. e_hat is the path's, shared by all models.
     """
+    step = path.steps[index]
+    return step.h**2 * losses.squared_error(target + step.sigma / step.h * path.noise[index], noise_of(world, denoiser, path, index, text))
+
+
+def noise_of(world: World, denoiser: Denoiser, path: Trajectory, index: int, text: Float[Tensor, "b l d"]) -> Float[Tensor, "b c h w"]:
+    """Return the noise in `path.states[index]` according to a denoiser, whatever it predicts."""
     step, noisy = path.steps[index], path.states[index]
-    _, eps = world.schedule.clean_and_noise(noisy, denoiser(noisy, step.t, text).sample, step.alpha, step.variance)
-    return step.h**2 * losses.squared_error(target + step.sigma / step.h * path.noise[index], eps)
+    return world.schedule.clean_and_noise(noisy, denoiser(noisy, step.t, text).sample, step.alpha, step.variance)[1]
+
+
+def output_move(world: World, step: Step) -> float:
+    """Return how far an error of 1 in the network's output moves a step's mean.
+
+    This is h_t if the network predicts eps. On a flow it is `(1 - s) h_t`, finite at pure noise too; at sigma = 0 the step's `s' - s`.
+    """
+    one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    return float(world.schedule.reverse(torch.zeros_like(one), one, step).mean)
 
 
 def data_noise(path: Trajectory, index: int, clean: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:

@@ -16,7 +16,7 @@ from selfimprove.models.network import Denoiser
 from selfimprove.rollout import rollout
 from selfimprove_lab.theory.checks import Check
 from selfimprove_lab.theory.mixture import MLPDenoiser, PointWorld
-from selfimprove_lab.theory.worlds import data_mixture, empty_text, ids, point_world, texts
+from selfimprove_lab.theory.worlds import data_mixture, empty_text, ids, point_world, texts, times
 
 
 class GradientTerms(NamedTuple):
@@ -63,8 +63,8 @@ def pretrained_opponent(world: PointWorld, steps: int, seed: int = 0, shift: flo
         text = texts(world, 256)
         clean = base.sample(text, generator)
         eps = torch.randn(clean.shape, dtype=clean.dtype, generator=generator)
-        t = torch.randint(len(world.schedule), (len(clean),), generator=generator)
-        error = losses.squared_error(model(world.schedule.add_noise(clean, eps, t), t, text).sample, eps)
+        t = times(world.schedule, len(clean), generator)
+        error = losses.squared_error(model(world.schedule.add_noise(clean, eps, t), t, text).sample, world.schedule.target(clean, eps, t))
         optimiser.zero_grad()
         losses.denoising(error).loss.mean().backward()
         optimiser.step()
@@ -74,23 +74,24 @@ def pretrained_opponent(world: PointWorld, steps: int, seed: int = 0, shift: flo
 class Bout:
     """A player against its opponent in the practical objective on a mixture; both sides share t and noise, as in the released code."""
 
-    def __init__(self, count: int, pretraining: int = 600, steps: int = 50, seed: int = 0) -> None:
-        self.world, self.seed, self.count = point_world(steps), seed, count
+    def __init__(self, count: int, pretraining: int = 600, steps: int = 50, seed: int = 0, flow: PointWorld | None = None) -> None:
+        self.world, self.seed, self.count = flow or point_world(steps), seed, count
         self.opponent = pretrained_opponent(self.world, pretraining, seed)
         self.player = copy.deepcopy(self.opponent)
         self.text = texts(self.world, count)
         self.real = data_mixture(self.world.schedule).sample(self.text, torch.Generator().manual_seed(seed + 1))
-        self.generated = rollout(self.world, self.opponent, self.text, empty_text(self.world), ids(count), seed, "bout", 1, None, 1.0)
+        self.generated = rollout(self.world, self.opponent, self.text, empty_text(self.world), ids(count), seed, "bout", 1, steps, 1.0)
 
     def errors(self, step: int, t: int | None = None) -> losses.Errors:
         """Return errors at each example's own t of that step, or all at the t given; the player's errors carry their graph."""
         names, schedule = ids(self.count), self.world.schedule
         noise = draws.normal(self.seed, "noise", (1, step), names, self.world.latent_shape).double()
-        times = draws.integers(self.seed, "timestep", (1, step), names, len(schedule)) if t is None else torch.full((self.count,), t)
-        sides = [schedule.add_noise(x, noise, times) for x in (self.real, self.generated)]
+        index = draws.integers(self.seed, "timestep", (1, step), names, len(schedule)) if t is None else torch.full((self.count,), t)
+        times = schedule.time((index + 0.5) / len(schedule))
+        sides = [(schedule.add_noise(x, noise, times), schedule.target(x, noise, times)) for x in (self.real, self.generated)]
 
         def errors(model: Denoiser) -> list[Tensor]:
-            return [losses.squared_error(model(x, times, self.text).sample, noise) for x in sides]
+            return [losses.squared_error(model(noisy, times, self.text).sample, target) for noisy, target in sides]
 
         player = errors(self.player)
         with torch.no_grad():
@@ -127,9 +128,9 @@ def _norm(tensors: Sequence[Tensor]) -> float:
     return math.sqrt(sum(float(v.square().sum()) for v in tensors))
 
 
-def against_autograd(count: int = 64, betas: Sequence[float] = (1.0, 20.0)) -> pd.DataFrame:
+def against_autograd(count: int = 64, betas: Sequence[float] = (1.0, 20.0), flow: PointWorld | None = None) -> pd.DataFrame:
     """Return the largest difference over parameters of (5.1), built from its three factors, to the gradient of the loss, in float64."""
-    bout, rows = Bout(count, pretraining=50), []
+    bout, rows = Bout(count, pretraining=50, flow=flow), []
     for parameter in bout.player.parameters():
         parameter.data += 0.05 * torch.randn(parameter.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     parameters = list(bout.player.parameters())

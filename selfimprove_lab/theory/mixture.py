@@ -69,6 +69,11 @@ class PointWorld:
         return table[conditions][:, None, :]
 
 
+def _times(timestep: Any, sample: Tensor) -> Tensor:
+    """Return one time per point; a float keeps its digits."""
+    return torch.as_tensor(timestep, dtype=torch.float64 if isinstance(timestep, float) else None).expand(len(sample))
+
+
 class Mixture(nn.Module):
     """The mixture p(x | c) = sum_k w_ck N(x; m_ck, S_ck), trainable, with the exact eps*(x_t, t, c) as its denoiser.
 
@@ -146,7 +151,7 @@ class Mixture(nn.Module):
 
     def forward(self, sample: Float[Tensor, "b d 1 1"], timestep: Any, encoder_hidden_states: Float[Tensor, "b 1 c"]) -> Any:
         """Return eps*(x_t, t, c) = -b_t * score, the denoiser that no other beats in eq. (3.3), or the velocity eps* - x_0* of a flow."""
-        t = torch.as_tensor(timestep).expand(len(sample))
+        t = _times(timestep, sample)
         alpha, variance = (part.to(sample.dtype) for part in self.schedule.powers(t))
         best = -variance.sqrt()[:, None] * self.score(sample[:, :, 0, 0], encoder_hidden_states, alpha, variance)
         if self.schedule.prediction_type == "flow_prediction":
@@ -195,7 +200,7 @@ class MLPDenoiser(nn.Module):
 
     def forward(self, sample: Float[Tensor, "b d 1 1"], timestep: Any, encoder_hidden_states: Float[Tensor, "b 1 c"]) -> Any:
         """Return the predicted noise, with the signature of a UNet."""
-        t = torch.as_tensor(timestep).expand(len(sample))
+        t = _times(timestep, sample)
         alpha, variance = (part.to(sample.dtype)[:, None] for part in self.schedule.powers(t))
         angle = torch.atan2(variance.sqrt(), alpha.sqrt())  # 0 at the image, near pi / 2 at pure noise
         time = torch.cat([alpha.sqrt(), variance.sqrt(), torch.sin(4 * angle), torch.cos(4 * angle)], 1)

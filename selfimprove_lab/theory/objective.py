@@ -13,7 +13,7 @@ from torch import Tensor
 from selfimprove import losses
 from selfimprove_lab.theory import exact
 from selfimprove_lab.theory.checks import Check
-from selfimprove_lab.theory.mixture import AffineDenoiser
+from selfimprove_lab.theory.mixture import AffineDenoiser, PointWorld
 from selfimprove_lab.theory.paths import Trajectory, noising_trajectory, trajectory
 from selfimprove_lab.theory.practical import CASES
 from selfimprove_lab.theory.worlds import data_mixture, empty_text, ids, point_world, texts
@@ -63,36 +63,40 @@ def chain_rule(steps: Sequence[int] = (2, 5, 10), count: int = 8) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-def make_game(eta: float, count: int, steps: int = 20, guidance: float = 1.0, distance: float = 0.25) -> exact.Game:
-    """Return a player near its opponent, both mixtures, on `count` paths of each side."""
-    world = point_world(steps)
+def make_game(
+    eta: float, count: int, steps: int = 20, guidance: float = 1.0, distance: float = 0.25, flow: PointWorld | None = None
+) -> exact.Game:
+    """Return a player near its opponent, both mixtures, on `count` paths of each side; without a `flow`, on a diffusion of `steps` steps."""
+    world = flow or point_world(steps)
     data, opponent = data_mixture(world.schedule), data_mixture(world.schedule, 0.4, 1.3)
     player = data_mixture(world.schedule, 0.4 - distance, 1.3 - distance / 2)
     text = texts(world, count)
-    generated = trajectory(world, opponent, text, empty_text(world), ids(count), 0, "generated", 0, None, guidance, eta)
+    generated = trajectory(world, opponent, text, empty_text(world), ids(count), 0, "generated", 0, steps, guidance, eta)
     clean = data.sample(text, torch.Generator().manual_seed(1))
     real = noising_trajectory(world, clean, ids(count), 0, "real", 0, generated.steps)
     return exact.Game(world, player, opponent, real, generated, text)
 
 
-def noise_form(count: int = 16) -> pd.DataFrame:
+def noise_form(count: int = 16, flow: PointWorld | None = None) -> pd.DataFrame:
     """Return the largest relative difference between an error of means and its noise form, (C.3) and (C.4).
 
     The noise form is computed with h_t as derived from (C.2), and with the last factor of h_t read as `sqrt(1 - alpha_{t-1})`, as in the
-    extracted text.
+    extracted text. Steps from pure noise, where h_t is infinite, are left out.
     """
     rows = []
     for eta in ETAS:
-        game = make_game(eta, count)
+        game = make_game(eta, count, flow=flow)
         for side, path in (("real, (C.3)", game.real), ("generated, (C.4)", game.generated)):
             worst = {"derived": 0.0, "as extracted": 0.0}
             for index, step in enumerate(path.steps[:-1]):  # at the last step the extracted h_t is 0/0
-                own = game.opponent(path.states[index], step.t, game.text).sample
+                if step.alpha == 0:
+                    continue
+                own = exact.noise_of(game.world, game.opponent, path, index, game.text)
                 target = exact.data_noise(path, index, path.clean) if side.startswith("real") else own
                 direct = exact.path_error(game.world, game.player, path, index, game.text)
                 derived = exact.noise_error(game.world, game.player, path, index, game.text, target)
                 printed_h = step.direction - math.sqrt(step.alpha_next / step.alpha) * math.sqrt(1 - step.alpha_next)
-                output = game.player(path.states[index], step.t, game.text).sample
+                output = exact.noise_of(game.world, game.player, path, index, game.text)
                 residual = target - output + step.sigma / printed_h * path.noise[index]
                 printed = printed_h**2 * residual.square().mean((1, 2, 3))
                 for name, value in (("derived", derived), ("as extracted", printed)):
@@ -102,25 +106,26 @@ def noise_form(count: int = 16) -> pd.DataFrame:
 
 
 def own_path_terms(game: exact.Game, index: int, beta: float) -> losses.SpinTerms:
-    """Return (C.5) at step `index`: noise errors times h_t^2, without the e_hat that (4.9) keeps inside the link."""
+    """Return (C.5) at step `index`: output errors, times h_t^2 if of eps, without the e_hat that (4.9) keeps inside the link."""
     step, text = game.real.steps[index], game.text
     noisy, fake = game.real.states[index], game.generated.states[index]
-    eps = exact.data_noise(game.real, index, game.real.clean)
+    noise, times = exact.data_noise(game.real, index, game.real.clean), torch.tensor([step.t])
+    target = game.world.schedule.target(game.real.clean, noise, times)
     own = game.opponent(fake, step.t, text).sample
     errors = losses.Errors(
-        losses.squared_error(game.player(noisy, step.t, text).sample, eps),
+        losses.squared_error(game.player(noisy, step.t, text).sample, target),
         losses.squared_error(game.player(fake, step.t, text).sample, own),
-        losses.squared_error(game.opponent(noisy, step.t, text).sample, eps),
+        losses.squared_error(game.opponent(noisy, step.t, text).sample, target),
         torch.zeros(len(text), dtype=torch.float64),
     )
-    return losses.spin(*errors, beta * step.h**2, "paper", 2)
+    return losses.spin(*errors, beta * exact.output_move(game.world, step) ** 2, "paper", 2)
 
 
-def decoupled_against_approximate(count: int = 2000, beta: float = 40.0) -> pd.DataFrame:
+def decoupled_against_approximate(count: int = 2000, beta: float = 40.0, flow: PointWorld | None = None) -> pd.DataFrame:
     """Compare (C.5) with (4.9) by eta: the mean loss of each, and the largest difference of an example."""
     rows = []
     for eta in ETAS:
-        game = make_game(eta, count)
+        game = make_game(eta, count, flow=flow)
         with torch.no_grad():
             approximate = torch.stack([t.loss for t in exact.approximate(game, beta)])
             decoupled = torch.stack([own_path_terms(game, i, beta).loss for i in range(len(game.real.steps))])

@@ -8,7 +8,7 @@ from torch import Tensor
 from selfimprove import draws, losses
 from selfimprove.models.network import Denoiser
 from selfimprove.schedule import Schedule
-from selfimprove_lab.theory.mixture import Mixture, PointWorld, cosine_schedule
+from selfimprove_lab.theory.mixture import Mixture, PointWorld, cosine_schedule, flow_schedule
 
 CONDITIONS, DIMENSIONS = 2, 2
 _MEANS = [[[-1.1, 0.2], [0.9, 0.7]], [[0.1, -1.2], [0.6, 0.9]]]
@@ -18,6 +18,11 @@ _FACTORS = [[[0.35, 0.0], [0.15, 0.25]], [[0.25, 0.0], [-0.1, 0.4]]]
 def point_world(steps: int, last_alpha: float = 1e-3) -> PointWorld:
     """Return a world of two dimensions and two conditions, with a schedule of `steps` steps down to alpha_T = `last_alpha`."""
     return PointWorld(cosine_schedule(steps, last_alpha), DIMENSIONS, CONDITIONS)
+
+
+def flow_world(shift: float = 1.0) -> PointWorld:
+    """Return the same world on a flow's path, whose sampling times are shifted towards noise by `shift`."""
+    return PointWorld(flow_schedule(shift), DIMENSIONS, CONDITIONS)
 
 
 def data_mixture(schedule: Schedule, shift: float = 0.0, spread: float = 1.0) -> Mixture:
@@ -43,32 +48,45 @@ def ids(count: int) -> list[str]:
     return [draws.example_id("point", i) for i in range(count)]
 
 
+def times(schedule: Schedule, count: int, generator: torch.Generator) -> Tensor:
+    """Draw `count` training times, uniform over the schedule's; on a flow, over the middles of a thousand equal parts of (0, 1)."""
+    index = torch.randint(len(schedule), (count,), generator=generator)
+    return schedule.time((index + 0.5) / len(schedule))
+
+
 @dataclass(frozen=True)
 class Batch:
-    """One batch of the practical objective: noisy points and noise of both sides, each (B, d, 1, 1), at shared times (B,).
+    """One batch of the practical objective: noisy points of both sides, and what a model should say, each (B, d, 1, 1), at times (B,).
 
-    Each side has noise of its own, as the formula has it; the released code shares the noise.
+    Targets are the noise, or on a flow the velocity. Each side has noise of its own, as the formula has it; the released code shares the
+    noise.
     """
 
     t: Tensor
     text: Tensor
     noisy: Tensor
-    eps: Tensor
+    target: Tensor
     forward: Tensor
-    forward_eps: Tensor
+    forward_target: Tensor
 
     @staticmethod
-    def make(world: PointWorld, real: Tensor, generated: Tensor, text: Tensor, generator: torch.Generator) -> "Batch":
-        """Noise both sides with draws of the generator, and return the batch."""
-        t = torch.randint(len(world.schedule), (len(text),), generator=generator)
+    def make(
+        world: PointWorld, real: Tensor, generated: Tensor, text: Tensor, generator: torch.Generator,
+        noise: Tensor | None = None, forward_noise: Tensor | None = None,
+    ) -> "Batch":  # fmt: skip
+        """Noise both sides with draws of the generator, or with the noise given, and return the batch."""
+        schedule, t = world.schedule, times(world.schedule, len(text), generator)
         eps, forward_eps = torch.randn(2, *real.shape, dtype=torch.float64, generator=generator)
-        return Batch(t, text, world.schedule.add_noise(real, eps, t), eps, world.schedule.add_noise(generated, forward_eps, t), forward_eps)
+        eps, forward_eps = eps if noise is None else noise, forward_eps if forward_noise is None else forward_noise
+        sides = ((real, eps), (generated, forward_eps))
+        noisy, forward = (schedule.add_noise(clean, e, t) for clean, e in sides)
+        return Batch(t, text, noisy, schedule.target(real, eps, t), forward, schedule.target(generated, forward_eps, t))
 
     def errors(self, model: Denoiser) -> tuple[Tensor, Tensor]:
         """Return a model's errors on the real and the generated side, each (B,)."""
         both = model(torch.cat([self.noisy, self.forward]), self.t.repeat(2), self.text.repeat(2, 1, 1)).sample
         real, generated = both.chunk(2)
-        return losses.squared_error(real, self.eps), losses.squared_error(generated, self.forward_eps)
+        return losses.squared_error(real, self.target), losses.squared_error(generated, self.forward_target)
 
     def spin(self, player: Denoiser, opponent: Denoiser, beta: float) -> losses.SpinTerms:
         """Return the practical objective's terms, convention "paper", logistic link; the player's graph is kept."""
@@ -80,7 +98,7 @@ class Batch:
 def training_step(optimiser: torch.optim.Optimizer, batch: Batch, player: Denoiser, opponent: Denoiser | None, beta: float) -> None:
     """Take one optimiser step on the practical objective, or, without an opponent, of fine-tuning on the batch's real side."""
     if opponent is None:
-        error = losses.squared_error(player(batch.noisy, batch.t, batch.text).sample, batch.eps)
+        error = losses.squared_error(player(batch.noisy, batch.t, batch.text).sample, batch.target)
         loss = losses.denoising(error).loss.mean()
     else:
         loss = batch.spin(player, opponent, beta).loss.mean()
