@@ -153,3 +153,44 @@ def by_round(table: pd.DataFrame, group: str, columns: dict[str, str], logarithm
     handles = axes[0][0].get_legend_handles_labels()
     figure.legend(*handles, frameon=False, loc="outside lower center", ncols=3)
     return figure
+
+
+def gaussian_paths(states: pd.DataFrame) -> Figure:
+    """Draw the paths of diffusions and flows in the plane of a and b, with a sampler's states and the rays on which they are one."""
+    figure, axis = plt.subplots(figsize=(4.2, 4.2), constrained_layout=True)
+    angle = np.linspace(0, np.pi / 2, 100)
+    axis.plot(np.cos(angle), np.sin(angle), color=COLOURS[0], label="diffusion, $a^2+b^2=1$")
+    axis.plot([1, 0], [0, 1], color=COLOURS[1], label="flow, $a+b=1$")
+    axis.plot([0 * states["a"], states["a"]], [0 * states["b"], states["b"]], color="0.8", lw=0.8, zorder=0)
+    axis.plot(states["a"], states["b"], "o", ms=4, color=COLOURS[0])
+    axis.plot(1 - states["s"], states["s"], "o", ms=4, color=COLOURS[1])
+    axis.set(xlabel="a, the image's share", ylabel="b, the noise's share", xlim=(0, 1.05), ylim=(0, 1.05), aspect="equal")
+    axis.legend(frameon=False, loc="lower left")
+    return figure
+
+
+def weights_over_s(table: pd.DataFrame, times: np.ndarray) -> Figure:
+    """Draw the weights of the velocity's squared error against s, over the density of the times given, which has a scale of its own."""
+    figure, axis = plt.subplots(figsize=(5.5, 3.4), constrained_layout=True)
+    for colour, name in zip(COLOURS, table, strict=False):
+        axis.plot(table.index, table[name], color=colour, label=str(name))
+    density = axis.twinx()
+    density.hist(times, 60, (0, 1), density=True, color="0.88")
+    density.set(ylabel="density of SD3's training times")
+    axis.set_zorder(density.get_zorder() + 1)
+    axis.set_facecolor("none")
+    axis.set(xlabel="s (1 is pure noise)", ylabel=r"weight of $|\hat v-v|^2$", yscale="log", ylim=(1e-3, 30))
+    axis.legend(frameon=False, loc="lower center")
+    return figure
+
+
+def chords(states: np.ndarray) -> Figure:
+    """Draw paths (steps + 1, points, 2) from noise to image, each with its chord."""
+    figure, axis = plt.subplots(figsize=(4.2, 3.8), constrained_layout=True)
+    for i in range(states.shape[1]):
+        axis.plot(*states[:, i].T, color=COLOURS[0], marker="o", ms=2, lw=1, label="_" * (i > 0) + "the opponent's path")
+        axis.plot(*states[[0, -1], i].T, color=COLOURS[1], lw=0.8, ls="--", label="_" * (i > 0) + "its chord: own noise")
+    axis.plot(*states[-1].T, "k.", ms=5, label="images")
+    axis.set(xlabel="first coordinate", ylabel="second coordinate")
+    figure.legend(*axis.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=3)
+    return figure

@@ -30,9 +30,9 @@ def gaps(
 ) -> pd.DataFrame:
     """Return (4.9) less (4.8), example by example, for every T, eta, distance of theta from theta_k, and link.
 
-    beta_t is `beta_per_step / |h_t|` (on a flow, over what an error of velocity moves), a function of t between the constant and the proof's. There is one row per case: the means of both
-    objectives, the smallest, mean and largest gap, the largest absolute argument of the link, and the mean over examples of its variance
-    over t.
+    beta_t is `beta_per_step / |h_t|`, a function of t between the constant and the proof's; on a flow what an error of the velocity moves
+    a step by stands for h_t. There is one row per case: the means of both objectives, the smallest, mean and largest gap, the largest
+    absolute argument of the link, and the mean over examples of its variance over t.
     """
     rows = []
     for total in totals:

@@ -123,11 +123,16 @@ def gradient_left(counts: Sequence[int], samples: int, parts: int = 20, seed: in
             batch = Batch.make(world, data.sample(text, generator), generated, text, generator)
             loss = batch.spin(data, data, 1.0).loss.mean()
             gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]))
-        products = torch.stack(gradients) @ torch.stack(gradients).T
-        left_out = [_between(products, [i for i in range(parts) if i != j]) for j in range(parts)]
-        error = math.sqrt((parts - 1) * float(np.var(left_out)))
-        rows.append({"n": n, "squared norm": _between(products, list(range(parts))), "error": error})
+        value, error = products_and_error(torch.stack(gradients))
+        rows.append({"n": n, "squared norm": value, "error": error})
     return pd.DataFrame(rows)
+
+
+def products_and_error(gradients: Tensor) -> tuple[float, float]:
+    """Return the squared norm of the mean gradient, from independent batches' gradients (parts, p), and its jackknife standard error."""
+    parts, products = len(gradients), gradients @ gradients.T
+    left_out = [_between(products, [i for i in range(parts) if i != j]) for j in range(parts)]
+    return _between(products, list(range(parts))), math.sqrt((parts - 1) * float(np.var(left_out)))
 
 
 def _between(products: Tensor, chosen: list[int]) -> float:

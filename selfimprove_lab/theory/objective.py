@@ -66,7 +66,7 @@ def chain_rule(steps: Sequence[int] = (2, 5, 10), count: int = 8) -> pd.DataFram
 def make_game(
     eta: float, count: int, steps: int = 20, guidance: float = 1.0, distance: float = 0.25, flow: PointWorld | None = None
 ) -> exact.Game:
-    """Return a player near its opponent, both mixtures, on `count` paths of each side; without a `flow`, on a diffusion of `steps` steps."""
+    """Return a player near its opponent, both mixtures, on `count` paths of each side; without `flow`, on a diffusion of `steps` steps."""
     world = flow or point_world(steps)
     data, opponent = data_mixture(world.schedule), data_mixture(world.schedule, 0.4, 1.3)
     player = data_mixture(world.schedule, 0.4 - distance, 1.3 - distance / 2)
@@ -109,7 +109,7 @@ def own_path_terms(game: exact.Game, index: int, beta: float) -> losses.SpinTerm
     """Return (C.5) at step `index`: output errors, times h_t^2 if of eps, without the e_hat that (4.9) keeps inside the link."""
     step, text = game.real.steps[index], game.text
     noisy, fake = game.real.states[index], game.generated.states[index]
-    noise, times = exact.data_noise(game.real, index, game.real.clean), torch.tensor([step.t])
+    noise, times = exact.data_noise(game.real, index, game.real.clean), torch.full((len(text),), step.t)
     target = game.world.schedule.target(game.real.clean, noise, times)
     own = game.opponent(fake, step.t, text).sample
     errors = losses.Errors(

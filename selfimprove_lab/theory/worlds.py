@@ -49,9 +49,9 @@ def ids(count: int) -> list[str]:
 
 
 def times(schedule: Schedule, count: int, generator: torch.Generator) -> Tensor:
-    """Draw `count` training times, uniform over the schedule's; on a flow, over the middles of a thousand equal parts of (0, 1)."""
-    index = torch.randint(len(schedule), (count,), generator=generator)
-    return schedule.time((index + 0.5) / len(schedule))
+    """Draw `count` training times, uniform over the middles of equal parts of the schedule: a hundred, or all of a shorter schedule."""
+    levels = min(len(schedule), 100)  # few levels are quick: matrices of mixtures are computed once per level
+    return schedule.time((torch.randint(levels, (count,), generator=generator) + 0.5) / levels)
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,14 @@ class Batch:
     @staticmethod
     def make(
         world: PointWorld, real: Tensor, generated: Tensor, text: Tensor, generator: torch.Generator,
-        noise: Tensor | None = None, forward_noise: Tensor | None = None,
+        forward_noise: Tensor | None = None,
     ) -> "Batch":  # fmt: skip
-        """Noise both sides with draws of the generator, or with the noise given, and return the batch."""
+        """Noise both sides with draws of the generator, or the generated one with the noise given, and return the batch."""
         schedule, t = world.schedule, times(world.schedule, len(text), generator)
         eps, forward_eps = torch.randn(2, *real.shape, dtype=torch.float64, generator=generator)
-        eps, forward_eps = eps if noise is None else noise, forward_eps if forward_noise is None else forward_noise
-        sides = ((real, eps), (generated, forward_eps))
+        sides = ((real, eps), (generated, forward_eps if forward_noise is None else forward_noise))
         noisy, forward = (schedule.add_noise(clean, e, t) for clean, e in sides)
-        return Batch(t, text, noisy, schedule.target(real, eps, t), forward, schedule.target(generated, forward_eps, t))
+        return Batch(t, text, noisy, schedule.target(real, eps, t), forward, schedule.target(*sides[1], t))
 
     def errors(self, model: Denoiser) -> tuple[Tensor, Tensor]:
         """Return a model's errors on the real and the generated side, each (B,)."""
