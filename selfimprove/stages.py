@@ -25,6 +25,7 @@ from selfimprove.rollout import sample_batches
 from selfimprove.run import Run
 from selfimprove.run_folder import identity_hash
 
+TENSORS = 1  # raise it when embeddings of the same texts come to be other tensors
 PIXELS = 1  # raise it when `data` comes to give other pixels for the same files, so that no cache serves the former ones
 
 
@@ -134,10 +135,7 @@ def text_store(run: Run, folder: Path, captions: list[str], dtype: torch.dtype) 
     """Return the embeddings of all different captions, the empty caption first, and the row of each caption."""
     texts = ["", *sorted(set(captions))]
     parts = [part for e in run.diffuser.family.encoders for part in (e.part, e.tokenizer)]
-    made_from = {
-        "text": model_hash(run.diffuser.folder, *parts),
-        "size": list(run.diffuser.image_size),
-    }  # a size is part of some conditionings
+    made_from = {"text": model_hash(run.diffuser.folder, *parts), "tensors": TENSORS}
     wanted = Wanted(folder, texts, made_from, dtype)
     store = shared_store(run.latent_cache, wanted, lambda rows: dict(run.diffuser.embed([texts[i] for i in rows]).tensors), "text")
     rows = {caption: row for row, caption in enumerate(texts)}

@@ -222,3 +222,12 @@ def test_large_text_encoders_are_held_in_half_precision(tmp_path: Path, monkeypa
     diffuser = load_diffuser(folder, CPU)
     assert {network.dtype for network, _, _ in diffuser.texts} == {torch.bfloat16}
     assert {tensor.dtype for tensor in diffuser.embed(PROMPTS).tensors.values()} == {torch.float32}
+
+
+def test_each_image_is_given_its_own_size(images: Path, tmp_path: Path) -> None:
+    """Stable Diffusion XL is told the size beside the text; with aspect-ratio buckets a batch's own."""
+    diffuser, seen = load_diffuser(write("sdxl", tmp_path / "model"), CPU), []
+    network = lambda *inputs, **named: (seen.append(named["added_cond_kwargs"]["time_ids"]), diffuser.denoiser(*inputs, **named))[1]  # noqa: E731
+    wide = diffuser.sized((16, 32))
+    rollout(wide, network, diffuser.embed(PROMPTS), diffuser.embed([""]), ["a", "b", "c"], 0, "test", 1, 1, 1.0)
+    assert seen[0].tolist() == [[16, 32, 0, 0, 16, 32]] * 3

@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from selfimprove.presets import PRESETS
+from tests.tiny_families import write
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -138,6 +139,25 @@ def test_the_command_with_one_argument_prints_the_notebook(tmp_path: Path) -> No
     command = [sys.executable, "-m", "papermill", str(SPIN), "-p", "iter", "1", "-p", "preset", "smoke", "-p", "run", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, stdin=subprocess.DEVNULL)
     assert json.loads(done.stdout)["cells"]
+
+
+def test_both_notebooks_on_another_family(images: Path, tmp_path: Path) -> None:
+    """Stable Diffusion 3's kind, from the same notebooks; every other family's rounds are in test_families."""
+    model = write("sd3", tmp_path / "model")
+    execute(
+        tmp_path / "spin.ipynb", iter=1, preset="smoke", model=str(model), data=str(images), run=str(tmp_path / "spin"), device="cpu",
+        set="lora_rank=2, error_in=velocity, time_density=logit-normal, time_shift=3",
+    )  # fmt: skip
+    assert (tmp_path / "spin" / "round_1" / "pipeline" / "transformer" / "config.json").exists()
+    assert (tmp_path / "spin" / "round_1" / "lora").is_dir()
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(f"a picture of thing number {i}" for i in range(34)))
+    execute(
+        tmp_path / "rsi.ipynb", RSI, iter=1, preset="own-prompts", prompts=str(prompts), model=str(model), run=str(tmp_path / "rsi"), device="cpu",
+        set="samples=12, selected=4, batch=4, epochs=1, rollout_steps=2, evaluation_steps=2, evaluation_prompts=2, evaluation_images=1, "
+        "metrics=(), strategy=all, selected=0, precision=no, time_weight=inverse-variance",
+    )  # fmt: skip
+    assert (tmp_path / "rsi" / "round_1" / "pipeline" / "transformer" / "config.json").exists()
 
 
 def test_settings_are_changed_and_the_preset_is_chosen(tiny: Path, images: Path, tmp_path: Path) -> None:

@@ -27,9 +27,9 @@ class Encoder(NamedTuple):
     limit: int = 0
 
 
-def pooled(pipeline: Any, prompts: list[str], size: Size, embed: Callable[..., dict[str, Tensor]]) -> Tensor:
+def pooled(pipeline: Any, prompts: list[str], embed: Callable[..., dict[str, Tensor]]) -> Tensor:
     """Return one vector per prompt, (B, width), for families whose embeddings have one."""
-    return embed(pipeline, prompts, size)["pooled"]
+    return embed(pipeline, prompts)["pooled"]
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Family:
         pipeline: name of the diffusers pipeline whose folders belong to the family.
         part: the part of the pipeline that is trained, "unet" or "transformer".
         network: name of that part's class in diffusers.
-        embed: maps (pipeline, prompts, image size) to named tensors on the pipeline's device, one row per prompt. The text "" stands for no
+        embed: maps (pipeline, prompts) to named tensors on the pipeline's device, one row per prompt. The text "" stands for no
             text, as guidance and caption dropout need it.
         call: maps (network, x_t, t, tensors) to the network's output.
-        pooled: maps (pipeline, prompts, image size, `embed`) to one vector per prompt, (B, width), by which prompts are clustered.
+        pooled: maps (pipeline, prompts, `embed`) to one vector per prompt, (B, width), by which prompts are clustered.
         encoders: the text encoders.
         flow: whether the model is a flow; if not, its noise schedule is made of betas.
         optional: parts that a folder may lack.
@@ -58,7 +58,7 @@ class Family:
     pipeline: str
     part: str
     network: str
-    embed: Callable[[Any, list[str], Size], dict[str, Tensor]]
+    embed: Callable[[Any, list[str]], dict[str, Tensor]]
     call: Call = call_with_text
     pooled: Callable[..., Tensor] = pooled
     encoders: tuple[Encoder, ...] = (Encoder(),)

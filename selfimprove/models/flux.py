@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selfimprove.models.family import T5, Encoder, Family, Size, times_for
+from selfimprove.models.family import T5, Encoder, Family, times_for
 from selfimprove.models.network import Denoiser
 
 T5_TOKENS = 512  # the plain pipeline's default
 EMBEDDED_GUIDANCE = 3.5
 
 
-def embed(pipeline: Any, prompts: list[str], size: Size) -> dict[str, Tensor]:
+def embed(pipeline: Any, prompts: list[str]) -> dict[str, Tensor]:
     """Return the embeddings of T5 tokens, (B, tokens, width), the pooled CLIP output, and the guidance of a distilled model."""
     text, pooled, _ = pipeline.encode_prompt(prompts, None, device=pipeline.text_encoder.device, max_sequence_length=T5_TOKENS)
     tensors = {"text": text, "pooled": pooled}

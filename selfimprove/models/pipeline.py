@@ -143,13 +143,13 @@ class Diffuser:
     def embed(self, prompts: list[str]) -> Conditioning:
         """Return what the denoiser is given for prompts, on the CPU, one row each; prompts beyond the tokenizers' limits are cut."""
         with self._encoding() as pipeline:
-            parts = [self.family.embed(pipeline, prompts[i : i + TEXTS], self.image_size) for i in range(0, len(prompts), TEXTS)]
+            parts = [self.family.embed(pipeline, prompts[i : i + TEXTS]) for i in range(0, len(prompts), TEXTS)]
         return Conditioning({name: torch.cat([part[name].float().cpu() for part in parts]) for name in parts[0]}, self.family.call)
 
     def embed_pooled(self, prompts: list[str]) -> Float[np.ndarray, "b d"]:
         """Return one vector per prompt: a text encoder's pooled output."""
         with self._encoding() as pipeline:
-            return self.family.pooled(pipeline, prompts, self.image_size, self.family.embed).float().cpu().numpy()
+            return self.family.pooled(pipeline, prompts, self.family.embed).float().cpu().numpy()
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "b 3 height width"]) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:

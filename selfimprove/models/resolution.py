@@ -34,17 +34,12 @@ def check_sizes(diffuser: Diffuser, sizes: Sequence[tuple[int, int]]) -> None:
     """Call the denoiser once at each size, (height, width) in pixels, without computing.
 
     Raises:
-        ModelError: the denoiser does not return what it takes at one of them, or is told the size beside the text, which is not done yet.
+        ModelError: the denoiser does not return what it takes at one of them.
     """
     if not sizes:
         return
     meta, time = torch.device("meta"), diffuser.schedule.time(torch.ones(1))
-    given, other = diffuser.embed([""]), diffuser.sized(sizes[0]).embed([""])
-    if any(not torch.allclose(tensor, other.tensors[name]) for name, tensor in given.tensors.items()):
-        raise ModelError(
-            f"model={str(diffuser.folder)!r} is told the size of an image beside the text, and texts are embedded for one size; "
-            "set aspect_ratio_buckets=False"
-        )
+    given = diffuser.embed([""])
     for at in map(diffuser.sized, sizes):
         noisy = torch.empty(1, *at.latent_shape, device=meta)
         try:

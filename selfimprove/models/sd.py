@@ -4,10 +4,10 @@ from typing import Any
 
 from torch import Tensor
 
-from selfimprove.models.family import Family, Size
+from selfimprove.models.family import Family
 
 
-def embed(pipeline: Any, prompts: list[str], size: Size) -> dict[str, Tensor]:
+def embed(pipeline: Any, prompts: list[str]) -> dict[str, Tensor]:
     """Return the embeddings of the tokens, (B, tokens, width), as the plain pipeline makes them."""
     return {"text": pipeline.encode_prompt(prompts, pipeline.text_encoder.device, 1, False)[0]}
 

@@ -5,13 +5,13 @@ from typing import Any
 
 from torch import Tensor
 
-from selfimprove.models.family import T5, Encoder, Family, Size, times_for
+from selfimprove.models.family import T5, Encoder, Family, times_for
 from selfimprove.models.network import Denoiser
 
 T5_TOKENS = 256  # the plain pipeline's default
 
 
-def embed(pipeline: Any, prompts: list[str], size: Size) -> dict[str, Tensor]:
+def embed(pipeline: Any, prompts: list[str]) -> dict[str, Tensor]:
     """Return the embeddings of CLIP and T5 tokens, (B, tokens, width), zeros for a T5 that is absent, and the pooled CLIP outputs."""
     text, _, pooled, _ = pipeline.encode_prompt(
         prompts, None, None, device=pipeline.text_encoder.device, do_classifier_free_guidance=False, max_sequence_length=T5_TOKENS

@@ -53,7 +53,7 @@ TRUE_SIZES = {
             "addition_embed_type": "text_time", "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
             "use_linear_projection": True,
         },
-        {}, {"text": (77, 2048), "pooled": (1280,), "time_ids": (6,)}, 4 * (CLIP_TEXT + CLIP_G), 128,
+        {}, {"text": (77, 2048), "pooled": (1280,), "pixels": (1,)}, 4 * (CLIP_TEXT + CLIP_G), 128,
     ),
     "sd3": TrueSize("StableDiffusion3Pipeline", _SD3, _VAE_16, _SD3_TEXT, 4 * (CLIP_L + CLIP_G) + 2 * T5_XXL, 128),
     "sd35": TrueSize(
