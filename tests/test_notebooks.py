@@ -150,12 +150,9 @@ def test_both_notebooks_on_another_family(images: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert (tmp_path / "spin" / "round_1" / "pipeline" / "transformer" / "config.json").exists()
     assert (tmp_path / "spin" / "round_1" / "lora").is_dir()
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("\n".join(f"a picture of thing number {i}" for i in range(34)))
     execute(
-        tmp_path / "rsi.ipynb", RSI, iter=1, preset="own-prompts", prompts=str(prompts), model=str(model), run=str(tmp_path / "rsi"), device="cpu",
-        set="samples=12, selected=4, batch=4, epochs=1, rollout_steps=2, evaluation_steps=2, evaluation_prompts=2, evaluation_images=1, "
-        "metrics=(), strategy=all, selected=0, precision=no, time_weight=inverse-variance",
+        tmp_path / "rsi.ipynb", RSI, iter=1, preset="smoke-rsi", model=str(model), run=str(tmp_path / "rsi"), device="cpu",
+        set="lora_rank=2, resolution=64, time_weight=inverse-variance",
     )  # fmt: skip
     assert (tmp_path / "rsi" / "round_1" / "pipeline" / "transformer" / "config.json").exists()
 
