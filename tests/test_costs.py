@@ -1,5 +1,6 @@
 """Costs counted from shapes, against published figures and against what real steps hold."""
 
+import json
 import re
 import time
 from dataclasses import replace
@@ -154,6 +155,20 @@ def test_one_card_of_12_gigabytes_is_enough_in_every_stage(name: str) -> None:
     assert max(m.peak for m in (training, watching, sampling, evaluation)) < 12e9
     assert evaluation.scorers + evaluation.activations >= sampling.activations
     assert training.pipeline == sampling.pipeline == sum(p.numel() for p in shapes.vae.parameters()) * 4
+
+
+def test_stable_diffusion_3_fits_one_card_of_24_gigabytes() -> None:
+    """21.5 GB, where images are drawn: 8.3 of weights and the text encoders in their turn, T5 in bfloat16; 10.3 in training."""
+    simulated = json.loads((Path(__file__).parent.parent / "book" / "results" / "scale.json").read_text())["presets"]["sd3-spin-lora"]
+    assert simulated["sampling"] == sampling_memory(true_size("sd3"), PRESETS["sd3-spin-lora"].settings, 7.0)._asdict()
+    assert max(sum(simulated[stage].values()) for stage in ("memory", "sampling", "evaluation")) < 22e9
+    assert simulated["sampling"]["activations"] == 4 * (CLIP_L + CLIP_G) + 2 * T5_XXL
+
+
+def test_the_largest_networks_have_the_published_numbers_of_weights() -> None:
+    sizes = {name: true_size(name).parameters for name in ("sdxl", "sd35", "sd35-large", "flux")}
+    assert sizes["sdxl"] == 2_567_463_684
+    assert [round(sizes[name] / 1e9, 2) for name in ("sd35", "sd35-large", "flux")] == [2.24, 8.06, 11.9]
 
 
 def test_all_weights_fit_one_card_of_24_gigabytes() -> None:
