@@ -21,6 +21,7 @@ from selfimprove.scorers import PUBLISHED_SCORERS, ScorerError, load_scorers
 from selfimprove.scorers.blip import TEXT, VISION, ImageRewardModel
 from selfimprove.scorers.checkpoints import fill, read_state
 from selfimprove.scorers.clip import published_head, read_clip
+from selfimprove.scorers.hpsv3 import Hpsv3Model
 from selfimprove.scorers.images import crop_square, squares
 from selfimprove.scorers.openclip import VIT_H_14
 from selfimprove.shapes import ASSETS
@@ -55,6 +56,7 @@ def test_ids_and_files_are_the_published_ones() -> None:
         "pickscore": ("yuvalkirstain/PickScore_v1", "", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
         "hpsv2": ("xswu/HPSv2", "HPS_v2_compressed.pt", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
         "hpsv2.1": ("xswu/HPSv2", "HPS_v2.1_compressed.pt", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
+        "hpsv3": ("MizzenAI/HPSv3", "HPSv3.safetensors", "Qwen/Qwen2-VL-7B-Instruct"),
         "imagereward": ("THUDM/ImageReward", "ImageReward.pt", "google-bert/bert-base-uncased"),
         "aesthetic": ("", "sac+logos+ava1-l14-linearMSE.pth", "openai/clip-vit-large-patch14"),
     }.items()
@@ -62,10 +64,13 @@ def test_ids_and_files_are_the_published_ones() -> None:
 
 def test_networks_have_the_published_sizes() -> None:
     with torch.device("meta"):
-        hps, reward, head = CLIPModel(VIT_H_14), ImageRewardModel(VISION, TEXT), published_head()
+        hps, reward, head, large = CLIPModel(VIT_H_14), ImageRewardModel(VISION, TEXT), published_head(), Hpsv3Model()
     assert sum(p.numel() for p in hps.parameters()) == 986_109_441  # as counted on the package's ViT-H-14
     assert sum(p.numel() for p in reward.vision.parameters()) == 303_301_632  # ViT-L/16 without its classifier
     assert reward.text.embeddings.word_embeddings.weight.shape == (30524, 768)
+    unused = 152064 * 3584 + (152064 - 151658) * 3584  # Qwen2-VL's language head, and its embeddings beyond the tokenizer's
+    assert sum(p.numel() for p in large.backbone.parameters()) + unused == 16_582_751_232 // 2  # bytes in Qwen2-VL-7B-Instruct's index
+    assert [tuple(p.shape) for p in large.head.parameters() if p.dim() == 2] == [(1024, 3584), (16, 1024), (2, 16)]
     assert [tuple(p.shape) for p in head.parameters() if p.dim() == 2] == [(1024, 768), (128, 1024), (64, 128), (16, 64), (1, 16)]
 
 
@@ -128,6 +133,26 @@ def test_image_reward_looks_for_its_tokenizer(hub: Path, tmp_path: Path) -> None
     assert scorer.version == "imagereward: ImageReward.pt (local)"
     with pytest.raises(ScorerError, match=r"ImageReward.pt' is truncated or no checkpoint \(0 bytes\)"):
         scorer.model  # noqa: B018 - read at first use
+
+
+def test_hpsv3_looks_for_its_files_before_anything_is_read(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ScorerError, match="hpsv3 needs HPSv3.safetensors of MizzenAI/HPSv3: the hub did not give it"):
+        load_scorers(["hpsv3"], CPU, family="published")
+    with pytest.raises(ScorerError, match="hpsv3='.*': there is no file '.*HPSv3.safetensors'; get it from https://github.com/MizzenAI"):
+        load_scorers([f"hpsv3={tmp_path}"], CPU, family="published")
+    save_file({"model.norm.weight": torch.ones(3584)}, tmp_path / "HPSv3.safetensors")
+    with pytest.raises(ScorerError, match="hpsv3 needs tokenizer.json of Qwen/Qwen2-VL-7B-Instruct: the hub did not give it"):
+        load_scorers([f"hpsv3={tmp_path}"], CPU, family="published")
+    (tmp_path / "tokenizer.json").touch()
+    with pytest.raises(ScorerError, match=r"instruction.txt', the words that the network reads before the prompt, is missing"):
+        load_scorers([f"hpsv3={tmp_path}"], CPU, family="published")
+    monkeypatch.setattr("selfimprove.scorers.published.read_words", lambda folder: "{prompt}")
+    scorer = load_scorers([f"hpsv3={tmp_path}"], CPU, family="published")["hpsv3"]
+    assert scorer.version == "hpsv3: HPSv3.safetensors (local)"
+    with pytest.raises(ScorerError, match=r"of another architecture: 7\d\d keys missing \(backbone.visual.patch_embed.proj.weight"):
+        scorer.model  # noqa: B018 - read at first use
+    with pytest.raises(ScorerError, match="hpsv2.1='.*' is another scorer's checkpoint"):
+        load_scorers([f"hpsv2.1={tmp_path / 'HPSv3.safetensors'}"], CPU, family="published")
 
 
 def test_versions_are_not_confused(tmp_path: Path) -> None:

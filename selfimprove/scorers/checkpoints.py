@@ -3,10 +3,12 @@
 import pickle
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+from accelerate import init_empty_weights
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -76,13 +78,16 @@ def _unreadable(path: Path) -> ScorerError:
     return ScorerError(f"checkpoint {str(path)!r} is truncated or no checkpoint ({path.stat().st_size} bytes); download it again")
 
 
-def fill(build: Callable[[], Network], state: Mapping[str, Tensor], path: Path) -> Network:
-    """Build a frozen network in float32 and eval mode with exactly the weights in `state`, which were read from `path`.
+def fill(build: Callable[[], Network], state: Mapping[str, Tensor], path: Path, dtype: torch.dtype | None = torch.float32) -> Network:
+    """Build a frozen network in eval mode with exactly the weights in `state`, which were read from `path`.
+
+    `dtype` None is for large networks: the tensors themselves become the weights, uncopied and as they are stored.
 
     Raises:
         ScorerError: keys are missing or left over, or shapes differ.
     """
-    with torch.random.fork_rng(devices=[]), no_init_weights():  # unused initial weights must not advance the caller's random numbers
+    empty = init_empty_weights() if dtype is None else nullcontext()
+    with torch.random.fork_rng(devices=[]), no_init_weights(), empty:  # unused initial weights must not advance the caller's random numbers
         network = build()
     expected = network.state_dict()
     missing, extra = [k for k in expected if k not in state], [k for k in state if k not in expected]
@@ -92,5 +97,5 @@ def fill(build: Callable[[], Network], state: Mapping[str, Tensor], path: Path) 
         faults.append(f"{wrong[0]} has shape {tuple(state[wrong[0]].shape)}, not {tuple(expected[wrong[0]].shape)}")
     if faults:
         raise ScorerError(f"checkpoint {str(path)!r} is of another architecture: {'; '.join(faults)}; is it the published file?")
-    network.load_state_dict(state)
-    return network.float().eval().requires_grad_(False)
+    network.load_state_dict(state, assign=dtype is None)
+    return network.to(dtype).eval().requires_grad_(False)

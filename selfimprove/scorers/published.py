@@ -10,12 +10,13 @@ import torch
 from selfimprove.scorers.blip import ImageRewardScorer, read_image_reward
 from selfimprove.scorers.checkpoints import fetch, fill, read_state
 from selfimprove.scorers.clip import AestheticScorer, ClipScorer, ClipTowers, RewardHead, processor_pixels, published_head, read_clip
+from selfimprove.scorers.hpsv3 import Hpsv3Scorer, read_hpsv3, read_words
 from selfimprove.scorers.images import ScorerError, crop_square, fit_square, squares
 from selfimprove.scorers.interface import BatchScorer, Scorer
 from selfimprove.scorers.openclip import clean_text, read_hps
 
 CLIP_L, CLIP_H, BERT = "openai/clip-vit-large-patch14", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "google-bert/bert-base-uncased"
-HPS = "xswu/HPSv2"
+HPS, QWEN = "xswu/HPSv2", "Qwen/Qwen2-VL-7B-Instruct"
 MODEL_FILES = ("model.safetensors", "pytorch_model.bin")  # of a CLIPModel folder; from the hub only the first is downloaded
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt", "vocab.txt")
 PROCESSOR_FILE = "preprocessor_config.json"
@@ -68,6 +69,12 @@ def _image_reward(asked: Asked) -> BatchScorer:
     return ImageRewardScorer(asked.name, asked.version, read, tokenizer, asked.device, asked.batch_size)
 
 
+def _hpsv3(asked: Asked) -> BatchScorer:
+    tokenizer = asked.beside(TOKENIZER_FILES, ("tokenizer.json", "vocab.json"))
+    read = partial(read_hpsv3, asked.weights, asked.device)
+    return Hpsv3Scorer(asked.name, asked.version, read, read_words(asked.weights.parent), tokenizer, asked.device, asked.batch_size)
+
+
 def _aesthetic(asked: Asked) -> BatchScorer:
     """Build the aesthetic scorer: a head on the embeddings of the CLIP beside it."""
     clip = _clip_weights(asked.beside(("config.json", MODEL_FILES[0], *TOKENIZER_FILES), ("config.json",)))
@@ -102,6 +109,8 @@ PUBLISHED_SCORERS = {
     # cosines of about 0.2 to 0.3; according to their README the two versions are not comparable
     "hpsv2": Published(HPS, "HPS_v2_compressed.pt", CLIP_H, "https://github.com/tgxs002/HPSv2", _hps),
     "hpsv2.1": Published(HPS, "HPS_v2.1_compressed.pt", CLIP_H, "https://github.com/tgxs002/HPSv2", _hps),
+    # averages over models of about 0 to 11; a file of 17 GB
+    "hpsv3": Published("MizzenAI/HPSv3", "HPSv3.safetensors", QWEN, "https://github.com/MizzenAI/HPSv3", _hpsv3),
     # v1.0, about -2 to 2
     "imagereward": Published("THUDM/ImageReward", "ImageReward.pt", BERT, "https://github.com/zai-org/ImageReward", _image_reward),
     # LAION's predictor v2 (SAC + Logos + AVA1), about 1 to 10; its head lies only in a git repository

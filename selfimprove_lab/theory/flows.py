@@ -56,7 +56,7 @@ def euler_moves(steps: int = 8) -> pd.DataFrame:
 
 
 def weights(sigmas: Sequence[float]) -> pd.DataFrame:
-    """Return the weight of |v_hat - v|^2 at each s, for errors in eps, the velocity and x_0, and for the likelihood."""
+    """Return the weight of `|v_hat - v|^2` at each s, for errors in eps, the velocity and x_0, and for the likelihood."""
     schedule = flow_schedule()
     t = schedule.time(torch.tensor(sigmas, dtype=torch.float64))
     return pd.DataFrame({name: schedule.error_scale(t, error).numpy() for name, error in ERRORS.items()}, index=pd.Index(sigmas, name="s"))
@@ -83,7 +83,7 @@ def likelihood(count: int, levels: int = 64) -> pd.DataFrame:
 
 
 def sft_weights(sigmas: Sequence[float]) -> pd.DataFrame:
-    """Return what RSIDiff's (6) by lambda_t, and diffusers' scripts for Stable Diffusion 3, weigh |v_hat - v|^2 by at each s.
+    """Return what RSIDiff's (6) by lambda_t, and diffusers' scripts for Stable Diffusion 3, weigh `|v_hat - v|^2` by at each s.
 
     The scripts compare x_t - s v_hat with x_0, so that s^2 is in front of what `compute_loss_weighting_for_sd3` returns.
     """
