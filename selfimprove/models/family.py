@@ -1,7 +1,7 @@
 """State what a family of models must give, so that everything else is the same for all of them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -59,8 +59,8 @@ class Family:
     part: str
     network: str
     embed: Callable[[Any, list[str]], dict[str, Tensor]]
-    call: Call = call_with_text
-    pooled: Callable[..., Tensor] = pooled
+    call: Call = field(default_factory=lambda: call_with_text)  # a function as a class attribute would be taken for a method
+    pooled: Callable[..., Tensor] = field(default_factory=lambda: pooled)
     encoders: tuple[Encoder, ...] = (Encoder(),)
     flow: bool = False
     optional: tuple[str, ...] = ()
