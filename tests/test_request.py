@@ -37,7 +37,7 @@ def test_each_system_has_its_own_parameters_and_presets() -> None:
         RsiRequest(iter=1, prompts=7)
     with pytest.raises(
         ValueError,
-        match=r"preset='shapes-spin' is of the other system; choose one of \['shapes-rsi', 'smoke-rsi', 'sd14-rsi', 'own-prompts', 'sd3-rsi'\]",
+        match=r"preset='shapes-spin' is of the other system; choose one of \['shapes-rsi', 'smoke-rsi', 'sd14-rsi', 'own-prompts', 'sd3-rsi'\]",  # noqa: E501
     ):
         RsiRequest(iter=1, preset="shapes-spin")
     with pytest.raises(ValueError, match="preset='shapes-rsi' is of the other system; choose one of .*shapes-spin"):
