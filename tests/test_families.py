@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline
 
 from selfimprove import draws
 from selfimprove.models.lora import FILE
-from selfimprove.models.pipeline import Diffuser, load_diffuser
+from selfimprove.models.pipeline import Diffuser, load_diffuser, write_pipeline
 from selfimprove.models.resolution import at_resolution
 from selfimprove.models.resolve import resolve_model
 from selfimprove.models.weights import ModelError
@@ -231,3 +231,11 @@ def test_each_image_is_given_its_own_size(images: Path, tmp_path: Path) -> None:
     wide = diffuser.sized((16, 32))
     rollout(wide, network, diffuser.embed(PROMPTS), diffuser.embed([""]), ["a", "b", "c"], 0, "test", 1, 1, 1.0)
     assert seen[0].tolist() == [[16, 32, 0, 0, 16, 32]] * 3
+
+
+def test_a_part_that_is_named_and_not_there_is_null_in_a_player(tmp_path: Path) -> None:
+    """Plain diffusers refuses a folder whose index names a part that is missing; the hub's optional parts are not downloaded."""
+    folder = write("sdxl", tmp_path / "model")
+    edited("model_index.json", image_encoder=["transformers", "CLIPVisionModelWithProjection"])(folder)
+    write_pipeline(tmp_path / "player", load_diffuser(folder, CPU).denoiser, folder)
+    assert plain(tmp_path / "player").image_encoder is None
