@@ -239,3 +239,21 @@ def test_a_part_that_is_named_and_not_there_is_null_in_a_player(tmp_path: Path) 
     edited("model_index.json", image_encoder=["transformers", "CLIPVisionModelWithProjection"])(folder)
     write_pipeline(tmp_path / "player", load_diffuser(folder, CPU).denoiser, folder)
     assert plain(tmp_path / "player").image_encoder is None
+
+
+def test_a_vae_may_name_the_mean_and_deviation_of_each_channel(tmp_path: Path) -> None:
+    folder = write("sdxl", tmp_path / "model")
+    usual = load_diffuser(folder, CPU)
+    edited("vae/config.json", latents_mean=[0.1, -0.2, 0.3, 0.4], latents_std=[1.0, 2.0, 0.5, 1.5])(folder)
+    diffuser, latents = load_diffuser(folder, CPU), torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        theirs = plain(folder)(PROMPTS[:2], height=16, width=16, num_inference_steps=1, latents=latents, output_type="latent").images
+        images = plain(folder)(PROMPTS[:2], height=16, width=16, num_inference_steps=1, latents=latents, output_type="pt").images
+    assert torch.allclose(diffuser.decode(theirs), images, atol=1e-5)
+    assert not torch.allclose(usual.decode(theirs), images, atol=1e-2)
+    given = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    mean, std = diffuser.encode(given)
+    raw, raw_std = (latent / usual.scaling_factor for latent in usual.encode(given))
+    statistics = [torch.tensor(diffuser.vae.config[name]).view(-1, 1, 1) for name in ("latents_mean", "latents_std")]
+    assert torch.allclose(mean, (raw - statistics[0]) / statistics[1] * usual.scaling_factor, atol=1e-5)
+    assert torch.allclose(std, raw_std / statistics[1] * usual.scaling_factor, atol=1e-6)

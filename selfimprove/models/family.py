@@ -51,6 +51,7 @@ class Family:
         patch: side, in latents, of the square that is one token of the network.
         folded: latents that the family's own pipeline folds into one channel of the network's input (FLUX: 2 x 2 = 4).
         even_sigmas: whether the family's own pipeline asks its scheduler for the evenly spaced sigmas 1, 1 - 1/n, ..., 1/n.
+        latent_statistics: whether the family's own pipeline obeys a VAE's mean and deviation of each latent channel, where it names them.
         guidance_input: the name of the network's setting that says whether guidance is one of its inputs, "" if none says so.
         default_size: side of an image, in latents, where the network's configuration names none; 0 if it must.
     """
@@ -68,6 +69,7 @@ class Family:
     patch: int = 1
     folded: int = 1
     even_sigmas: bool = False
+    latent_statistics: bool = False
     guidance_input: str = ""
     default_size: int = 128
 

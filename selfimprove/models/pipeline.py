@@ -111,9 +111,13 @@ class Diffuser:
         return self.vae.config.scaling_factor
 
     @property
-    def shift(self) -> float:
-        """Return what is subtracted from the VAE's latents before they are multiplied."""
-        return self.vae.config.get("shift_factor") or 0.0
+    def _latent_law(self) -> tuple[Any, Any]:
+        """Return what is subtracted from the VAE's latents, and by what they are multiplied then: numbers, or one for each channel."""
+        config = self.vae.config
+        mean, std = config.get("latents_mean"), config.get("latents_std")
+        if self.family.latent_statistics and mean is not None and std is not None:
+            return torch.tensor(mean).view(-1, 1, 1), self.scaling_factor / torch.tensor(std).view(-1, 1, 1)
+        return config.get("shift_factor") or 0.0, self.scaling_factor
 
     @property
     def texts(self) -> list[tuple[Any, Any, int]]:
@@ -156,12 +160,14 @@ class Diffuser:
         """Return mean and standard deviation of the scaled latent posterior of images in [0, 1], on the CPU; encode a few at a time."""
         posteriors = [self.vae.encode(2 * part.to(self.device) - 1).latent_dist for part in images.split(self.vae_batch)]
         mean, std = (torch.cat([getattr(p, name).cpu() for p in posteriors]) for name in ("mean", "std"))
-        return (mean - self.shift) * self.scaling_factor, std * self.scaling_factor
+        shift, factor = self._latent_law
+        return (mean - shift) * factor, std * factor
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 height width"]:
         """Return the images, in [0, 1], of scaled latents, on the CPU; decode a few at a time."""
-        raw = [part.to(self.device) / self.scaling_factor + self.shift for part in latents.split(self.vae_batch)]
+        shift, factor = self._latent_law
+        raw = [(part / factor + shift).to(self.device) for part in latents.split(self.vae_batch)]
         return (torch.cat([self.vae.decode(part).sample.cpu() for part in raw]) / 2 + 0.5).clamp(0, 1)
 
     def load_denoiser(self, folder: Path) -> Any:

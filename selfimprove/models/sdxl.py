@@ -39,4 +39,5 @@ FAMILY = Family(
     call,
     encoders=(Encoder(), Encoder("text_encoder_2", "tokenizer_2", "CLIPTextModelWithProjection")),
     optional=("image_encoder", "feature_extractor"),
+    latent_statistics=True,
 )
