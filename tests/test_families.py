@@ -11,16 +11,17 @@ from diffusers import DiffusionPipeline
 
 from selfimprove import draws
 from selfimprove.models.lora import FILE
-from selfimprove.models.pipeline import Diffuser, load_diffuser, write_pipeline
+from selfimprove.models.pipeline import Diffuser, load_denoiser, load_diffuser, write_pipeline
 from selfimprove.models.resolution import at_resolution
 from selfimprove.models.resolve import resolve_model
 from selfimprove.models.weights import ModelError
 from selfimprove.planning.plan import plan
 from selfimprove.presets import Preset
 from selfimprove.rollout import rollout
-from selfimprove.rounds import play
+from selfimprove.rounds import RoundInfo, play
 from selfimprove.run import set_up
 from tests import test_rounds, test_stages
+from tests.conftest import write_images
 from tests.tiny_families import PIPELINES, write
 
 PROMPTS = ["a star", "a red cat", "noise number 3"]
@@ -87,27 +88,48 @@ def small(preset: Preset, diffuser: Diffuser) -> Preset:
     return preset.changed(resolution=16, **guidance)
 
 
-@pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}], ids=["full", "lora"])
-def test_two_rounds_of_self_play(folder: Path, diffuser: Diffuser, images: Path, tmp_path: Path, changes: dict) -> None:
-    """Player and adapter of the last round are read by plain diffusers, and draw there what they draw here."""
-    preset = small(test_rounds.PRESET.changed(steps=2, on_collapse="ignore", **changes), diffuser)
-    run = test_rounds.prepared_run(folder, images, tmp_path / "run", preset)
-    assert plan(run, 2).memory > 0
-    infos = play(run, 2)
+def played(preset: Preset, folder: Path, run: Path, rounds: int) -> list[RoundInfo]:
+    prepared = test_rounds.prepared_run(folder, write_images(run.parent / "images", 30), run, preset)
+    assert plan(prepared, rounds).memory > 0
+    return play(prepared, rounds)
+
+
+def network_of(pipeline: DiffusionPipeline, diffuser: Diffuser) -> torch.nn.Module:
+    return getattr(pipeline, diffuser.family.part)
+
+
+def drawn(network: torch.nn.Module, diffuser: Diffuser) -> torch.Tensor:
+    """What a network says of some noise."""
+    noise = torch.randn(1, *diffuser.latent_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return diffuser.family.call(network, noise, 500, diffuser.embed(PROMPTS[:1]).tensors)
+
+
+@pytest.fixture(scope="module")
+def adapted(folder: Path, diffuser: Diffuser, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two rounds of self-play with adapters."""
+    run = tmp_path_factory.mktemp("adapted") / "run"
+    preset = small(test_rounds.PRESET.changed(steps=2, on_collapse="ignore", lora_rank=2), diffuser)
+    infos = played(preset, folder, run, 2)
     assert infos[1].log is not None
     assert infos[1].log["margin"].iloc[0] == pytest.approx(0, abs=1e-4)
     assert infos[1].log["margin"].iloc[-1] != 0
-    player = tmp_path / "run" / "round_2" / "pipeline"
-    loaded, here = plain(player), at_resolution(load_diffuser(player, CPU), 16)
-    text, noise, t = here.embed(PROMPTS[:1]), torch.randn(1, *here.latent_shape), 500
-    with torch.no_grad():
-        drawn = here.family.call(here.denoiser, noise, t, text.tensors)
-        assert torch.allclose(here.family.call(getattr(loaded, here.family.part), noise, t, text.tensors), drawn, atol=1e-5)
-        assert not torch.allclose(here.family.call(diffuser.denoiser, noise, t, text.tensors), drawn, atol=1e-5)
-        if changes:
-            base = plain(folder)  # plain diffusers adds the adapter of the last round to it
-            base.load_lora_weights(tmp_path / "run" / "round_2" / "lora", weight_name=FILE)
-            assert torch.allclose(here.family.call(getattr(base, here.family.part), noise, t, text.tensors), drawn, atol=1e-4)
+    return run
+
+
+def test_self_play_with_all_weights(folder: Path, diffuser: Diffuser, tmp_path: Path) -> None:
+    """The player is read by plain diffusers, and draws there what it draws here."""
+    played(small(test_rounds.PRESET.changed(steps=2, on_collapse="ignore"), diffuser), folder, tmp_path / "run", 1)
+    player = tmp_path / "run" / "round_1" / "pipeline"
+    here = drawn(load_denoiser(player), diffuser)
+    assert torch.allclose(drawn(network_of(plain(player), diffuser), diffuser), here, atol=1e-5)
+    assert not torch.allclose(drawn(diffuser.denoiser, diffuser), here, atol=1e-5)
+
+
+def test_plain_diffusers_adds_the_adapter_of_the_last_round_to_the_base(folder: Path, diffuser: Diffuser, adapted: Path) -> None:
+    base, last = plain(folder), adapted / "round_2"
+    base.load_lora_weights(last / "lora", weight_name=FILE)
+    assert torch.allclose(drawn(network_of(base, diffuser), diffuser), drawn(load_denoiser(last / "pipeline"), diffuser), atol=1e-4)
 
 
 def test_two_rounds_of_recursion(folder: Path, diffuser: Diffuser, tmp_path: Path) -> None:
@@ -124,13 +146,11 @@ def test_two_rounds_of_recursion(folder: Path, diffuser: Diffuser, tmp_path: Pat
 
 
 def test_an_adapter_of_the_same_family_is_added_and_one_of_another_is_refused(
-    folder: Path, images: Path, tmp_path: Path, diffuser: Diffuser
+    folder: Path, tmp_path: Path, diffuser: Diffuser, adapted: Path
 ) -> None:
-    preset = small(test_rounds.PRESET.changed(steps=1, lora_rank=2), diffuser)
-    play(test_rounds.prepared_run(folder, images, tmp_path / "run", preset), 1)
-    adapter = tmp_path / "run" / "round_1" / "lora"
-    fused, player = (load_diffuser(f, CPU) for f in (resolve_model(f"{folder} + {adapter}"), tmp_path / "run" / "round_1" / "pipeline"))
-    for (name, ours), theirs in zip(fused.denoiser.named_parameters(), player.denoiser.parameters(), strict=True):
+    adapter = adapted / "round_2" / "lora"
+    fused, player = (load_denoiser(f) for f in (resolve_model(f"{folder} + {adapter}"), adapted / "round_2" / "pipeline"))
+    for (name, ours), theirs in zip(fused.named_parameters(), player.parameters(), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5), name
     other = write("sd" if diffuser.family.pipeline != "StableDiffusionPipeline" else "sd3", tmp_path / "other")
     with pytest.raises(ModelError, match=r"the LoRA .* (cannot be added to this model|has \d+ tensors, of which \d+ have a layer here)"):
@@ -224,7 +244,7 @@ def test_large_text_encoders_are_held_in_half_precision(tmp_path: Path, monkeypa
     assert {tensor.dtype for tensor in diffuser.embed(PROMPTS).tensors.values()} == {torch.float32}
 
 
-def test_each_image_is_given_its_own_size(images: Path, tmp_path: Path) -> None:
+def test_each_image_is_given_its_own_size(tmp_path: Path) -> None:
     """Stable Diffusion XL is told the size beside the text; with aspect-ratio buckets a batch's own."""
     diffuser, seen = load_diffuser(write("sdxl", tmp_path / "model"), CPU), []
     network = lambda *inputs, **named: (seen.append(named["added_cond_kwargs"]["time_ids"]), diffuser.denoiser(*inputs, **named))[1]  # noqa: E731
