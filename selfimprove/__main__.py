@@ -69,7 +69,7 @@ def _arguments() -> dict[str, Any]:
         command.add_argument("run", help="the run folder")
         command.add_argument(f"--{target}", required=True, metavar={"into": "FOLDER", "to": "OWNER/NAME"}[target])
         command.add_argument("--round", type=int, default=0, help="default: the last finished round")
-    command.add_argument("--lora", action="store_true", help="the adapters of all rounds in place of the whole pipeline")
+    command.add_argument("--lora", action="store_true", help="the adapter, the whole difference to the base, in place of the pipeline")
     command.add_argument("--half", action="store_true", help="in half precision")
     command.add_argument("--public", action="store_true", help="a repository that is made now can be read by everybody")
     return vars(parser.parse_args())

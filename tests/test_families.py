@@ -11,12 +11,13 @@ from diffusers import DiffusionPipeline
 
 from selfimprove import draws
 from selfimprove.models.lora import FILE
-from selfimprove.models.pipeline import Diffuser, load_denoiser, load_diffuser, write_pipeline
+from selfimprove.models.pipeline import Diffuser, family_of, load_denoiser, load_diffuser, write_pipeline
 from selfimprove.models.resolution import at_resolution
 from selfimprove.models.resolve import resolve_model
 from selfimprove.models.weights import ModelError
 from selfimprove.planning.plan import plan
 from selfimprove.presets import Preset
+from selfimprove.publishing import hub
 from selfimprove.rollout import rollout
 from selfimprove.rounds import RoundInfo, play
 from selfimprove.run import set_up
@@ -39,9 +40,8 @@ def diffuser(folder: Path) -> Diffuser:
 
 
 def plain(folder: Path) -> DiffusionPipeline:
-    index = json.loads((folder / "model_index.json").read_text())
-    absent = {name: None for name, named in index.items() if named == [None, None] and "text_encoder_3" in index}
-    loaded = DiffusionPipeline.from_pretrained(folder, **absent)
+    family, index = family_of(folder)
+    loaded = DiffusionPipeline.from_pretrained(folder, **family.absent(index))
     loaded.set_progress_bar_config(disable=True)
     return loaded
 
@@ -124,6 +124,11 @@ def test_self_play_with_all_weights(folder: Path, diffuser: Diffuser, tmp_path: 
     here = drawn(load_denoiser(player), diffuser)
     assert torch.allclose(drawn(network_of(plain(player), diffuser), diffuser), here, atol=1e-5)
     assert not torch.allclose(drawn(diffuser.denoiser, diffuser), here, atol=1e-5)
+    half = network_of(plain(hub.export(player, tmp_path / "half")), diffuser)
+    assert torch.allclose(drawn(half.float(), diffuser), here, atol=1e-2)
+    used = (player / "README.md").read_text().split("```")[1]
+    assert "DiffusionPipeline.from_pretrained(" in used
+    assert ("text_encoder_3=None, tokenizer_3=None" in used) == ("without" in folder.name)
 
 
 def test_plain_diffusers_adds_the_adapter_of_the_last_round_to_the_base(folder: Path, diffuser: Diffuser, adapted: Path) -> None:

@@ -82,6 +82,11 @@ class Family:
         """Return the text encoders that a pipeline has, by its `model_index.json`; optional ones may be null there."""
         return [e for e in self.encoders if e.part not in self.optional or (index.get(e.part) or [None])[0]]
 
+    def absent(self, index: Mapping[str, Any]) -> dict[str, None]:
+        """Return what plain diffusers must be told when it loads a pipeline: None for each text encoder and tokenizer that is lacking."""
+        there = self.given(index)
+        return {part: None for e in self.encoders if e not in there for part in (e.part, e.tokenizer)}
+
     def multiple(self, config: Any) -> int:
         """Return what divides the side of every latent: the network halves it again and again, or cuts it into squares."""
         return 2 ** (len(config.get("block_out_channels", "1")) - 1) * self.patch

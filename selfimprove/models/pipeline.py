@@ -192,9 +192,20 @@ def load_part(kind: Any, folder: Path, **how: Any) -> Any:
     return network
 
 
+def family_of(folder: Path) -> tuple[Family, dict[str, Any]]:
+    """Return the family of a pipeline folder, and what its `model_index.json` says.
+
+    Raises:
+        ModelError: the file cannot be read.
+        KeyError: the pipeline is of no known family.
+    """
+    index = read_config(folder / "model_index.json")
+    return FAMILIES[str(index.get("_class_name") or "StableDiffusionPipeline")], index
+
+
 def load_denoiser(folder: Path) -> Any:
     """Load the UNet or transformer of a pipeline folder, in float32 and eval mode; for errors see `load_part`."""
-    family = FAMILIES[str(read_config(folder / "model_index.json").get("_class_name") or "StableDiffusionPipeline")]
+    family, _ = family_of(folder)
     network = load_part(getattr(diffusers, family.network), folder / family.part).float().eval()
     return checks.as_diffusers_reads(network, read_config(folder / family.part / "config.json"))
 

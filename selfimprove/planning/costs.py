@@ -26,7 +26,7 @@ class Flops(NamedTuple):
     """FLOPs per latent (denoiser) or image (VAE); a multiplication with its addition counts as 2.
 
     `forward`: one forward pass of the denoiser without an adapter, because networks that draw images have their adapters merged and the
-    opponent's adapter is switched off. `step`: forward and backward pass of the player, with its adapter if there is one.
+    opponent's adapter is small. `step`: forward and backward pass of the player, with its adapter if there is one.
     """
 
     forward: float

@@ -14,12 +14,13 @@ from selfimprove import __version__
 from selfimprove.config import Settings
 from selfimprove.evaluation.tables import interval
 from selfimprove.files import read_json, replacing
+from selfimprove.models.weights import read_config
 from selfimprove.run import Run
 
 CARD = "README.md"
 USES = {  # folder of a round -> how its files are loaded
-    "pipeline": 'StableDiffusionPipeline.from_pretrained("this folder or repository")',
-    "lora": 'pipe = StableDiffusionPipeline.from_pretrained("the base model")\npipe.load_lora_weights("this folder or repository")',
+    "pipeline": 'DiffusionPipeline.from_pretrained("this folder or repository"{absent})',
+    "lora": 'pipe = DiffusionPipeline.from_pretrained("the base model"{absent})\npipe.load_lora_weights("this folder or repository")',
 }
 
 
@@ -49,12 +50,15 @@ def card(run: Run, index: int, name: str = "pipeline") -> str:
         counts += f"; prompts ({Path(about['prompts_name']).name}): {len(run.collection.prompts)} collected"
         counts += f", {len(run.collection.held_out)} kept out"
     rounds = [read_json(run.folder.round(k) / "metrics.json") for k in range(index + 1)]
-    plain = asdict(Settings())
+    plain, absent = (
+        asdict(Settings()),
+        "".join(f", {part}=None" for part in run.diffuser.family.absent(read_config(run.diffuser.folder / "model_index.json"))),
+    )
     changed = ", ".join(f"{key}={_shown(value)}" for key, value in asdict(settings).items() if value != plain[key])
     return "\n".join([
         "---", head, "---", "", f"# Round {index} of {system[settings.objective]}, from {known}", "", allowed, "",
         f"Data ({about['data_name']}): {counts}. Preset {about['preset']}, seed {run.seed}, selfimprove {__version__}.", "",
-        "```python", USES[name], "```", "", "## Scores", "",
+        "```python", USES[name].format(absent=absent), "```", "", "## Scores", "",
         f"Means over {rounds[-1]['n_prompts']} prompts, with 95 % intervals over prompts; every round has the same prompts and noise.",
         "Differences are paired. Scorers are models, and models are fooled.", "", *_scores(rounds), "",
         "## Settings of the last round", "", f"Those that differ from `selfimprove/config.py`: `{changed}`", "",

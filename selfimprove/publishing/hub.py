@@ -12,6 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from selfimprove.errors import ArgumentError
 from selfimprove.files import replacing
+from selfimprove.models.pipeline import family_of
 from selfimprove.models.weights import ModelError, model_hash
 from selfimprove.publishing.card import CARD
 from selfimprove.publishing.prune import finished, open_finished
@@ -45,7 +46,8 @@ def export(source: Path, into: str | Path) -> Path:
     into = Path(into).expanduser()
     if into.exists():
         raise ArgumentError(f"into={str(into)!r} exists already; give a new folder")
-    pipeline = DiffusionPipeline.from_pretrained(source, dtype=torch.float16, local_files_only=True)
+    family, index = family_of(source)
+    pipeline = DiffusionPipeline.from_pretrained(source, dtype=torch.float16, local_files_only=True, **family.absent(index))
     for part, network in pipeline.components.items():
         for name, weight in network.named_parameters() if isinstance(network, torch.nn.Module) else ():
             if not bool(torch.isfinite(weight).all()):
