@@ -11,7 +11,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from selfimprove.models.pipeline import write_pipeline
+from selfimprove.models.players import write_pipeline
 from selfimprove.models.resolve import resolve_model
 
 _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.(.*)")

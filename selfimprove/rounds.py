@@ -23,7 +23,7 @@ from selfimprove.evaluation.watch import Watch
 from selfimprove.files import read_json, replacing, write_json, write_table
 from selfimprove.models.lora import FILE as ADAPTER
 from selfimprove.models.lora import Adapters
-from selfimprove.models.pipeline import write_pipeline
+from selfimprove.models.players import write_pipeline
 from selfimprove.models.weights import model_hash
 from selfimprove.opponent import LiveOpponent, Opponent, precompute
 from selfimprove.publishing.card import CARD, write_card

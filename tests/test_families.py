@@ -11,7 +11,8 @@ from diffusers import DiffusionPipeline
 
 from selfimprove import draws
 from selfimprove.models.lora import FILE
-from selfimprove.models.pipeline import Diffuser, family_of, load_denoiser, load_diffuser, write_pipeline
+from selfimprove.models.pipeline import Diffuser, family_of, load_denoiser, load_diffuser
+from selfimprove.models.players import write_pipeline
 from selfimprove.models.resolution import at_resolution
 from selfimprove.models.resolve import resolve_model
 from selfimprove.models.weights import ModelError

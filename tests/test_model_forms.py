@@ -13,7 +13,8 @@ from forms import edit, here, plainly
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
-from selfimprove.models.pipeline import load_denoiser, load_diffuser, write_pipeline
+from selfimprove.models.pipeline import load_denoiser, load_diffuser
+from selfimprove.models.players import write_pipeline
 from selfimprove.models.weights import ModelError, model_hash, used_files
 
 CPU = torch.device("cpu")

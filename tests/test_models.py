@@ -10,7 +10,9 @@ from forms import edit
 from safetensors.torch import load_file, save_file
 
 from selfimprove.models import pipeline as models
-from selfimprove.models.pipeline import load_diffuser, write_pipeline
+from selfimprove.models import players
+from selfimprove.models.pipeline import load_diffuser
+from selfimprove.models.players import write_pipeline
 from selfimprove.models.resolve import resolve_model
 from selfimprove.models.weights import ModelError, model_hash
 from selfimprove.shapes import PIPELINE
@@ -148,7 +150,7 @@ def test_a_player_shares_nothing_that_programs_write_in_place(
     assert not [path.name for path in written if path.suffix == ".ckpt" or path.name == "pack"]
     edit(tmp_path / "player" / "scheduler" / "scheduler_config.json", beta_end=0.5)
     assert model_hash(copy) == before
-    monkeypatch.setattr(models, "LINKED", 1)  # only large weights may be links
+    monkeypatch.setattr(players, "LINKED", 1)  # only large weights may be links
     write_pipeline(tmp_path / "linked", load_diffuser(copy, CPU).denoiser, copy)
     links = {path.name for path in (tmp_path / "linked").rglob("*") if path.is_file() and path.stat().st_nlink > 1}
     assert links == {"diffusion_pytorch_model.safetensors", "model.safetensors"}

@@ -18,7 +18,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from selfimprove.models.checks import on_meta
 from selfimprove.models.known import KNOWN, MERGES, PACKAGES, VOCABULARY, write_known
-from selfimprove.models.pipeline import load_diffuser, write_pipeline
+from selfimprove.models.pipeline import load_diffuser
+from selfimprove.models.players import write_pipeline
 from selfimprove.models.resolve import resolve_model
 from selfimprove.models.single_file import PREFIXES, check_fit
 from selfimprove.models.weights import ModelError, model_hash

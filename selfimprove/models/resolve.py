@@ -12,7 +12,8 @@ from selfimprove.files import sha256
 from selfimprove.models.converted import converted
 from selfimprove.models.known import KNOWN
 from selfimprove.models.lora import FILE
-from selfimprove.models.pipeline import Diffuser, load_diffuser, write_pipeline
+from selfimprove.models.pipeline import Diffuser, load_diffuser
+from selfimprove.models.players import write_pipeline
 from selfimprove.models.single_file import from_single_file
 from selfimprove.models.weights import VARIANTS, WEIGHTS, ModelError, brief, check_finite, find_weights, model_hash, read_config, shapes
 from selfimprove.shapes import PIPELINE
