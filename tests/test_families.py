@@ -10,8 +10,9 @@ import torch
 from diffusers import DiffusionPipeline
 
 from selfimprove import draws
+from selfimprove.models.checks import family_of
 from selfimprove.models.lora import FILE
-from selfimprove.models.pipeline import Diffuser, family_of, load_denoiser, load_diffuser
+from selfimprove.models.pipeline import Diffuser, load_denoiser, load_diffuser
 from selfimprove.models.players import write_pipeline
 from selfimprove.models.resolution import at_resolution
 from selfimprove.models.resolve import resolve_model

@@ -21,6 +21,19 @@ FLOW = FlowMatchEulerDiscreteScheduler
 VOCABULARY = ({"tokenizer.json"}, {"vocab.json", "merges.txt"}, {"spiece.model"})  # of these files a tokenizer needs one set
 
 
+def family_of(folder: Path) -> tuple[Family, dict[str, Any]]:
+    """Return the family of a pipeline folder, and what its `model_index.json` says.
+
+    Raises:
+        ModelError: the file cannot be read, or the pipeline is of no known family.
+    """
+    index = read_config(folder / "model_index.json")
+    kind = str(index.get("_class_name") or "StableDiffusionPipeline")
+    if kind not in FAMILIES:
+        raise ModelError(f"model={str(folder)!r} is a {kind}; pipelines that can be trained: {', '.join(FAMILIES)}")
+    return FAMILIES[kind], index
+
+
 def check_files(folder: Path) -> Family:
     """Return the family of a pipeline folder, if its files can be those of a model that is trained here; no network is built.
 
@@ -33,11 +46,7 @@ def check_files(folder: Path) -> Family:
     if not (folder / "model_index.json").exists():
         has = ", ".join(sorted(path.name for path in folder.iterdir())[:3])
         raise ModelError(f"model={str(folder)!r} has no model_index.json, but {has}; give the folder that has it, or a .safetensors file")
-    index = read_config(folder / "model_index.json")
-    kind = str(index.get("_class_name") or "StableDiffusionPipeline")
-    if kind not in FAMILIES:
-        raise ModelError(f"model={str(folder)!r} is a {kind}; pipelines that can be trained: {', '.join(FAMILIES)}")
-    family = FAMILIES[kind]
+    family, index = family_of(folder)
     for part, classes in _parts(family, index).items():
         if not (folder / part).is_dir():
             raise ModelError(f"model={str(folder)!r} has no {part}/ folder; give a complete pipeline")

@@ -17,7 +17,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from selfimprove.models import checks
-from selfimprove.models.families import FAMILIES
 from selfimprove.models.family import Family
 from selfimprove.models.network import Conditioning
 from selfimprove.models.paths import path_of
@@ -176,20 +175,9 @@ def load_part(kind: Any, folder: Path, **how: Any) -> Any:
     return network
 
 
-def family_of(folder: Path) -> tuple[Family, dict[str, Any]]:
-    """Return the family of a pipeline folder, and what its `model_index.json` says.
-
-    Raises:
-        ModelError: the file cannot be read.
-        KeyError: the pipeline is of no known family.
-    """
-    index = read_config(folder / "model_index.json")
-    return FAMILIES[str(index.get("_class_name") or "StableDiffusionPipeline")], index
-
-
 def load_denoiser(folder: Path) -> Any:
     """Load the UNet or transformer of a pipeline folder, in float32 and eval mode; for errors see `load_part`."""
-    family, _ = family_of(folder)
+    family, _ = checks.family_of(folder)
     network = load_part(getattr(diffusers, family.network), folder / family.part).float().eval()
     return checks.as_diffusers_reads(network, read_config(folder / family.part / "config.json"))
 
@@ -206,7 +194,6 @@ def load_diffuser(folder: Path, device: torch.device) -> Diffuser:
     )
     checks.as_diffusers_reads(shape, read_config(folder / family.part / "config.json"))
     tokenizers = {e.tokenizer: checks.load_tokenizer(folder / e.tokenizer, e.tokenizers[0]) for e in family.given(index)}
-    checks.load_scheduler(folder, family)
     checks.check_sizes(folder, family, shape, vae_shape)
     schedule = _schedule(folder, family, family.latent_size(shape.config), device)
     encoders = {}
@@ -225,8 +212,8 @@ def load_diffuser(folder: Path, device: torch.device) -> Diffuser:
 
 
 def _schedule(folder: Path, family: Family, latent: tuple[int, int], device: torch.device) -> Schedule:
+    scheduler = checks.load_scheduler(folder, family)
     try:
-        scheduler = checks.load_scheduler(folder, family)
         return path_of(scheduler, device, image_tokens=family.tokens(latent), even_sigmas=family.even_sigmas)
     except ValueError as error:
         raise ModelError(f"model={str(folder)!r}: its scheduler cannot be used: {error}") from error

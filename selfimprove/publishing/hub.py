@@ -12,7 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from selfimprove.errors import ArgumentError
 from selfimprove.files import replacing
-from selfimprove.models.pipeline import family_of
+from selfimprove.models.checks import family_of
 from selfimprove.models.weights import ModelError, model_hash
 from selfimprove.publishing.card import CARD
 from selfimprove.publishing.prune import finished, open_finished
