@@ -115,7 +115,7 @@ def test_an_arm_that_is_running_at_the_end_is_cut_off(empty: Report, tmp_path: P
     monkeypatch.setattr(gpu, "FIRST_ARM", 0.1)
     begun = time.monotonic()
     assert gpu.arms(empty, Deadline(1), options(), tmp_path) == "0 arms done, 0 not begun"
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30  # an arm takes minutes
     assert [arm["status"] for arm in empty.content["arms"]] == ["cut off"]
 
 
@@ -131,7 +131,7 @@ def test_a_process_is_stopped_in_time_and_one_that_fails_says_why(tmp_path: Path
     process = start(["timeit", "-n1", "-r1", "import time; time.sleep(60)"], log)
     assert follow(process, 0.5, log).startswith("cut off after")
     assert process.poll() is not None
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 30
     assert follow(start(["timeit", "-n1", "-r1", "1/0"], log), 30, log) == "failed with exit status 1: ZeroDivisionError: division by zero"
 
 
