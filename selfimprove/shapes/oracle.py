@@ -32,6 +32,12 @@ def truth_hidden() -> Iterator[None]:
         _HIDDEN.reset(before)
 
 
+def refuse_if_hidden(message: str) -> None:
+    """Raise TruthError inside `truth_hidden`."""
+    if _HIDDEN.get():
+        raise TruthError(message)
+
+
 COUNTS = [len(values) for values in ATTRIBUTES.values()]
 
 
@@ -79,8 +85,7 @@ class Oracle(nn.Module):
         Raises:
             TruthError: called inside `truth_hidden`.
         """
-        if _HIDDEN.get():
-            raise TruthError("the oracle reads the truth, which must not select; choose among the learned scorers")
+        refuse_if_hidden("the oracle reads the truth, which must not select; choose among the learned scorers")
         parts = [self(x.clamp(0, 1)) for x in images.split(batch_size)]
         attributes = torch.cat([torch.stack([a.argmax(1) for a in logits], 1) for logits, _, _ in parts])
         scene = torch.cat([s for _, s, _ in parts]) > 0

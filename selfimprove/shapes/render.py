@@ -5,6 +5,7 @@ image's true **quality**. All randomness is passed as arguments, so a drawing is
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -105,18 +106,23 @@ def _gaussian_blur(image: Tensor, sigma: float) -> Tensor:
     return F.conv2d(image, taps.view(1, 1, -1, 1), padding=(radius, 0))
 
 
-def _outline(drawing: Drawing, x: Tensor, y: Tensor) -> Tensor:
+def _outline(drawing: Drawing, x: Tensor, y: Tensor, distance_to: Callable[[str, Tensor, Tensor], Tensor]) -> Tensor:
     """Return the signed distance of every pixel to the shape of its own image, (B, S, S)."""
     distance = torch.empty_like(x)
     for index, shape in enumerate(SHAPES):
         rows = (drawing.attributes[:, 2] == index).nonzero()[:, 0]
         if len(rows):
-            distance[rows] = signed_distance(shape, x[rows], y[rows])
+            distance[rows] = distance_to(shape, x[rows], y[rows])
     return distance
 
 
-def render(drawing: Drawing, size: int = IMAGE_SIZE) -> tuple[Float[Tensor, "b 3 {size} {size}"], Float[Tensor, "b 1 {size} {size}"]]:
-    """Return images with values in [0, 1], and the share of each pixel that the shape covers, in [0, 1]."""
+def render(
+    drawing: Drawing, size: int = IMAGE_SIZE, distance_to: Callable[[str, Tensor, Tensor], Tensor] = signed_distance
+) -> tuple[Float[Tensor, "b 3 {size} {size}"], Float[Tensor, "b 1 {size} {size}"]]:
+    """Return images with values in [0, 1], and the share of each pixel that the shape covers, in [0, 1].
+
+    Another `distance_to` draws other outlines under the same names.
+    """
     batch = len(drawing.attributes)
     centring, rotation, sharpness, contrast, shading = (f.view(batch, 1, 1) for f in drawing.factors.unbind(1))
     direction, side, jitter = (p.view(batch, 1, 1) for p in drawing.pose.unbind(1))
@@ -133,7 +139,7 @@ def render(drawing: Drawing, size: int = IMAGE_SIZE) -> tuple[Float[Tensor, "b 3
     def coverage(u: Tensor, v: Tensor) -> Tensor:
         pixel = 2 / size / radius
         softness = pixel * (0.7 + 4.5 * (1 - sharpness))
-        return torch.sigmoid(-2 * _outline(drawing, cos * u + sin * v, cos * v - sin * u) / softness)
+        return torch.sigmoid(-2 * _outline(drawing, cos * u + sin * v, cos * v - sin * u, distance_to) / softness)
 
     mask = coverage(u, v)
     shadow = _gaussian_blur(coverage(u - 0.16, v - 0.24)[:, None], sigma=size / 22)
