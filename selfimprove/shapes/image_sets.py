@@ -45,6 +45,11 @@ def _scenes(seed: int, stream: str, count: int) -> Tensor:
     return HELD_IN_SCENES[draws]
 
 
+def base_captions(count: int, seed: int, stream: str, kinds: dict[str, float]) -> list[Caption]:
+    """Return captions of held-in scenes without images, for a text encoder."""
+    return _captions(_scenes(seed, f"{stream}/scene", count), seed, stream, kinds)
+
+
 def _captions(scenes: Tensor, seed: int, stream: str, kinds: dict[str, float]) -> list[Caption]:
     return [caption(tuple(s), seed, stream, i, kinds=kinds) for i, s in enumerate(scenes.tolist())]
 

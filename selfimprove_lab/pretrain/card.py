@@ -24,8 +24,12 @@ from selfimprove_lab.pretrain import vae as autoencoder
 from selfimprove_lab.pretrain.fit import Workshop, random_drawing
 from selfimprove_lab.pretrain.oracle import round_trip
 
-COUNT = 1024
+COUNT = 1024  # images; fewer where the steps are scaled down
 SAMPLER: dict[str, Any] = {"steps": 10, "guidance": 3.0}
+
+
+def _count(workshop: Workshop) -> int:
+    return max(16, workshop.steps(COUNT))
 
 
 def _psnr(error: Tensor, weight: Tensor) -> float:
@@ -37,7 +41,7 @@ def _psnr(error: Tensor, weight: Tensor) -> float:
 def _autoencoder(vae: AutoencoderKL, oracle: Oracle, drawn: Drawing) -> dict[str, float]:
     images, masks = render(drawn)
     trips = round_trip(vae, images).cpu()
-    everything = random_drawing(COUNT, generator(EVALUATION_SEED, "card/all qualities"))
+    everything = random_drawing(len(images), generator(EVALUATION_SEED, "card/all qualities"))
     read = oracle.read(round_trip(vae, render(everything)[0])).quality.cpu()
     bias = oracle.read(trips.to(vae.device)).quality.cpu().mean() - drawn.quality.mean()
     return {
@@ -61,7 +65,7 @@ def _base(workshop: Workshop, oracle: Oracle) -> dict[str, dict[str, float]]:
     diffuser = load_diffuser(workshop.folder / "pipeline", workshop.device)
     measured = {}
     for name, scenes in (("held_in", HELD_IN_SCENES), ("held_out", SCENES[HELD_OUT])):
-        captions = shapes_prompts(COUNT, scenes, f"card/{name}")
+        captions = shapes_prompts(_count(workshop), scenes, f"card/{name}")
         prompts = [c.text for c in captions]
         ids = [example_id(c.text, i) for i, c in enumerate(captions)]
         latents = sample_batches(
@@ -76,8 +80,8 @@ def _base(workshop: Workshop, oracle: Oracle) -> dict[str, dict[str, float]]:
 
 def _scorer_accuracy(workshop: Workshop) -> dict[str, dict[str, float]]:
     """Return how often each scorer prefers what its own labeller prefers, and what true quality prefers, on pairs of one prompt."""
-    captions, first = winners(COUNT, EVALUATION_SEED)
-    second = random_drawing(COUNT, generator(EVALUATION_SEED, "card/rivals"))._replace(attributes=first.attributes)
+    captions, first = winners(_count(workshop), EVALUATION_SEED)
+    second = random_drawing(len(captions), generator(EVALUATION_SEED, "card/rivals"))._replace(attributes=first.attributes)
     sides = [render(side)[0] for side in (first, second)]
     prompts = [c.text for c in captions]
     measured = {}
@@ -93,11 +97,12 @@ def _scorer_accuracy(workshop: Workshop) -> dict[str, dict[str, float]]:
 
 def write_card(workshop: Workshop, pipeline: StableDiffusionPipeline, oracle: Oracle) -> None:
     """Measure the models and write the card. The oracle's own ceiling stands beside every number that the oracle gives."""
-    _, drawn = winners(COUNT, EVALUATION_SEED)
-    middle = random_drawing(COUNT, generator(EVALUATION_SEED, "card/base qualities"), 0.3, 0.5)
+    count = _count(workshop)
+    _, drawn = winners(count, EVALUATION_SEED)
+    middle = random_drawing(count, generator(EVALUATION_SEED, "card/base qualities"), 0.3, 0.5)
     card: dict[str, Any] = {
         "seed": workshop.seed,
-        "images": COUNT,
+        "images": count,
         "sampler": SAMPLER,
         "steps": {
             "vae": autoencoder.STEPS, "oracle": oracle_training.STEPS, "generator": base_model.STEPS,

@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from selfimprove.shapes.image_sets import base_set
 from selfimprove.shapes.render import IMAGE_SIZE, render
 from selfimprove_lab.pretrain.fit import Workshop, fit
+from selfimprove_lab.pretrain.text import WIDTH, text_config
 from selfimprove_lab.pretrain.vae import LATENT_CHANNELS
 
 BATCH = 64
@@ -20,23 +21,6 @@ CYCLES = (("generator", 4800, 1.3e-3, 0.0), ("generator-2", 4400, 1.0e-3, 0.5))
 STEPS = sum(cycle[1] for cycle in CYCLES)
 IMAGES = 24_000
 DROPOUT = 0.1  # share of captions replaced by the empty one, for classifier-free guidance
-WIDTH = 96
-
-
-def text_config(tokenizer: CLIPTokenizer, layers: int) -> CLIPTextConfig:
-    """Return the configuration of a small CLIP text model for the shapes tokenizer."""
-    return CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        projection_dim=64,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        max_position_embeddings=tokenizer.model_max_length,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
 
 
 def build_unet() -> UNet2DConditionModel:

@@ -20,8 +20,8 @@ from selfimprove.shapes.captions import Caption, caption
 from selfimprove.shapes.image_sets import PREFERENCE_SLOPE
 from selfimprove.shapes.render import COLOURS, FACTORS, IMAGE_SIZE, Drawing, render
 from selfimprove_lab.pretrain.fit import Workshop, fit, random_drawing
-from selfimprove_lab.pretrain.generator import text_config
 from selfimprove_lab.pretrain.oracle import round_trip
+from selfimprove_lab.pretrain.text import text_config
 
 CONTRASTIVE_STEPS, PREFERENCE_STEPS, AESTHETIC_STEPS = 900, 200, 300
 BATCH, LR = 128, 2e-3
