@@ -1,11 +1,17 @@
-"""What pretraining builds on: a rate that is held and runs that go on."""
+"""What pretraining builds on: a rate that is held, runs that go on, a flow whose folder is an ordinary one."""
 
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 from torch import nn
 
+from selfimprove.draws import generator
+from selfimprove.models.pipeline import load_diffuser
+from selfimprove.shapes import PIPELINE
+from selfimprove_lab.pretrain import flow
 from selfimprove_lab.pretrain.fit import Hold, Workshop, fit
+from selfimprove_lab.pretrain.text import PROJECTED, WIDTH
 
 
 def test_the_rate_warms_up_stays_and_falls_to_zero() -> None:
@@ -38,3 +44,44 @@ def test_a_killed_run_goes_on_with_the_same_result(tmp_path: Path) -> None:
 
     whole, parts = trained(tmp_path / "a", (20,)), trained(tmp_path / "b", (7, 20))
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
+
+
+def test_one_counted_token_stands_for_all_that_the_plain_pipeline_gives() -> None:
+    torch.manual_seed(0)
+    network = flow.build_transformer(AutoencoderKL.from_pretrained(PIPELINE / "vae")).eval()
+    noisy, text = torch.randn(2, *[network.config.in_channels, *[network.config.sample_size] * 2]), torch.randn(2, flow.LENGTH, 2 * WIDTH)
+    times, pooled = torch.tensor([900.0, 300.0]), torch.randn(2, 2 * PROJECTED)
+    for weight in network.parameters():  # the fresh one is the identity
+        weight.data += 0.05 * torch.randn_like(weight)
+
+    def velocity(zeros: int) -> torch.Tensor:
+        states = torch.cat([text, torch.zeros(2, zeros, 2 * WIDTH)], 1)
+        return network(hidden_states=noisy, timestep=times, encoder_hidden_states=states, pooled_projections=pooled).sample
+
+    with torch.inference_mode():
+        plain = velocity(flow.ABSENT)
+        with flow.Counted(torch.full((2,), float(flow.ABSENT))):
+            counted = velocity(1)
+        assert torch.allclose(counted, plain, atol=1e-4)
+        assert not torch.allclose(velocity(1), plain, atol=1e-2)
+
+
+def test_times_of_the_flow_have_the_schedulers_shift_and_reach_both_ends() -> None:
+    sigmas = flow.draw_sigmas(generator(0, "test/sigmas"), 20_000)
+    shifted = flow.SHIFT * 0.5 / (1 + (flow.SHIFT - 1) * 0.5)  # of the median of a logit-normal law
+    assert abs((sigmas < shifted).float().mean() - (1 - flow.UNIFORM) / 2 - flow.UNIFORM * shifted) < 0.02
+    assert (sigmas < 0.1).float().mean() > 0.02
+    assert (sigmas > 0.97).float().mean() > 0.01
+
+
+def test_a_flow_pipeline_from_nothing_is_an_ordinary_one(tmp_path: Path) -> None:
+    """Every stage but the autoencoder's, two steps each; the folder loads and samples in plain diffusers, and loads in this package."""
+    workshop = Workshop(tmp_path, torch.device("cpu"), 0, scale=1e-4)
+    AutoencoderKL.from_pretrained(PIPELINE / "vae").save_pretrained(tmp_path / "pipeline" / "vae")
+    flow.stages(workshop)
+    pipeline = StableDiffusion3Pipeline.from_pretrained(tmp_path / "pipeline", text_encoder_3=None, tokenizer_3=None)
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline("a large red star on a white background", num_inference_steps=2, guidance_scale=3.0).images[0]
+    assert image.size == (64, 64)
+    diffuser = load_diffuser(tmp_path / "pipeline", torch.device("cpu"))
+    assert diffuser.latent_shape == (pipeline.transformer.config.in_channels, 8, 8)
