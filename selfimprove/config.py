@@ -77,8 +77,8 @@ class Settings:
     distance: Distance = "l2"
     reference: Reference = "mean"
     neighbours: int = 5  #: number of neighbours for reference "nearest"
-    weight_beta: float | None = None  #: largest distance with weight 1; None takes the `weight_quantile` of the references' own distances
-    weight_sigma2: float | None = None  #: decay beyond `weight_beta`; None takes the references' largest distance minus that quantile
+    weight_beta: float | None = None  #: largest distance with weight 1; None: a quantile of the base samples' own distances
+    weight_sigma2: float | None = None  #: sigma^2 of eq. (5), the decay beyond; None: the largest of those distances less that quantile
     weight_quantile: float = 0.9
     normalisation: Literal["count", "weights"] = "count"  #: divide by the number of samples, as eq. (6), or by the sum of weights
     time_weight: TimeWeight = "snr"  #: lambda_t of eq. (6); plain error in eps, in x0 ("one"), or in a flow's velocity
@@ -90,7 +90,7 @@ class Settings:
 
     # Objective.
     objective: Literal["spin", "sft", "weighted"] = "spin"
-    opponent: Literal["previous", "base", "earlier"] = "previous"  #: "base" never changes; "earlier" draws one of all before (as SSPO)
+    opponent: Literal["previous", "base", "earlier"] = "previous"  #: "earlier": drawn from the base and all players (SSPO)
     link: str = registered("logistic", "selfimprove.losses:LINKS")
     pushing: float = 1.0  #: factor of the generated side's errors; 0 leaves only the reweighted real side
     beta: float = 2000.0
@@ -101,7 +101,7 @@ class Settings:
     time_mean: float = 0.0  #: mean of the logit for "logit-normal"; above 0 is towards noise
     time_std: float = 1.0  #: standard deviation of the logit for "logit-normal"; scale of "mode"
     time_shift: float = 1.0  #: moves training times towards noise, s -> k s / (1 + (k - 1) s); released recipes of SD3 have 3
-    shared: Shared = "t+noise"  #: draws that real and generated side share; the released code shares both, the formula "t"
+    shared: Shared = "t+noise"  #: draws that both sides of a pair share: the released code both, the formula "t"
     generated_noise: Literal["fresh", "own"] = "fresh"  #: "own" noises the opponent's image with the noise that it was drawn from
     caption_dropout: float = 0.0  #: share of captions that are replaced by the empty caption
     neon: float = 0.0  #: step away from self-training, start - neon * (trained - start), Neon's w; 0 keeps what was trained
@@ -123,7 +123,7 @@ class Settings:
     lora_alpha: int = 8  #: the adapter is scaled by alpha / rank
     lora_targets: str = ""  #: endings of the names of adapted layers, such as "to_q to_v"; "" for those usual in the model's family
     use_dora: bool = False  #: adapters that learn the length of weights apart from their direction (DoRA)
-    ema: float = 0.0  #: decay of the average of weights, which becomes the player, at most (1 + n) / (10 + n) after n steps; 0 for none
+    ema: float = 0.0  #: decay of the average that becomes the player; after n steps at most (1 + n) / (10 + n); 0: no average
     precision: Precision = "no"
     gradient_checkpointing: bool = False
     checkpoint_every: int = 20  #: optimiser steps between the checkpoints from which a killed run continues
@@ -138,7 +138,7 @@ class Settings:
     evaluation_images: int = 1  #: per prompt
     evaluation_steps: int = 50
     evaluation_guidance: float = 7.5
-    evaluation_part: Literal["test", "validation"] = "test"  #: whose prompts; choose settings on "validation"; ignored for a prompt file
+    evaluation_part: Literal["test", "validation"] = "test"  #: settings are chosen on "validation"; a prompt file has no parts
 
     def __post_init__(self) -> None:
         for field_ in fields(self):

@@ -117,7 +117,7 @@ def precompute(
 
 
 def check_identity(path: Path, identity: dict[str, Any]) -> None:
-    """Check that the files beside `path`, a JSON file, were computed from `identity`; write `path` if it does not exist yet.
+    """Check that what lies beside the JSON file `path` was computed from `identity`; write `path` if it does not exist yet.
 
     Raises:
         CacheError: the files were computed from something else.

@@ -20,8 +20,8 @@ class Preset:
     """Default model, data and prompts, common settings, and what each round changes in them.
 
     `rounds`: the changes of rounds 1, 2, ...; the last entry also holds for all later rounds. `prompts`: the source of prompts of recursive
-    self-improvement; self-play uses the captions of its data. `scorers`: published scorers, each a name or name=path, that judge images
-    which the embedded scorers do not know; these scorers are not part of the identity.
+    self-improvement; self-play uses the captions of its data. `scorers`: published scorers, each as name or name=path. They judge
+    images outside the embedded world, and are not part of the run's identity.
     """
 
     model: str
@@ -40,9 +40,10 @@ class Preset:
         return [self.for_round(index) for index in range(1, len(self.rounds) + 1)]
 
     def changed(self, **changes: Any) -> "Preset":
-        """Return a copy of the preset in which some settings are replaced in every round; "round 2 steps" is that round's alone.
+        """Return a copy of the preset with some settings replaced.
 
-        As always, what the last round of the preset changes also holds for all later rounds. Given `steps` replace the preset's `epochs`.
+        A plain name (`steps`) changes every round. A name after a round ("round 2 steps") changes that round, and later rounds too if
+        it is the last that the preset lists. If `steps` is given, `epochs` becomes 0.
         Raises an ArgumentError if a setting of the whole run (`WHOLE`; in self-play also `samples`) is given for one round.
         """
         whole = (*WHOLE, *(("samples",) if self.settings.objective != "weighted" else ()))
@@ -61,8 +62,8 @@ class Preset:
         """Return the settings that change the players as a flat dictionary: {"lr": ..., "round 3 lr": ...}.
 
         The settings in `FREE` are left out: after an out-of-memory error a run may continue with smaller batches. So are those in
-        `JUDGING`: a finished run may be judged on more prompts; and those in `COLUMNS`, as the data are known by what was read. One of
-        `LATER` is left out at its default.
+        `JUDGING`: a finished run may be judged on more prompts. So are those in `COLUMNS`: the identity of the data depends on what was
+        read from them. A setting of `LATER` is left out at its default.
         """
         free, neutral = {*FREE, *JUDGING, *COLUMNS}, Settings()
         new = {name for name in LATER if getattr(self.settings, name) == getattr(neutral, name)}
@@ -230,7 +231,9 @@ EMBEDDED = ("", "shapes", "shapes-base")  # models, data and prompts that are no
 
 
 def choose_preset(name: str, model: str, source: str, recursive: bool = False) -> str:
-    """Return the name of a preset; if it is empty, the one for what is given. `source`: the data or, if `recursive`, the prompts.
+    """Return `name` or, if it is empty, the name of the preset that fits the model and the source.
+
+    `source`: the data or, if `recursive`, the prompts.
 
     Raises:
         ArgumentError: the preset's numbers are for the embedded model and its images, and model and source are both a user's own.

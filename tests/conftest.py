@@ -1,5 +1,6 @@
 """Shared fixtures: a random tiny SD-1.x pipeline of another shape than the embedded one, and a folder of small images."""
 
+import gc
 import json
 import shutil
 from collections.abc import Sequence
@@ -21,6 +22,9 @@ from selfimprove.models.pipeline import load_diffuser
 from selfimprove.shapes import PIPELINE
 
 LENGTH = 24  # tokens
+
+gc.collect()
+gc.freeze()  # what is imported stays: rounds collect garbage often, and need not look through half a million objects each time
 
 
 def tiny_pipeline(seed: int = 0) -> StableDiffusionPipeline:

@@ -19,7 +19,10 @@ POWER = 0.8  # probability that a study of the advised size finds the difference
 def bootstrap_interval(
     values: Float[np.ndarray, " n"], statistic: Callable[..., Float[np.ndarray, "..."]] = np.mean
 ) -> tuple[float, float]:
-    """Return the 95 % percentile interval of the mean or another statistic, resampling entries; NaN for one, zero width for equal."""
+    """Return the 95 % percentile bootstrap interval of a statistic (default: the mean) over resampled entries.
+
+    With one entry both ends are NaN. If all entries are equal, both ends are that value: `statistic` must be one of location.
+    """
     if len(values) < 2:
         return math.nan, math.nan
     if np.ptp(values) == 0:
@@ -55,7 +58,10 @@ def paired_p_value(differences: Float[np.ndarray, " n"]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return Holm's adjusted p values: with probability at least 0.95, no true null hypothesis of the whole table has one below 0.05."""
+    """Return p values adjusted by Holm's method.
+
+    The probability that any true null hypothesis of the table gets an adjusted value below 0.05 is at most 5 %.
+    """
     from statsmodels.stats.multitest import multipletests  # part of the extra `notebooks`, as below
 
     return [float(p) for p in multipletests(p_values, method="holm")[1]] if len(p_values) else []

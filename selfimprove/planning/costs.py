@@ -25,8 +25,8 @@ from selfimprove.models.pipeline import Diffuser, images_at_once
 class Flops(NamedTuple):
     """FLOPs per latent (denoiser) or image (VAE); a multiplication with its addition counts as 2.
 
-    `forward`: one forward pass of the denoiser without an adapter, because networks that draw images have their adapters merged and the
-    opponent's adapter is small. `step`: forward and backward pass of the player, with its adapter if there is one.
+    `forward`: one forward pass of the denoiser without an adapter. Networks that draw images have theirs merged, at no cost; the
+    opponent's is small and not counted. `step`: forward and backward pass of the player, with its adapter if there is one.
     """
 
     forward: float
@@ -192,7 +192,7 @@ def count_flops(shapes: Shapes, settings: Settings) -> Flops:
 
 
 def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool, processes: int = 1) -> Memory:
-    """Return the memory of a training process, from two simulated steps, with the base pipeline.
+    """Return the memory of one training process, found by simulating two steps. What stays of the pipeline on the device is included.
 
     `live_opponent`: whether the opponent is a second network in memory. `processes`: how many share the batch. Not
     counted: what the device's libraries take (some hundreds of MB on a GPU), and memory lost to fragmentation.
@@ -237,8 +237,8 @@ def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool, pro
 def sampling_memory(shapes: Shapes, settings: Settings, guidance: float, count: int = SHARD) -> Memory:
     """Return the memory of a process that samples, decodes and encodes `count` images.
 
-    The activations are the largest: of the network that samples in batches of `rollout_batch`, or of the VAE; or, beside the network, the
-    text encoders in their turn.
+    `activations` is the largest of three: the network's while it samples a batch of `rollout_batch`, the VAE's while it decodes and
+    encodes, and, on a GPU, the bytes of the text encoders, which are there for a while beside the network.
     """
     guided = min(settings.rollout_batch, count, SHARD) * (1 + (guidance != 1))
     images = min(images_at_once(shapes.image), count, SHARD)

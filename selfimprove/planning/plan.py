@@ -46,7 +46,11 @@ class Plan(NamedTuple):
 
 
 class Left(NamedTuple):
-    """What is left of a stage: its whole work, the share of it that is not on disk yet, and the largest share that one process computes."""
+    """A stage that is not finished.
+
+    `work`: all of its work, done or not. `share`: the share still to do. `own`: the largest share of the whole that one process has
+    still to do.
+    """
 
     work: Work
     share: float
@@ -163,7 +167,7 @@ def remaining(run: Run, index: int, counts: Counts, processes: int) -> list[Left
 
 
 def mean_area(run: Run) -> float:
-    """Return the mean area of the images to train on, by which convolutions cost, as a share of the default size's."""
+    """Return the mean area of the training images divided by the area of the default size. Work per image grows with this ratio."""
     areas = [math.prod(run.data.frames[row].size) for row in run.data.train]
     return sum(areas) / len(areas) / math.prod(run.diffuser.image_size) if areas else 1.0
 
@@ -212,7 +216,8 @@ def _on_another_disk(path: Path, other: Path) -> bool:
 def disk_space(shapes: Shapes, preset: Preset, last: int, examples: int, judged: int, cache: bool = False, copies: int = 1) -> int:
     """Return the bytes of a run folder after `last` rounds, with the checkpoint that exists while the last round trains.
 
-    `cache`: see `count`. `copies`: of latents of real images and of texts; two if their cache lies on another disk.
+    `cache`: see `count`. `copies`: how often latents of real images and texts are stored: twice if the shared cache
+    is on another disk than the run folder.
     """
     s, weights = preset.settings, 4 * shapes.parameters
     value = 4 if s.precision == "no" else 2

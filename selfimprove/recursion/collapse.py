@@ -73,7 +73,7 @@ def _radii(apart: Float[Tensor, "n n"]) -> Float[Tensor, " n"]:
 
 @dataclass(frozen=True)
 class Measures:
-    """Absolute values of the signs that `drift` defines."""
+    """The signs that `drift` defines, before they are divided by the base model's."""
 
     variance: float
     distance: float
@@ -84,7 +84,10 @@ class Measures:
     precision: float
 
     def relative_to(self, base: "Measures") -> dict[str, float]:
-        """Return each sign as a ratio to the base model's value, without signs that have none: one image a prompt, or a base value of 0."""
+        """Return each sign divided by the base model's value.
+
+        Signs without a finite ratio are left out: `within_prompt` if there is one image per prompt, and any sign whose base value is 0.
+        """
         ratios = {name: value / other for name, value in vars(self).items() if (other := getattr(base, name))}
         return {name: ratio for name, ratio in ratios.items() if math.isfinite(ratio)}
 
@@ -99,7 +102,7 @@ def drift(latents: Float[Tensor, "n c h w"], base: Float[Tensor, "n c h w"], pro
     """Return the signs of collapse of `latents` as a ratio to the base model's own value. Row i of both has the same prompt and noise.
 
     - `variance` is the variance over samples, averaged over the latent's dimensions.
-    - `distance` and `nearest` are the mean l2 distances of scaled latents to all base samples and to the five nearest.
+    - `distance` is the mean l2 distance from a sample's scaled latent to all base samples, `nearest` to its five nearest base samples.
     - `within_prompt` is the mean distance between samples of the same prompt.
     - `modes` is the effective number of samples (see `effective_modes`), with the base samples' median distance as bandwidth.
     - `recall` is the share of base samples that lie in the five-neighbour ball of at least one sample (Kynkaanniemi et al. 2019).

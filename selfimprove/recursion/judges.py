@@ -1,7 +1,7 @@
 """Judge prompts: answer a question about clarity or specificity with yes, no, or unknown."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -71,14 +71,11 @@ class ShapesRules:
         return stated
 
     def __call__(self, question: Question, prompts: Sequence[str]) -> list[bool | None]:
-        answers: list[bool | None] = []
-        for prompt in prompts:
-            stated = self.stated(prompt)
-            if question == "clarity":
-                answers.append(bool(stated["shape"]) and all(len(values) <= 1 for values in stated.values()))
-            else:
-                answers.append(sum(bool(values) for values in stated.values()) >= 3)
-        return answers
+        rules: dict[Question, Callable[[dict[str, set[str]]], bool]] = {
+            "clarity": lambda stated: bool(stated["shape"]) and all(len(values) <= 1 for values in stated.values()),
+            "specificity": lambda stated: sum(bool(values) for values in stated.values()) >= 3,
+        }
+        return [rules[question](self.stated(prompt)) for prompt in prompts]
 
 
 def read_answer(text: str) -> bool | None:

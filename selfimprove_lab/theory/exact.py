@@ -1,4 +1,7 @@
-"""Compute the exact SPIN-Diffusion objective over whole trajectories (eq. 4.8), and its gradient in memory independent of T."""
+"""Compute the exact SPIN-Diffusion objective over whole trajectories (eq. 4.8), its bound by steps (eq. 4.9), and gradients.
+
+The memory of a gradient does not depend on T.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
