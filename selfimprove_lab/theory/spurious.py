@@ -47,7 +47,7 @@ class Line:
     """The own-path objective less l(0) on a grid of points x, as a function of the player's values there less the best denoiser's.
 
     Means are sums over x, over the opponent's point x', and over the noise given x (Gauss-Hermite nodes); nothing is drawn.
-    The grid ends at 3.5 standard deviations of the data, so that gains farther out, where a wider opponent's lie at a large s, are not seen.
+    The grid ends at 3.5 standard deviations of the data: gains farther out, where a wider opponent's lie at a large s, are not seen.
     """
 
     def __init__(self, variance: float, points: int = 41, nodes: int = 7) -> None:
