@@ -169,8 +169,8 @@ def _minimum_of_the_exact(line: pd.DataFrame) -> Row:
     """With one step (4.8) is (4.9): what refutes the one refutes the other."""
     lowest = _lowest_at_best(line)
     here = (
-        f"read as the law of the image: with one step, as there, (4.8) is (4.9), {_excess(lowest)}. Read as the law of whole paths it holds "
-        "for any number of steps: both sides of the margin then have one law, and Jensen's inequality does the rest"
+        f"read as the law of the image: with one step, as there, (4.8) is (4.9), {_excess(lowest)}. Read as the law of whole paths it "
+        "holds for any number of steps: both sides of the margin then have one law, and Jensen's inequality does the rest"
     )
     return Row("... of the exact objective", "section 5 and appendix D, of (4.8)", LINE, here, _sign(lowest["excess"], lowest["error"]))
 

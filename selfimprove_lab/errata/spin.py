@@ -223,8 +223,8 @@ SPIN = (
     Erratum(
         "(4.8) as $\\sigma_t\\to0$",
         '(4.8) "remains valid for deterministic generation processes as $\\sigma_t\\to0$"',
-        "(4.8) can be computed there, but it is no longer the game's objective: the laws of two deterministic samplers' paths have no common "
-        "density, and the likelihood ratio does not exist",
+        "(4.8) can be computed there, but it is no longer the game's objective: the laws of two deterministic samplers' paths have no "
+        "common density, and the likelihood ratio does not exist",
         _vanishing_sigma,
         "To the derivation: at a fixed $\\beta_t$ the price $\\lambda$ goes to 0 with $\\sigma_t^2$.",
     ),

@@ -51,7 +51,7 @@ def selection(shares: tuple[float, ...], rounds: int) -> Figure:
         axes[0].plot([law.mean for law in laws], color=colour, marker=marker, ms=4, label=f"best {share:.0%} kept")
         axes[0].axhline(recursion.reach(share), color=colour, lw=0.8, ls=":")
         axes[1].plot([law.variance for law in laws], color=colour, marker=marker, ms=4)
-    axes[0].set(xlabel="round", ylabel="mean score (standard deviations of round 0)")
+    axes[0].set(xlabel="round", ylabel="mean score\n(standard deviations of round 0)")
     axes[1].set(xlabel="round", ylabel="variance of the score\n(of round 0's)", yscale="log")
     _whole_rounds(axes)
     figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)

@@ -91,11 +91,15 @@ def guided_ode(law: Gaussian, guidance: float) -> Gaussian:
         raise ValueError(f"law.variance={law.variance} is not positive; give a law with a density")
     g, v = guidance, law.variance
 
-    def carried(s: float) -> float:  # what the flow leaves at 0 of a unit shift at s, times the pull towards the mean there
-        log_flow = (1 - g) / 2 * -math.log1p(s * s) + g / 2 * (math.log(v) - math.log(v + s * s))
-        return math.exp(log_flow) * g * s / (v + s * s)
+    def carried(u: float) -> float:  # at s = e^u: what the flow leaves at 0 of a unit shift there, times the pull towards the mean
+        s2 = math.exp(2 * u)
+        log_flow = (1 - g) / 2 * -math.log1p(s2) + g / 2 * (math.log(v) - math.log(v + s2))
+        return math.exp(log_flow) * g * s2 / (v + s2)
 
-    return Gaussian(law.mean * float(integrate.quad(carried, 0, math.inf)[0]), v**g)
+    bend = math.log(v) / 2  # where the noise is as large as the spread: the integrand has its peak near there
+    edges = sorted({bend - 40, bend, 0.0, max(bend, 0.0) + 40})
+    rise = sum(integrate.quad(carried, low, high, limit=200)[0] for low, high in itertools.pairwise(edges))
+    return Gaussian(law.mean * float(rise), v**g)
 
 
 def guided_ddim(law: Gaussian, guidance: float, steps: int, largest: float = 200.0) -> Gaussian:
