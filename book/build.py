@@ -52,6 +52,7 @@ def pages(preset: str) -> dict[str, dict[str, Any]]:
         "04_gradient": {"samples": 256, "steps": 60},
         "05_fixed_points": {"samples": 50_000, "points": 1500, "rounds": 5, "seeds": 1},
         "06_dpo_and_spin": {"samples": 1500, "rounds": 4, "seeds": 1},
+        "recursion_laws": {"chains": 500},
         "14_from_diffusion_to_flows": {"points": 1000, "rounds": 6, "seeds": 1, "examples": 8},
     }
     if preset == "smoke":

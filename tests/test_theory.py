@@ -9,6 +9,7 @@ import torch
 from selfimprove import losses, schedule
 from selfimprove_lab.errata import page as errata
 from selfimprove_lab.theory import bound, checks, dpo, exact, forward, gradient, mixture, objective, paths, practical
+from tests import flow_claims
 
 Checks = list[checks.Check]
 
@@ -91,12 +92,19 @@ MUTATIONS: list[tuple[str, object, str, object, Callable[[], Checks]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("make", [forward_claims, objective_claims, bound_claims, gradient_claims, dpo_claims])
+CLAIMS = [
+    forward_claims, objective_claims, bound_claims, gradient_claims, dpo_claims,
+    flow_claims.weights_claims, flow_claims.objectives_claims, flow_claims.own_noise_claims,
+]  # fmt: skip
+EVERY_MUTATION = [*MUTATIONS, *((f"flows: {name}", *rest) for name, *rest in flow_claims.MUTATIONS)]
+
+
+@pytest.mark.parametrize("make", CLAIMS)
 def test_claims_hold_at_the_smallest_setting(make: Callable[[], Checks]) -> None:
     checks.assert_checks(make())
 
 
-@pytest.mark.parametrize(("place", "name", "mutant", "make"), [m[1:] for m in MUTATIONS], ids=[m[0] for m in MUTATIONS])
+@pytest.mark.parametrize(("place", "name", "mutant", "make"), [m[1:] for m in EVERY_MUTATION], ids=[m[0] for m in EVERY_MUTATION])
 def test_a_mutation_breaks_a_claim(
     monkeypatch: pytest.MonkeyPatch, place: object, name: str, mutant: object, make: Callable[[], Checks]
 ) -> None:

@@ -70,7 +70,9 @@ def _across(table: Table) -> Iterator[Finding]:
             for column in columns:
                 total = table.printed.loc[model, column] + other.printed.loc[baseline, column]
                 if total > 100 + (unit_of(table.printed[column]) + unit_of(other.printed[column])) / 2:
-                    yield Finding("opposite", ((model, column),), f"with {other.id}'s {baseline} over {model} the sum is {total} %")
+                    yield Finding(
+                        "opposite", ((model, column),), f"{column}: with {other.id}'s {baseline} over {model} the sum is {total} %"
+                    )
 
 
 def _claim(table: Table, claim: dict[str, Any]) -> Iterator[Finding]:
