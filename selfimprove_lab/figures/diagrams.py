@@ -1,9 +1,9 @@
 """Draw the book's diagrams as SVG: a round of either method, the objectives, and DPO beside SPIN.
 
-The book shows a diagram where a page says so (`book/_extensions/drawings.py`); `python -m selfimprove_lab.figures.diagrams FOLDER` writes
-all of them as files. A diagram has one SVG for both uses. In a page it takes the page's colour of text and follows the page's switch between
-light and dark; as a file of its own it follows the reader's system. Colours are never alone: real images have solid frames, generated ones
-dashed frames.
+The book shows a diagram where a page says so (`book/_extensions/drawings.py`). `python -m selfimprove_lab.figures.diagrams FOLDER` writes
+all of them as files. A diagram has one SVG for both uses. In a page it takes the page's colours, and follows the page's switch between light
+and dark. As a file of its own it follows the reader's system. Colours are never alone: frames of real images are solid, those of generated
+images are dashed.
 """
 
 import html
@@ -19,7 +19,8 @@ _STYLE = (
     "html[data-theme=dark] .si-d{--real:#5fd6ad;--drawn:#f0ae66;--model:#7cc4f5}"
     ".si-d text{fill:currentColor;stroke:none;font-size:15px;text-anchor:middle}.si-d .b{font-weight:600}.si-d .s{font-size:13.5px}"
     ".si-d .l{text-anchor:start}.si-d rect,.si-d path{fill:none;stroke:currentColor;stroke-width:1.6}"
-    ".si-d .real{stroke:var(--real)}.si-d .drawn{stroke:var(--drawn);stroke-dasharray:6 4}.si-d .model{stroke:var(--model);stroke-width:2.6}"
+    ".si-d .real{stroke:var(--real)}.si-d .drawn{stroke:var(--drawn);stroke-dasharray:6 4}"
+    ".si-d .model{stroke:var(--model);stroke-width:2.6}"
     ".si-d text.real{fill:var(--real);stroke:none}.si-d text.drawn{fill:var(--drawn);stroke:none}.si-d text.model{fill:var(--model);"
     "stroke:none}.si-d .head{fill:currentColor;stroke:none}"
     "@media print{html[data-theme=dark] .si-d{--real:#00563f;--drawn:#8a3e00;--model:#004f86}}"
@@ -134,7 +135,7 @@ def _dpo_spin() -> Sheet:
     s.arrow((120, 96), (120, 130))
     s.box(10, 130, 220, 62, STEP, "people", "say which they prefer")
     s.arrow((374, 65), (438, 65), (438, 130))
-    s.words(410, 56, "its caption")
+    s.words(440, 56, "its caption")
     s.box(386, 130, 104, 62, MODEL, "the model", "draws anew")
     s.arrow((60, 192), (60, 226))
     s.arrow((180, 192), (180, 226))
@@ -188,36 +189,39 @@ DIAGRAMS = {
     "spin-round": Diagram(
         _spin_round,
         "A round of SPIN-Diffusion",
-        "Flow chart. A caption goes to the frozen opponent, the last round's model, which draws an image for it. This image and the caption's "
-        "real image are noised to one step. Player and opponent both predict the noise. The loss compares four squared errors: the player "
-        "should beat the opponent on the real image more than on the generated one. After the round the player is the next opponent.",
+        "Flow chart. A caption goes to the frozen opponent, the last round's model, which draws an image for it. This image and"
+        " the caption's real image are noised to one step. Player and opponent both predict the noise. The loss compares four "
+        "squared errors: the player should beat the opponent on the real image more than on the generated one. After the round "
+        "the player is the next opponent.",
     ),
     "rsi-round": Diagram(
         _rsi_round,
         "A round of RSIDiff",
-        "Flow chart in a ring. The last round's model draws one image for each filtered prompt. Scorers rank this pool and the best are kept. "
-        "Images far from the base model's first ones get a smaller weight. The model is trained on the rest, and the next round begins with it.",
+        "Flow chart in a ring. The last round's model draws one image for each filtered prompt. Scorers rank this pool and the "
+        "best are kept. Images far from the base model's first ones get a smaller weight. The model is trained on the rest, and"
+        " the next round begins with it.",
     ),
     "objectives": Diagram(
         _objectives,
         "What four objectives train on",
-        "Table of four methods. SFT makes the error on real images smaller. DPO makes it smaller on a winner and larger on a loser, both "
-        "chosen by people, measured against the base model. SPIN makes it smaller on real images and larger on the model's own images of the "
-        "last round, measured against the last round's model. RSIDiff makes it smaller on its own best images, with weights.",
+        "Table of four methods. SFT makes the error on real images smaller. DPO makes it smaller on a winner and larger on a "
+        "loser, both chosen by people, measured against the base model. SPIN makes it smaller on real images and larger on the "
+        "model's own images of the last round, measured against the last round's model. RSIDiff makes it smaller on its own "
+        "best images, with weights.",
     ),
     "dpo-spin": Diagram(
         _dpo_spin,
         "Who supplies the loser",
-        "Two flow charts side by side that end in the same loss. In DPO people choose winner and loser among two images, and both stay fixed; "
-        "the reference is the base model. In SPIN the winner is a real image and the loser is drawn by the model itself, anew in each round; "
-        "the reference is the last round's model.",
+        "Two flow charts side by side that end in the same loss. In DPO people choose winner and loser among two images, and "
+        "both stay fixed; the reference is the base model. In SPIN the winner is a real image and the loser is drawn by the "
+        "model itself, anew in each round; the reference is the last round's model.",
     ),
     "forms": Diagram(
         _forms,
         "Four forms of the objective of self-play",
-        "Chain of four boxes from the exact objective to the approximate, the decoupled and the practical one. The exact is at most the "
-        "approximate, by Jensen's inequality. The approximate is at least the decoupled, and equal without fresh noise. Between the decoupled "
-        "and the practical one there is no order in general.",
+        "Chain of four boxes from the exact objective to the approximate, the decoupled and the practical one. The exact is at "
+        "most the approximate, by Jensen's inequality. The approximate is at least the decoupled, and equal without fresh "
+        "noise. Between the decoupled and the practical one there is no order in general.",
     ),
 }
 
