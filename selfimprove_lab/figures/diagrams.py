@@ -1,9 +1,9 @@
 """Draw the book's diagrams as SVG: a round of either method, the objectives, and DPO beside SPIN.
 
 The book shows a diagram where a page says so (`book/_extensions/drawings.py`). `python -m selfimprove_lab.figures.diagrams FOLDER` writes
-all of them as files. A diagram has one SVG for both uses. In a page it takes the page's colours, and follows the page's switch between light
-and dark. As a file of its own it follows the reader's system. Colours are never alone: frames of real images are solid, those of generated
-images are dashed.
+all of them as files. A diagram has one SVG for both uses. In a page it takes the page's colours, and follows the page's switch between
+light and dark. As a file of its own it follows the reader's system. Colours are never alone: frames of real images are solid, those of
+generated images are dashed.
 """
 
 import html
@@ -21,8 +21,7 @@ _STYLE = (
     ".si-d .l{text-anchor:start}.si-d rect,.si-d path{fill:none;stroke:currentColor;stroke-width:1.6}"
     ".si-d .real{stroke:var(--real)}.si-d .drawn{stroke:var(--drawn);stroke-dasharray:6 4}"
     ".si-d .model{stroke:var(--model);stroke-width:2.6}"
-    ".si-d text.real{fill:var(--real);stroke:none}.si-d text.drawn{fill:var(--drawn);stroke:none}.si-d text.model{fill:var(--model);"
-    "stroke:none}.si-d .head{fill:currentColor;stroke:none}"
+    ".si-d .head{fill:currentColor;stroke:none}"
     "@media print{html[data-theme=dark] .si-d{--real:#00563f;--drawn:#8a3e00;--model:#004f86}}"
     # alone, as a file: no page gives it a colour
     ":root.si-d{color:#1a1a1a}@media(prefers-color-scheme:dark){:root.si-d{color:#e8e8e8;--real:#5fd6ad;--drawn:#f0ae66;--model:#7cc4f5}}"
@@ -37,18 +36,18 @@ class Sheet:
     height: int
     parts: list[str] = field(default_factory=list)
 
-    def box(self, x: float, y: float, width: float, height: float, kind: str, *lines: str) -> None:
+    def box(self, x: int, y: int, width: int, height: int, kind: str, *lines: str) -> None:
         """Draw a frame of a kind around lines of text; the first line is bold."""
         self.parts.append(f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="7"/>')
-        top = y + height / 2 - (len(lines) - 1) * LINE / 2 + 5
+        top = y + height // 2 - (len(lines) - 1) * LINE // 2 + 5
         for i, line in enumerate(lines):
-            self.words(x + width / 2, top + i * LINE, line, "s" if i else "b")
+            self.words(x + width // 2, top + i * LINE, line, "s" if i else "b")
 
-    def words(self, x: float, y: float, line: str, kind: str = "s") -> None:
+    def words(self, x: int, y: int, line: str, kind: str = "s") -> None:
         """Write one line of text; classes "b" bold, "s" small, "l" to the right of x."""
         self.parts.append(f'<text class="{kind}" x="{x:g}" y="{y:g}">{html.escape(line)}</text>')
 
-    def arrow(self, *points: tuple[float, float], kind: str = "") -> None:
+    def arrow(self, *points: tuple[int, int]) -> None:
         """Draw a line through the points with a head at its end; its last part must be level or upright."""
         (x0, y0), (x, y) = points[-2:]
         along_x, along_y = (x > x0) - (x < x0), (y > y0) - (y < y0)
@@ -56,7 +55,7 @@ class Sheet:
         path = " ".join(f"{'L' if i else 'M'}{a:g} {b:g}" for i, (a, b) in enumerate([*points[:-1], end]))
         back_x, back_y = x - 10 * along_x, y - 10 * along_y
         head = f"M{x:g} {y:g}L{back_x + 5 * along_y:g} {back_y + 5 * along_x:g}L{back_x - 5 * along_y:g} {back_y - 5 * along_x:g}Z"
-        self.parts.append(f'<path class="{kind}" d="{path}"/><path class="head" d="{head}"/>')
+        self.parts.append(f'<path d="{path}"/><path class="head" d="{head}"/>')
 
 
 def _spin_round() -> Sheet:
