@@ -7,19 +7,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 BOOK = ROOT / "book"
-REFERENCE = {
-    "api.md",
-    "changelog.md",
-    "cite.md",
-    "errata.md",
-    "faults.md",
-    "glossary.md",
-    "inputs.md",
-    "notation.md",
-    "peers.md",
-    "references.md",
-}  # looked up only
-OUTSIDE = {"study.ipynb"}  # for raters; no page of the book
 EXPERIMENTS = ["spin_round", "07_spin_rounds", "rsi_round", "08_rsi_rounds", "09_collapse", "10_ablations", "11_evaluation"]
 
 
@@ -71,17 +58,6 @@ def test_every_proposition_is_proved() -> None:
         assert kinds[1::2] == ["proof"] * (len(kinds) // 2), name
         assert "proof" not in kinds[::2], name
         assert len(kinds) % 2 == 0, name
-
-
-def test_pages_end_by_saying_what_was_learned() -> None:
-    """In the last lines, which are words: a section of its own on the pages of theory, a paragraph elsewhere."""
-    for name, text in pages().items():
-        if name in REFERENCE | OUTSIDE:
-            continue
-        last = text.strip().rpartition("\n## ")[2].startswith("What do I now know that I did not?\n")
-        assert last or text.strip().rpartition("\n\n")[2].startswith("What you now know that you did not: "), name
-        if name.endswith(".ipynb"):
-            assert json.loads((ROOT / "notebooks" / name).read_text())["cells"][-1]["cell_type"] == "markdown", name
 
 
 def test_titles_carry_the_number_by_which_chapters_are_called() -> None:
