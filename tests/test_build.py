@@ -72,6 +72,7 @@ READ = {
     "09_collapse": {"rsi_collapse", "rsi_rounds"},
     "10_ablations": {"rsi_ablations", "rsi_rounds", "rsi_beyond"},
     "11_evaluation": {"evaluation_shapes"},
+    "papers_tables": {"evaluation_shapes"},
     "13_at_scale": {"scale.json", "training_memory_cpu.json", "rsi_stages.json", "scorer_speed.json"},
     "claims": {
         "spin_shapes",
