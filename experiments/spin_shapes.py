@@ -51,5 +51,7 @@ def spin(size: str) -> dict[str, Arm]:
     }
 
 
+STRIPS = {"spin": range(ROUNDS + 1), "sft-steps-0": (0, 1), "dpo-0": (0, 1)}  # the tour sets these models side by side
+
 if __name__ == "__main__":
-    play_from_command_line(__doc__, {"spin_shapes": spin}, {"spin_shapes": {"spin": range(ROUNDS + 1)}}, Path("runs/spin_shapes"))
+    play_from_command_line(__doc__, {"spin_shapes": spin}, {"spin_shapes": STRIPS}, Path("runs/spin_shapes"))

@@ -65,12 +65,14 @@ def test_results_belong_to_pages_that_read_them(tmp_path: Path, monkeypatch: pyt
 
 # What every page that reads book/results opens there, found by reading the notebooks and the modules that they call.
 READ = {
+    "00_tour": {"spin_shapes", "rsi_rounds"},
     "03_jensen_bound": {"exact_objective.json"},
     "07_spin_rounds": {"spin_shapes", "spin_controls", "spin_map", "spin_samplers", "evaluation_shapes", "data_quality.json"},
     "08_rsi_rounds": {"rsi_rounds", "rsi_prompts", "rsi_ablations", "rsi_collapse", "evaluation_shapes"},
     "09_collapse": {"rsi_collapse", "rsi_rounds"},
     "10_ablations": {"rsi_ablations", "rsi_rounds", "rsi_beyond"},
     "11_evaluation": {"evaluation_shapes"},
+    "papers_tables": {"evaluation_shapes"},
     "13_at_scale": {"scale.json", "training_memory_cpu.json", "rsi_stages.json", "scorer_speed.json"},
     "claims": {
         "spin_shapes",
