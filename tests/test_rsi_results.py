@@ -141,8 +141,8 @@ def test_one_verdict_of_several_differences() -> None:
     ):
         assert said({str(i): d for i, d in enumerate(found)})[1] == verdict
     alone = Difference(0.1, 0.05, 0.15, 1)
-    assert said({"0": up, "1": alone})[1] == "agrees, one seed"
-    assert said({"0": alone, "1": unsure})[1] == "0 agrees, 1 not decided, one seed"
+    assert said({"0": up, "1": alone})[1] == OPEN  # an interval over prompts alone carries no verdict
+    assert said({"0": up, "1": Difference(0.1, 0.05, 0.15, 2)})[1] == "agrees, 2 seeds"
     assert together([up, down]) == SPLIT
 
 
@@ -152,19 +152,19 @@ def test_verdicts_follow_from_the_intervals(root: Path) -> None:
     assert verdicts["recursion with selection and weights improves on the base"] == AGREES
     assert verdicts["the best round is in the middle, then it declines"] == AGREES
     assert verdicts["better than SFT on all samples, trained twice as long"] == AGREES
-    assert verdicts["without preference sampling it is worse"] == f"{DIFFERS}, one seed"
-    assert verdicts["with none of the three it falls below the base"] == f"{AGREES}, one seed"
+    assert verdicts["without preference sampling it is worse"] == OPEN  # one seed
+    assert verdicts["with none of the three it falls below the base"] == OPEN  # one seed
     assert verdicts["without weights it is worse"] == OPEN  # not run
     assert table["here"]["without weights it is worse"] == "not run yet"
     assert verdicts["... already from round 4 on"] == AGREES
-    assert verdicts["trained on its own images without care a model loses quality"] == f"{AGREES}, one seed"
-    assert verdicts["... and its images leave the base's distribution"] == f"{AGREES}, one seed"
+    assert verdicts["trained on its own images without care a model loses quality"] == OPEN  # one seed
+    assert verdicts["... and its images leave the base's distribution"] == OPEN  # one seed
     assert table["here"]["... and its images leave the base's distribution"].endswith("distance 0.10; nearest 0.10; precision 0.10")
-    assert verdicts["weights by distance do"] == f"{AGREES}, one seed"
+    assert verdicts["weights by distance do"] == OPEN  # one seed
     assert verdicts["preference sampling does"] == OPEN  # not run
-    assert verdicts["a smaller beta is worse"] == f"{AGREES}, one seed"
-    assert verdicts["1,000 of 5,000 lead early"] == f"{AGREES}, one seed"
-    assert verdicts["the 1,000 have lost the lead by round 3"] == f"{AGREES}, one seed"
+    assert verdicts["a smaller beta is worse"] == OPEN  # one seed
+    assert verdicts["1,000 of 5,000 lead early"] == OPEN  # one seed
+    assert verdicts["the 1,000 have lost the lead by round 3"] == OPEN  # one seed
     assert "1,000 kept -0.0" in table["here"]["with either PickScore falls in the end"]
     assert (verdicts == UNTESTABLE).sum() == 4
     assert table.index.is_unique

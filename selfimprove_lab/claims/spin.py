@@ -34,7 +34,7 @@ from selfimprove_lab.results.towards_data import data_table
 
 BEST_OF = Rule(5)  # the paper's rule: of five images, the one with the best average of scores
 LAST, DPO, SFT = "SPIN round 3", "DPO equal steps", "SFT equal steps"
-SCORES = {RAW: "the scorers' average", QUALITY: "quality", RIGHT: "all right"}
+SCORES = {RAW: "the scorers' average", QUALITY: "quality", RIGHT: "obedience"}
 FORMS = "chapter 11, The models of this book, in the papers' forms"
 BESIDE = "chapter 7, Beside it"
 AGAIN = "chapter 7, A new opponent, or the old one once more?"

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,8 +58,15 @@ class Experiments:
 
     def prompts(self, name: str, arm: str, seed: int) -> pd.DataFrame:
         """Return scores by prompt and round, with the embedded scorers' average beside them."""
-        frame = pd.read_parquet(self.root / name / f"{arm}-{seed}-prompts.parquet")
+        path = self.root / name / f"{arm}-{seed}-prompts.parquet"
+        frame = _scores(path, path.stat().st_mtime_ns)
         return frame.assign(**{RAW: frame[list(SHAPES_SCORERS)].mean(axis=1)}) if set(SHAPES_SCORERS) <= set(frame) else frame
+
+
+@lru_cache(maxsize=256)
+def _scores(path: Path, written: int) -> pd.DataFrame:
+    """Return exported scores, which nobody changes in place; `written` makes a changed file be read again."""
+    return pd.read_parquet(path)
 
 
 def difference(
@@ -69,20 +77,23 @@ def difference(
     Arms judged on fewer prompts are compared on the prompts that both have. `at` -1 is the last round; `at_second` is `at` if None.
     """
     loaded = [experiments.load(name).get(arm, {}) for name, arm in (first, second)]
-    paired = []
+    pairs = []
     for seed in sorted(set(loaded[0]) & set(loaded[1])):
         values = []
         for (name, arm), when in ((first, at), (second, at if at_second is None else at_second)):
             frame = experiments.prompts(name, arm, seed)
             frame = frame[frame["round"] == (frame["round"].max() if when < 0 else min(when, frame["round"].max()))]
             values.append(frame[column])
-        paired.append(values[0] - values[1])
-    if not paired:
-        return None
-    by_prompt = pd.concat(paired, axis=1).mean(axis=1).dropna().to_numpy(dtype=np.float64)
-    if len(paired) < 3:
-        return Difference(float(by_prompt.mean()), *bootstrap_interval(by_prompt), len(paired))
-    return Difference(*seeds_and_prompts([float(d.mean()) for d in paired], by_prompt), len(paired))
+        pairs.append(values[0] - values[1])
+    return paired(pairs) if pairs else None
+
+
+def paired(differences: Sequence[pd.Series]) -> Difference:
+    """Return the mean of differences by prompt, one series per seed, over the prompts that all seeds share."""
+    by_prompt = pd.concat(list(differences), axis=1).mean(axis=1).dropna().to_numpy(dtype=np.float64)
+    if len(differences) < 3:
+        return Difference(float(by_prompt.mean()), *bootstrap_interval(by_prompt), len(differences))
+    return Difference(*seeds_and_prompts([float(d.mean()) for d in differences], by_prompt), len(differences))
 
 
 class Row(NamedTuple):
@@ -99,7 +110,7 @@ class Row(NamedTuple):
 
 
 QUALITY, RIGHT = "oracle_quality", "oracle_all_right"
-NAMES = {RAW: "the scorers' average", QUALITY: "quality", RIGHT: "all right", "alignment": "unseen scorer 'alignment'"}
+NAMES = {RAW: "the scorers' average", QUALITY: "quality", RIGHT: "obedience", "alignment": "unseen scorer 'alignment'"}
 
 
 def said(found: dict[str, Difference | None]) -> tuple[str, str]:
@@ -115,7 +126,7 @@ def said(found: dict[str, Difference | None]) -> tuple[str, str]:
 def together(found: Sequence[Difference]) -> str:
     """Return one verdict: agrees if all are positive, differs if all are negative, split if they lie on both sides.
 
-    If an interval contains zero, nothing is decided. A verdict of fewer than three seeds states their number.
+    If an interval contains zero, or a difference has one seed, nothing is decided. A verdict of two seeds says so.
     """
     verdicts = {d.verdict() for d in found}
     verdict = OPEN if OPEN in verdicts or not verdicts else verdicts.pop() if len(verdicts) == 1 else SPLIT
@@ -123,10 +134,13 @@ def together(found: Sequence[Difference]) -> str:
 
 
 def qualified(verdict: str, seeds: int) -> str:
-    """Return a verdict with the number of training seeds behind it, if there are fewer than three."""
+    """Return a verdict with the number of training seeds behind it, if there are two; with one seed nothing is decided.
+
+    The interval of a single seed is over prompts alone, and says nothing about luck in training.
+    """
     if seeds >= 3 or verdict in (OPEN, UNTESTABLE):
         return verdict
-    return f"{verdict}, {'one seed' if seeds == 1 else f'{seeds} seeds'}"
+    return OPEN if seeds == 1 else f"{verdict}, {seeds} seeds"
 
 
 def table(rows: Sequence[Row]) -> pd.DataFrame:
