@@ -11,10 +11,7 @@ from selfimprove_lab.claims.table import AGREES, DIFFERS, OPEN, UNTESTABLE
 from selfimprove_lab.findings.cells import cells
 from selfimprove_lab.results.evaluation import guidance_table, inflation_table, load_evaluations, table
 
-SHOWN = {
-    "oracle quality": "quality", "oracle obedience": "obedience", "average": "average", "average of z": "average_of_z", "clip": "clip",
-    "aesthetic": "aesthetic", "alignment": "alignment",
-}  # fmt: skip
+SHOWN = {"oracle quality": "quality", "oracle obedience": "obedience", "average": "average", "average of z": "average_of_z"}
 
 
 def _rows(models: pd.Index) -> dict[str, str]:
@@ -26,8 +23,7 @@ def judge(root: Path) -> dict[str, str]:
     folder, found = root / "evaluation_shapes", {}
     judged, elsewhere = (load_evaluations(folder / name) for name in ("held-in", "held-out"))
     for form, (kind, rule) in {
-        "one": ("mean", MEAN), "best": ("mean", Rule(5)), "gain": ("difference", MEAN), "best_gain": ("difference", Rule(5)),
-        "won": ("wins", Rule(5)),
+        "best": ("mean", Rule(5)), "gain": ("difference", MEAN), "best_gain": ("difference", Rule(5)), "won": ("wins", Rule(5)),
     }.items():  # fmt: skip
         shown = table(judged, kind, rule)
         found |= cells(f"judge_{form}", shown, _rows(shown.index), SHOWN)
@@ -35,7 +31,8 @@ def judge(root: Path) -> dict[str, str]:
     found |= cells("judge_elsewhere", shown, _rows(shown.index), SHOWN)
     swept = guidance_table(load_evaluations(folder / "guidance"), 3.0)
     names = {(model, g): f"{model} at {g:g}".lower().replace(" ", "_").replace(".", "_") for model, g in swept.index}
-    columns = {f"{name}, over the base {w}": f"{name}_{short}" for name in ("quality", "obedience") for w, short in (("there", "there"), ("at 3", "at_3"))}
+    beside = {"there": "there", "at 3": "at_3"}
+    columns = {f"{name}, over the base {w}": f"{name}_{short}" for name in ("quality", "obedience") for w, short in beside.items()}
     found |= cells("judge_guidance", swept, names, columns)
     inflation = inflation_table(judged, 5)
     for score, name in SHOWN.items():

@@ -11,7 +11,17 @@ from selfimprove_lab.claims.table import QUALITY, RIGHT, Experiments, difference
 from selfimprove_lab.findings.cells import cells, spoken
 from selfimprove_lab.results.arms import load_results
 from selfimprove_lab.results.evaluation import later_table, load_evaluations
-from selfimprove_lab.results.rsi import CURES, ERROR_LIMIT, ends_table, gap_table, label, peak, prompt_sources_table, visible, warnings_table
+from selfimprove_lab.results.rsi import (
+    CURES,
+    ERROR_LIMIT,
+    ends_table,
+    gap_table,
+    label,
+    peak,
+    prompt_sources_table,
+    visible,
+    warnings_table,
+)
 
 SCORES = {name: name for name in ("quality", "obedience", "clip", "shading", "alignment")}
 AT = 3  # the round at which the ablations are compared
@@ -43,6 +53,10 @@ def _right(result: Mapping[str, Any], index: int) -> float:
     return float(result["rounds"][index]["oracle"]["all_right"]["mean"])
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
 def collapse(root: Path) -> dict[str, str]:
     """Return what each cure leaves after six rounds, when the damage is plain, and what the signs read on the way."""
     runs = load_results(root / "rsi_collapse")
@@ -50,16 +64,18 @@ def collapse(root: Path) -> dict[str, str]:
     found = cells("collapse", ends_table(runs, list(arms)), {label(arm): name for arm, name in arms.items()}, SCORES)
     for arm, name in arms.items():
         seeds = runs[arm]
-        found[f"collapse_left_{name}"] = ", ".join(f"{_right(r, -1):.0%}" for r in seeds.values()) + (" (one seed)" if len(seeds) == 1 else "")
+        found[f"collapse_left_{name}"] = ", ".join(f"{_right(r, -1):.0%}" for r in seeds.values()) + (
+            " (one seed)" if len(seeds) == 1 else ""
+        )
     careless = runs["careless"]
-    found["collapse_right_base"] = f"{_right(careless[0], 0):.0%}"
-    found["collapse_right_4"] = ", ".join(f"{_right(r, 4):.0%}" for r in careless.values())
+    found["collapse_right_base"] = _percent(_right(careless[0], 0))
+    found["collapse_right_4"] = ", ".join(_percent(_right(r, 4)) for r in careless.values())
     for sign in ("variance", "distance"):
         for k in (1, 2, 3, 4):
             found[f"collapse_{sign}_{k}"] = ", ".join(f"{r['rounds'][k]['drift'][sign]:.2f}" for r in careless.values())
     error = [[r["rounds"][k]["scores"]["held_out_error"]["mean"] for k in (0, 1)] for r in careless.values()]
     found["collapse_error_1"] = ", ".join(f"{100 * (after / before - 1):+.0f} %" for before, after in error)
-    found["collapse_error_limit"] = f"{ERROR_LIMIT:.0%}"
+    found["collapse_error_limit"] = _percent(ERROR_LIMIT)
     warned = warnings_table(runs | {"rsi": load_results(root / "rsi_rounds")["rsi"]}).drop(columns="error on real images")
     early = (warned.drop(columns="damage is plain").replace("-", np.inf).min(axis=1) < warned["damage is plain"].replace("-", np.inf)).sum()
     found["collapse_warned_early"], found["collapse_runs"] = str(early), str(len(warned))
@@ -82,5 +98,5 @@ def ablation(root: Path) -> dict[str, str]:
     ends = [r["rounds"][AT]["oracle"]["quality"]["delta_base"] for r in runs["rsi"].values()]
     found["ablation_seeds_from"], found["ablation_seeds_to"] = (f"{end:+.3f}" for end in (min(ends), max(ends)))
     beyond = runs | load_results(root / "rsi_beyond")
-    names = {label(arm): arm.replace("-", "_") for arm in ("spin", "spin-weighted", "spin-weighted-nearest", "rsi-after-spin")}
-    return found | cells("ablation_beyond", ends_table(beyond, ["spin", "spin-weighted", "spin-weighted-nearest", "rsi-after-spin"]), names, SCORES)
+    names = {arm: label(arm) for arm in ("spin", "spin-weighted", "spin-weighted-nearest", "rsi-after-spin")}
+    return found | cells("ablation_beyond", ends_table(beyond, list(names)), {v: k.replace("-", "_") for k, v in names.items()}, SCORES)

@@ -33,13 +33,11 @@ def play(root: Path) -> dict[str, str]:
     columns = {f"change of {name} from base": name for name in READINGS.values()}
     found = cells("play", arms_table(runs), {label: arm.replace("-", "_") for arm, label in ARMS.items()}, columns)
     budgets = budgets_table(root)
-    rows = {
-        key: f"{'adapters_' * (key[0] == 'adapters')}over_{key[1].replace(',', '').replace(' ', '_').lower()}" for key in budgets.index
-    }
+    rows = {key: f"{'adapters_' * (key[0] == 'adapters')}over_{key[1].replace(',', '').lower()}" for key in budgets.index}
     found |= cells("play", budgets, rows, {name: name for name in READINGS.values()})
     nulls = null_table(runs)
-    kinds = {"real images": "null", "real, encoded twice": "null_twice", "encoded twice less once": "null_encoding", "round 1 of SPIN": "true"}
-    found |= {f"play_{kind}_{str(row).replace(' ', '_')}": spoken(nulls.loc[row, column]) for column, kind in kinds.items() for row in nulls.index}
+    kinds = {"real images": "null", "real, encoded twice": "null_twice", "encoded twice less once": "null_encoding"}
+    found |= cells("play_one_round", nulls, {row: row.replace(" ", "_") for row in nulls.index}, kinds)
     spin = ("spin_shapes", "spin")
     for k in (1, 2, 3):
         for column, name in READINGS.items():
@@ -75,7 +73,7 @@ def part(root: Path) -> dict[str, str]:
     """Return what a round does with one part changed, what a second round does against either opponent, and gains by sampler."""
     columns = {f"{name}, change in the round": name for name in READINGS.values()}
     columns |= {f"{name}, against the round as it is": f"{name}_less" for name in READINGS.values()}
-    rows = {"nothing: the round as it is": "plain"} | {label: arm.replace("dpm++", "dpm").replace("-", "_") for arm, label in CONTROLS.items()}
+    rows = {"nothing: the round as it is": "plain"} | {label: arm.replace("++", "") for arm, label in CONTROLS.items()}
     found = cells("part", controls_table(root), rows, columns)
     second = {"a new opponent, with its images": "new", "the old opponent, with its images": "old", "old less new": "old_less_new"}
     found |= cells("part", second_round_table(root), second, {SECOND[c]: n for c, n in {RAW: "average", **READINGS}.items()})
@@ -85,8 +83,7 @@ def part(root: Path) -> dict[str, str]:
         f"{reading}, drawn by {name}": f"{reading}_drawn_by_{name.lower().split('-')[0]}"
         for name in ("DDIM", "DPM-Solver++", "UniPC") for reading in READINGS.values()
     }  # fmt: skip
-    found |= {f"part_against_{trained[c]}_{drawn[r]}": str(gains.loc[r, c]) for c in gains if c in trained for r in gains.index if r in drawn}
-    return found
+    return found | {f"part_against_{trained[c]}_{drawn[r]}": str(gains.loc[r, c]) for c in gains for r in gains.index}
 
 
 def map_cells(root: Path) -> dict[str, str]:
@@ -130,7 +127,7 @@ def alarm(root: Path) -> dict[str, str]:
     counts = alarm_counts(training_signs(root, at=0.5))
     lost, kept = counts.iloc[:, 0], counts.iloc[:, 1]
     return {
-        "alarm_limit": f"{LIMIT:.0%}", "alarm_loss": f"{LOSS:g}", "alarm_rounds": str(int(counts.to_numpy().sum())),
+        "alarm_limit": f"{100 * LIMIT:.0f} %", "alarm_loss": f"{LOSS:g}", "alarm_rounds": str(int(counts.to_numpy().sum())),
         "alarm_rang": str(lost["rings"]), "alarm_false": str(kept["rings"]), "alarm_missed": str(lost["silent"]),
         "alarm_lost": str(int(lost.sum())),
     }  # fmt: skip

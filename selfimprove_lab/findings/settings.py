@@ -5,10 +5,12 @@ from pathlib import Path
 
 from selfimprove.planning.plan import REACHED
 from selfimprove.presets import PRESETS
-from selfimprove_lab.results.scale import scale_table
 
 OWN = {"spin": "shapes-spin", "rsi": "shapes-rsi"}
-SAID = ("lr", "beta", "steps", "batch", "samples", "rollout_steps", "guidance", "selected", "epochs", "evaluation_prompts", "weight_decay", "lora_rank")
+SAID = (
+    "lr", "beta", "steps", "batch", "samples", "rollout_steps", "guidance", "selected", "epochs", "evaluation_prompts", "weight_decay",
+    "lora_rank",
+)  # fmt: skip
 
 
 def setting(root: Path) -> dict[str, str]:
@@ -19,14 +21,15 @@ def setting(root: Path) -> dict[str, str]:
         settings = PRESETS[name].settings
         for field in SAID:
             value = getattr(settings, field)
-            found[f"setting_{short}_{field}"] = f"{value:,}" if isinstance(value, int) else f"{value:,g}" if value >= 1e-3 or not value else f"{value:.2g}"
+            if value is not None:
+                found[f"setting_{short}_{field}"] = _plain(value)
     collapse = json.loads((root / "rsi_collapse" / "careless-0.json").read_text())["identity"]
-    found["setting_collapse_lr"] = f"{collapse['lr']:.2g}"
+    found["setting_collapse_lr"] = _plain(collapse["lr"])
     return found
 
 
 def cost(root: Path) -> dict[str, str]:
-    """Return counted operations: of a forward pass, a pair, a rollout and a decoded image, and the table of hours, at the presets' sizes."""
+    """Return counted operations at the sizes of the presets: of a forward pass, a pair, a rollout, and an image encoded or decoded."""
     made = json.loads((root / "scale.json").read_text())["presets"]
     found = {"cost_reached": f"{REACHED:.0%}"}
     for name, preset in PRESETS.items():
@@ -37,15 +40,18 @@ def cost(root: Path) -> dict[str, str]:
         rollout = passes * flops["forward"] + flops["decode"] + flops["encode"]
         pair = 2 * (flops["step"] + flops["forward"])
         found |= {f"cost_{short}_{part}": _tera(flops[part]) for part in ("forward", "decode", "encode")}
-        found |= {f"cost_{short}_rollout": _tera(rollout), f"cost_{short}_pair": _tera(pair), f"cost_{short}_times": f"{rollout / pair:.0f}"}
+        found |= {
+            f"cost_{short}_rollout": _tera(rollout),
+            f"cost_{short}_pair": _tera(pair),
+            f"cost_{short}_times": f"{rollout / pair:.0f}",
+        }
     first = PRESETS["sd15-spin-lora"].for_round(1).reached(500_000)
-    for captions, label in ((None, ""), (50_000, "_few"), (first, "_first")):
-        table = scale_table(root / "scale.json", captions)
-        for preset in table.index:
-            row = table.loc[preset]
-            found |= {f"cost{label}_{preset.replace('-', '_')}_{column.split()[-1].replace('-', '_')}": str(row[column]) for column in table if column.startswith(("if ", "of it"))}
     found["cost_first_captions"] = f"{first:,}"
     return found
+
+
+def _plain(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,g}" if value >= 1e-3 or not value else f"{value:.2g}"
 
 
 def _tera(flops: float) -> str:
