@@ -97,6 +97,8 @@ def ablation(root: Path) -> dict[str, str]:
         found |= {f"ablation_gap_{scorer}_{c.replace(' ', '_')}": f"{row[c]:+.2f}" for c in ("that scorer", "quality", "obedience")}
     ends = [r["rounds"][AT]["oracle"]["quality"]["delta_base"] for r in runs["rsi"].values()]
     found["ablation_seeds_from"], found["ablation_seeds_to"] = (f"{end:+.3f}" for end in (min(ends), max(ends)))
+    gentle = made["guidance-1.5"][0]["identity"]["guidance"]
+    found["ablation_gentle_guidance"] = f"{gentle:g}"
     beyond = runs | load_results(root / "rsi_beyond")
     names = {arm: label(arm) for arm in ("spin", "spin-weighted", "spin-weighted-nearest", "rsi-after-spin")}
     return found | cells("ablation_beyond", ends_table(beyond, list(names)), {v: k.replace("-", "_") for k, v in names.items()}, SCORES)
