@@ -160,14 +160,14 @@ def test_theory_is_executed(derived: pd.DataFrame, monkeypatch: pytest.MonkeyPat
 
 def test_claims_say_where_they_are_tested(tmp_path: Path, derived: pd.DataFrame) -> None:
     """A chapter, and a heading that stands on its page."""
-    pages = {n: EXPORTED.parent.parent / "notebooks" / f"{name}.ipynb" for n, name in enumerate(CHAPTERS, 1)}
+    pages = {n: EXPORTED.parent.parent / "notebooks" / f"{name}.ipynb" for n, name in CHAPTERS.items()}
     for table in (claims(tmp_path), rsi_claims.claims(tmp_path), derived):
         assert table.index.is_unique
         for where in table["where"]:
             chapter, _, section = where.partition(", ")
             if where == "nowhere":
                 continue
-            cells = json.loads(pages[int(chapter.removeprefix("chapter "))].read_text())["cells"]
+            cells = json.loads(pages[chapter.removeprefix("chapter ")].read_text())["cells"]
             lines = "".join(line for c in cells if c["cell_type"] == "markdown" for line in [*c["source"], "\n"]).splitlines()
             plain = [line.lstrip("# ").replace("$", "").replace("\\", "") for line in lines if line.startswith("##")]
             assert section in plain, f"no such section: {where}"

@@ -30,7 +30,7 @@ from selfimprove_lab.claims.table import (
 )
 from selfimprove_lab.results.arms import signed
 from selfimprove_lab.results.evaluation import later_less_earlier, load_evaluations
-from selfimprove_lab.results.rsi import Peak, peak, track
+from selfimprove_lab.results.rsi import Peak, peak
 from selfimprove_lab.results.seeds import crossed_interval, seeds_with_intervals
 
 ROUNDS, BESIDE = "chapter 8, Round after round", "chapter 8, Beside it"
@@ -157,26 +157,6 @@ def _declines(e: Experiments) -> tuple[str, str]:
     """Compare round 8 with round 6 by the average of the learned scores; the claim is that it falls."""
     change = difference(e, RSI, RSI, RAW, 8, 6)
     return said({RAW: change})[0], said({RAW: change.reversed() if change else None})[1]
-
-
-def readme_sentence(root: str | Path) -> str:
-    """Return the README's sentences on the recursive rounds: where the last round ends, and what comes after the best round."""
-    e = Experiments(Path(root))
-    runs = e.load("rsi_rounds")["rsi"]
-    peaks, last = _peaks(e)
-    quality, right = (np.mean([track(r, f"oracle: {t}")[-1] for r in runs.values()]) for t in ("quality", "all_right"))
-    text = (
-        f"After {last} rounds (seeds {', '.join(map(str, runs))}) quality stands at {quality:+.3f} and obedience at "
-        f"{right:+.3f} against the base. On these prompts quality is highest at round {', '.join(str(p.best) for p in peaks)}."
-    )
-    differences, prompts = _elsewhere(e, peaks, last)
-    if not differences:
-        return text
-    changes = [signed(d.mean, [d.low, d.high]) for d in (differences[QUALITY], differences[RIGHT])]
-    return (
-        f"{text} On {prompts} prompts, nearly all of them others, round {last} less round {peaks[0].best} is {changes[0]} in quality "
-        f"and {changes[1]} in obedience."
-    )
 
 
 def _prompts(e: Experiments) -> tuple[str, str]:

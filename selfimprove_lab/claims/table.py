@@ -1,15 +1,17 @@
 """Tabulate the claims of a paper: what it reports, where it is tested, the result here with an interval, and whether the two agree."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import HTML
+from matplotlib.figure import Figure
 
 from selfimprove.evaluation.aggregate import RAW
 from selfimprove.evaluation.statistics import bootstrap_interval
@@ -18,12 +20,13 @@ from selfimprove_lab.results.arms import Results, load_results, signed
 from selfimprove_lab.results.seeds import seeds_and_prompts
 
 AGREES, DIFFERS, SPLIT, OPEN, UNTESTABLE = "agrees", "differs", "split", "not decided", "cannot be tested here"
-CHAPTERS = (  # the pages of chapter 1, chapter 2, ...
-    "01_diffusion_and_ddim", "02_spin_objective", "03_jensen_bound", "04_gradient", "05_fixed_points", "06_dpo_and_spin",
-    "07_spin_rounds", "08_rsi_rounds", "09_collapse", "10_ablations", "11_evaluation", "12_compare_models", "13_at_scale",
-    "14_from_diffusion_to_flows",
-)  # fmt: skip
-_CHAPTER = re.compile(r"[Cc]hapter (\d+)")
+CHAPTERS = {  # number by which a page is called -> page
+    "1": "01_diffusion_and_ddim", "2": "02_spin_objective", "3": "03_jensen_bound", "4": "04_gradient", "5": "05_fixed_points",
+    "6": "06_dpo_and_spin", "7": "07_spin_rounds", "7b": "07_what_a_round_is_made_of", "7c": "07_how_long_how_large",
+    "7d": "07_limits_and_controls", "8": "08_rsi_rounds", "9": "09_collapse", "10": "10_ablations", "11": "11_evaluation",
+    "12": "12_compare_models", "13": "13_at_scale", "14": "14_from_diffusion_to_flows",
+}  # fmt: skip
+_CHAPTER = re.compile(r"[Cc]hapter (\d+[a-d]?)")
 
 
 class Difference(NamedTuple):
@@ -148,8 +151,28 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[f.replace("_", " ") for f in Row._fields]).set_index("claim")
 
 
+def verdicts_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw how many rows of each table have which verdict; rows whose measures disagree, or are split, count as mixed."""
+    known = {AGREES: "C0", "mixed": "0.75", DIFFERS: "C1", OPEN: "0.9", UNTESTABLE: "white"}
+    figure, axis = plt.subplots(figsize=(8, 0.6 + 0.5 * len(tables)), constrained_layout=True)
+    for place, rows in enumerate(tables.values()):
+        plain = rows["verdict"].str.replace(r", \d+ seeds$", "", regex=True)
+        counts, left = plain.where(plain.isin(list(known)), "mixed").value_counts(), 0
+        for verdict, colour in known.items():
+            if number := int(counts.get(verdict, 0)):
+                axis.barh(place, number, left=left, color=colour, edgecolor="0.4", label=verdict)
+                axis.text(left + number / 2, place, str(number), ha="center", va="center")
+                left += number
+    axis.set(yticks=range(len(tables)), yticklabels=list(tables), xlabel="rows")
+    axis.invert_yaxis()
+    handles, labels = axis.get_legend_handles_labels()
+    named = dict(zip(labels, handles, strict=True))
+    figure.legend([named[k] for k in known if k in named], [k for k in known if k in named], loc="outside upper center", ncols=5, frameon=False)
+    return figure
+
+
 def linked(rows: pd.DataFrame) -> HTML:
     """Return the table with every mention of a chapter linked to its page, which must lie beside the page that shows the table."""
     with pd.option_context("display.max_colwidth", None):  # claims are whole sentences
         text = rows.to_html()
-    return HTML(_CHAPTER.sub(lambda found: f'<a href="{CHAPTERS[int(found[1]) - 1]}.html">{found[0]}</a>', text))
+    return HTML(_CHAPTER.sub(lambda found: f'<a href="{CHAPTERS[found[1]]}.html">{found[0]}</a>', text))

@@ -69,3 +69,9 @@ def numbers(page: str, root: str | Path = "book/results") -> pd.DataFrame:
     cells = json.loads(Path("notebooks", f"{page}.ipynb").read_text())["cells"]
     prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     return pd.DataFrame.from_dict(chosen(used(prose), root), orient="index", columns=["value"]).rename_axis("name")
+
+
+def readme(root: str | Path = "book/results") -> str:
+    """Return the README's findings: the template beside this module, with its numbers filled in."""
+    template = Path(__file__).with_name("readme.md").read_text().strip()
+    return fill(template, chosen(used(template), root))
