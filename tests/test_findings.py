@@ -89,7 +89,10 @@ def test_numbers_by_hand(values: dict[str, str]) -> None:
     last = {arm: [f[f["round"] == f["round"].max()]["oracle_quality"] for f in seeds] for arm, seeds in frames.items()}
     less = np.mean([(a - b).mean() for a, b in zip(last["spin"], last["frozen"], strict=True)])
     assert values["play_over_frozen_opponent_equal_steps_quality"].startswith(f"{less:+.3f} [")
-    errors = [[r["scores"]["held_out_error"]["mean"] for r in json.loads(p.read_text())["rounds"]] for p in sorted((RESULTS / "spin_controls").glob("own-data-unguided-[0-9].json"))]
+    errors = [
+        [r["scores"]["held_out_error"]["mean"] for r in json.loads(p.read_text())["rounds"]]
+        for p in sorted((RESULTS / "spin_controls").glob("own-data-unguided-[0-9].json"))
+    ]
     assert values["own_unguided_round_3_error"].startswith(f"{np.mean([100 * (e[3] / e[0] - 1) for e in errors]):+.1f} %")
     assert values["setting_spin_lr"] == "1.5e-06"
     assert values["cost_sd15_spin_forward"] == "0.803 TFLOP"
@@ -148,4 +151,6 @@ def test_the_readme_says_what_the_results_say() -> None:
     template = Path(package.__file__).with_name("readme.md").read_text()
     assert decimals(re.sub(r"\{\{.*?\}\}", "", template)) == []
     written = (ROOT / "README.md").read_text()
-    assert f"<!-- findings -->\n{readme(RESULTS)}\n<!-- end of findings -->" in written, "paste selfimprove_lab.findings.readme() into README.md"
+    assert f"<!-- findings -->\n{readme(RESULTS)}\n<!-- end of findings -->" in written, (
+        "paste selfimprove_lab.findings.readme() into README.md"
+    )

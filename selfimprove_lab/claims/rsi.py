@@ -7,7 +7,6 @@ prompts alone.
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from selfimprove.evaluation.aggregate import RAW

@@ -167,7 +167,9 @@ def verdicts_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
     axis.invert_yaxis()
     handles, labels = axis.get_legend_handles_labels()
     named = dict(zip(labels, handles, strict=True))
-    figure.legend([named[k] for k in known if k in named], [k for k in known if k in named], loc="outside upper center", ncols=5, frameon=False)
+    figure.legend(
+        [named[k] for k in known if k in named], [k for k in known if k in named], loc="outside upper center", ncols=5, frameon=False
+    )
     return figure
 
 

@@ -50,7 +50,7 @@ def cost(root: Path) -> dict[str, str]:
     return found
 
 
-def _plain(value: float) -> str:
+def _plain(value: int | float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,g}" if value >= 1e-3 or not value else f"{value:.2g}"
 
 

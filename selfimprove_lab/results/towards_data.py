@@ -128,8 +128,11 @@ def steps_table(root: str | Path) -> pd.DataFrame:
     The rounds' opponents were drawn in ten steps. The last columns are the base in that many steps less the base in ten. Intervals as in
     `claims.table.difference`; without exported files the table is empty.
     """
-    files = sorted((Path(root) / "spin_steps").glob("*-prompts.parquet"))
-    scores = [pd.read_parquet(file).groupby(["steps", "round", "prompt"])[list(SCORES)].mean() for file in files]
+    finished = sorted((Path(root) / "spin_steps").glob("steps-[0-9].json"))  # written when a seed is complete
+    scores = [
+        pd.read_parquet(file.with_name(f"{file.stem}-prompts.parquet")).groupby(["steps", "round", "prompt"])[list(SCORES)].mean()
+        for file in finished
+    ]
     rows: dict[int, dict[str, str]] = {}
     for steps in sorted(scores[0].index.unique("steps")) if scores else ():
         row = rows[int(steps)] = {}
