@@ -39,6 +39,7 @@ RUNS = Path("runs", "book")  # live runs, one folder per page; relative to the r
 RESULTS = ROOT / "book" / "results"
 KEPT = 4  # copies per page that stay in the cache
 CHAIN = ("spin_round", "12_compare_models")  # in this order: the second page judges the player of the first
+SELF_PLAY = ("07_spin_rounds", "07_what_a_round_is_made_of", "07_how_long_how_large", "07_limits_and_controls")
 WITH_RUN = ("spin_round", "rsi_round", "11_evaluation")  # pages with a parameter `run`, the folder that keeps finished stages
 SMALL = "This page was made with small settings, to be quick. What it computes live says little; `make book` makes the page as published."
 
@@ -65,13 +66,8 @@ def pages(preset: str) -> dict[str, dict[str, Any]]:
         read = {name: {} for name in ("09_collapse", "10_ablations", "11_evaluation", "12_compare_models")}
     theory = smallest if preset == "smoke" else {name: {} for name in smallest}
     study = {"study": {}, "study_analysis": {}}
-    return (
-        theory
-        | rounds
-        | study
-        | {"00_tour": {}, "papers_tables": {}, "07_spin_rounds": {}, "08_rsi_rounds": {}, "13_at_scale": {}, "claims": {}}
-        | read
-    )
+    shown = ("00_tour", "papers_tables", *SELF_PLAY, "08_rsi_rounds", "13_at_scale", "claims")
+    return theory | rounds | study | {name: {} for name in shown} | read
 
 
 @cache

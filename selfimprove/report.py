@@ -42,7 +42,7 @@ def ceiling_sentence(info: RoundInfo) -> str:
     if "oracle" not in info.metrics:
         return ""
     parts = [
-        f"at {level}: all right {c['all_right']:.3f}, quality off by {c['quality_error']:.3f}"
+        f"at {level}: obedience {c['all_right']:.3f}, quality off by {c['quality_error']:.3f}"
         for level, c in info.metrics["oracle"]["ceiling"].items()
     ]
     return "The oracle's own ceiling, on real images after a round trip through the autoencoder: " + "; ".join(parts) + "."

@@ -49,7 +49,7 @@ def test_tables_have_the_papers_form(folder: Path) -> None:
     found = load_evaluations(folder)
     shown = table(found)
     assert list(shown.index) == ["base", "SPIN round 1", "RSIDiff round 1"]
-    assert list(shown)[1:3] == ["oracle quality", "oracle all right"]
+    assert list(shown)[1:3] == ["oracle quality", "oracle obedience"]
     assert shown.loc["SPIN round 1", "seeds"] == 3
     assert "base" not in table(found, "wins").index
     assert medians(found).loc["base", "shading"] == pytest.approx(27, abs=0.5)

@@ -11,7 +11,7 @@ from test_evaluation_results import shapes_model
 
 from selfimprove.evaluation.protocol import write_scores
 from selfimprove.recursion.collapse import LIMITS
-from selfimprove_lab.claims.rsi import claims, readme_sentence
+from selfimprove_lab.claims.rsi import claims
 from selfimprove_lab.claims.table import (
     AGREES,
     CHAPTERS,
@@ -141,8 +141,8 @@ def test_one_verdict_of_several_differences() -> None:
     ):
         assert said({str(i): d for i, d in enumerate(found)})[1] == verdict
     alone = Difference(0.1, 0.05, 0.15, 1)
-    assert said({"0": up, "1": alone})[1] == "agrees, one seed"
-    assert said({"0": alone, "1": unsure})[1] == "0 agrees, 1 not decided, one seed"
+    assert said({"0": up, "1": alone})[1] == OPEN  # an interval over prompts alone carries no verdict
+    assert said({"0": up, "1": Difference(0.1, 0.05, 0.15, 2)})[1] == "agrees, 2 seeds"
     assert together([up, down]) == SPLIT
 
 
@@ -152,19 +152,19 @@ def test_verdicts_follow_from_the_intervals(root: Path) -> None:
     assert verdicts["recursion with selection and weights improves on the base"] == AGREES
     assert verdicts["the best round is in the middle, then it declines"] == AGREES
     assert verdicts["better than SFT on all samples, trained twice as long"] == AGREES
-    assert verdicts["without preference sampling it is worse"] == f"{DIFFERS}, one seed"
-    assert verdicts["with none of the three it falls below the base"] == f"{AGREES}, one seed"
+    assert verdicts["without preference sampling it is worse"] == OPEN  # one seed
+    assert verdicts["with none of the three it falls below the base"] == OPEN  # one seed
     assert verdicts["without weights it is worse"] == OPEN  # not run
     assert table["here"]["without weights it is worse"] == "not run yet"
     assert verdicts["... already from round 4 on"] == AGREES
-    assert verdicts["trained on its own images without care a model loses quality"] == f"{AGREES}, one seed"
-    assert verdicts["... and its images leave the base's distribution"] == f"{AGREES}, one seed"
+    assert verdicts["trained on its own images without care a model loses quality"] == OPEN  # one seed
+    assert verdicts["... and its images leave the base's distribution"] == OPEN  # one seed
     assert table["here"]["... and its images leave the base's distribution"].endswith("distance 0.10; nearest 0.10; precision 0.10")
-    assert verdicts["weights by distance do"] == f"{AGREES}, one seed"
+    assert verdicts["weights by distance do"] == OPEN  # one seed
     assert verdicts["preference sampling does"] == OPEN  # not run
-    assert verdicts["a smaller beta is worse"] == f"{AGREES}, one seed"
-    assert verdicts["1,000 of 5,000 lead early"] == f"{AGREES}, one seed"
-    assert verdicts["the 1,000 have lost the lead by round 3"] == f"{AGREES}, one seed"
+    assert verdicts["a smaller beta is worse"] == OPEN  # one seed
+    assert verdicts["1,000 of 5,000 lead early"] == OPEN  # one seed
+    assert verdicts["the 1,000 have lost the lead by round 3"] == OPEN  # one seed
     assert "1,000 kept -0.0" in table["here"]["with either PickScore falls in the end"]
     assert (verdicts == UNTESTABLE).sum() == 4
     assert table.index.is_unique
@@ -176,7 +176,7 @@ def test_chapters_in_a_table_are_links(root: Path) -> None:
     assert text.count('<a href="08_rsi_rounds.html">chapter 8</a>, Beside it') == 2
     assert text.count("chapter") == text.count(">chapter ")  # every mention
     assert "&lt;" in linked(pd.DataFrame({"a": ["<b>"]})).data  # cells are text
-    assert [p.stem for p in sorted((EXPORTED.parent.parent / "notebooks").glob("[0-9]*.ipynb"))] == list(CHAPTERS)
+    assert sorted(CHAPTERS.values()) == [p.stem for p in sorted((EXPORTED.parent.parent / "notebooks").glob("[0-9]*.ipynb"))]
 
 
 def test_tables_by_hand(root: Path) -> None:
@@ -208,7 +208,7 @@ def test_tables_by_hand(root: Path) -> None:
 def test_the_best_round_is_tested_on_other_prompts(root: Path) -> None:
     claim, folder = "the best round is in the middle, then it declines", root / "evaluation_shapes" / "held-in"
     folder.mkdir(parents=True)
-    assert "others" not in readme_sentence(root)  # nothing was judged there
+    assert "others" not in claims(root).loc[claim, "here"]  # nothing was judged there
     write_scores(folder / "base.parquet", shapes_model("base"))
     for seed in range(3):
         write_scores(folder / f"six-{seed}.parquet", shapes_model(f"RSIDiff round 6, seed {seed}", 1.0, seed + 1))
@@ -220,15 +220,9 @@ def test_the_best_round_is_tested_on_other_prompts(root: Path) -> None:
     assert later_table(judged, "RSIDiff round 5", "RSIDiff round 8").empty
     assert claims(root).loc[claim, "verdict"] == AGREES  # there too it falls
     assert "on 40 prompts, nearly all of them others, round 8 less round 6 is -0.005" in claims(root).loc[claim, "here"]
-    assert "On 40 prompts, nearly all of them others, round 8 less round 6 is -0.005" in readme_sentence(root)
     for seed in range(3):
         write_scores(folder / f"eight-{seed}.parquet", shapes_model(f"RSIDiff round 8, seed {seed}", 2.0, seed + 1))
     assert claims(root).loc[claim, "verdict"] == OPEN  # there it rises
-
-
-def test_the_readme_says_what_the_results_say() -> None:
-    readme = (EXPORTED.parent.parent / "README.md").read_text().replace("\n", " ")
-    assert readme_sentence(EXPORTED) in readme, "paste selfimprove_lab.claims.rsi.readme_sentence into README.md"
 
 
 @pytest.mark.parametrize("folder", sorted(EXPORTED.glob("rsi_[rcab]*")), ids=lambda p: p.name)

@@ -88,10 +88,10 @@ def test_claims_by_hand(root: Path) -> None:
     table = claims(root)
     verdicts = table["verdict"]
     assert verdicts["round 1 improves on the base"] == AGREES
-    assert verdicts["round 2 improves on round 1"] == "the scorers' average agrees, quality agrees, all right differs"
+    assert verdicts["round 2 improves on round 1"] == "the scorers' average agrees, quality agrees, obedience differs"
     assert verdicts["in the end it surpasses SFT at equal steps"] == AGREES
     assert table.loc["in the end it surpasses SFT at equal steps", "here"].split("; ")[1].startswith("quality +0.25")
-    assert verdicts["playing on against the old opponent stalls"] == "the scorers' average differs, quality differs, all right agrees"
+    assert verdicts["playing on against the old opponent stalls"] == "the scorers' average differs, quality differs, obedience agrees"
     assert verdicts["a new opponent gains more than the old one"] == AGREES
     assert verdicts["round 2 surpasses Diffusion-DPO"] == OPEN
     assert (verdicts["fine-tuning has stopped improving"], table.loc["fine-tuning has stopped improving", "here"]) == (OPEN, "not run yet")
@@ -117,8 +117,8 @@ def test_other_prompts_by_hand(root: Path) -> None:
         write_scores(folder / f"spin-{seed}.parquet", shapes_model(f"SPIN round 3, seed {seed}", 1.0, seed + 1))
     row = claims(root).loc[claim]
     assert row["here"].startswith("quality +0.00")
-    assert "(2 seeds); all right +0.000 [+0.000, +0.000] (2 seeds)" in row["here"]
-    assert row["verdict"] == "quality agrees, all right not decided, 2 seeds"
+    assert "(2 seeds); obedience +0.000 [+0.000, +0.000] (2 seeds)" in row["here"]
+    assert row["verdict"] == "quality agrees, obedience not decided, 2 seeds"
 
 
 def test_win_rates_by_hand(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +132,7 @@ def test_win_rates_by_hand(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = claims(root)
     assert table.loc["by scores it wins most prompts from the base", "here"].startswith("the scorers' average ")
     assert table.loc["by scores it wins most prompts from the base", "verdict"] == AGREES
-    assert "all right 50.0 % [50.0, 50.0] (3 seeds)" in table.loc["... and by what is true", "here"]  # ties
+    assert "obedience 50.0 % [50.0, 50.0] (3 seeds)" in table.loc["... and by what is true", "here"]  # ties
     assert table.loc["... and by what is true", "verdict"] == OPEN
     assert table.loc["... more of them than SFT at equal steps does", "verdict"] == AGREES
     assert float(table.loc["... more of them than SFT at equal steps does", "here"].partition(" % against ")[2].partition(" ")[0]) < 50
@@ -160,14 +160,14 @@ def test_theory_is_executed(derived: pd.DataFrame, monkeypatch: pytest.MonkeyPat
 
 def test_claims_say_where_they_are_tested(tmp_path: Path, derived: pd.DataFrame) -> None:
     """A chapter, and a heading that stands on its page."""
-    pages = {n: EXPORTED.parent.parent / "notebooks" / f"{name}.ipynb" for n, name in enumerate(CHAPTERS, 1)}
+    pages = {n: EXPORTED.parent.parent / "notebooks" / f"{name}.ipynb" for n, name in CHAPTERS.items()}
     for table in (claims(tmp_path), rsi_claims.claims(tmp_path), derived):
         assert table.index.is_unique
         for where in table["where"]:
             chapter, _, section = where.partition(", ")
             if where == "nowhere":
                 continue
-            cells = json.loads(pages[int(chapter.removeprefix("chapter "))].read_text())["cells"]
+            cells = json.loads(pages[chapter.removeprefix("chapter ")].read_text())["cells"]
             lines = "".join(line for c in cells if c["cell_type"] == "markdown" for line in [*c["source"], "\n"]).splitlines()
             plain = [line.lstrip("# ").replace("$", "").replace("\\", "") for line in lines if line.startswith("##")]
             assert section in plain, f"no such section: {where}"
@@ -187,7 +187,7 @@ def test_budgets_and_the_price_by_hand(tmp_path: Path) -> None:
         export(tmp_path, "spin_shapes", "sft-steps", seed, [0, 0.3], [0, -0.3])
     table = budgets_table(tmp_path)
     assert table.loc[("all weights", "SFT, equal steps"), "quality"].startswith(("-0.10", "-0.09"))
-    assert table.loc[("all weights", "SFT, equal steps"), "all right"].startswith(("+0.15", "+0.14"))
+    assert table.loc[("all weights", "SFT, equal steps"), "obedience"].startswith(("+0.15", "+0.14"))
     assert table.loc[("adapters", "DPO, equal compute"), "quality"] == "not run"
     axis = price_figure(load_results(tmp_path / "spin_shapes")).axes[0]
     spin, sft = (container.lines[0] for container in axis.containers)
@@ -228,7 +228,7 @@ def test_signs_by_hand(root: Path) -> None:
     early, late = (training_signs(root, at).query("arm == 'spin-default' and seed == 0")["margin"].item() for at in (0.5, 1.0))
     assert (early, late) == (8.5, 18.5)  # of twenty steps the ninth and tenth, the last two
     table = predictors_table(signs[signs["experiment"] == "spin_map"])
-    assert table.loc["real error", "all right"].startswith("-1.00")  # made to be so
+    assert table.loc["real error", "obedience"].startswith("-1.00")  # made to be so
     assert table.loc["margin", "quality"].startswith("+1.00")
     assert predictors_table(signs.head(2)).loc["margin", "quality"] == "too few rounds"
     assert signs_figure(signs).axes[0].get_xlabel()
@@ -245,7 +245,7 @@ def test_the_alarm_by_hand(tmp_path: Path) -> None:
     counts = alarm_counts(training_signs(tmp_path, 0.5))
     assert counts.loc["rings"].tolist() == [3, 0]
     assert counts.loc["silent"].tolist() == [1, 0]
-    assert table.loc[("aggressive", 2, 1), "all right, change"] == "-0.050"
+    assert table.loc[("aggressive", 2, 1), "obedience, change"] == "-0.050"
     assert alarm_table(tmp_path, runs[2:]).empty
 
 
@@ -298,7 +298,7 @@ def test_gains_by_sampler(tmp_path: Path) -> None:
     pd.concat(parts).sample(frac=1, random_state=0).to_parquet(folder / "samplers-0-prompts.parquet")
     table = samplers_table(tmp_path)
     assert table.loc["quality, drawn by UniPC", "opponent drawn by DPM-Solver++"].startswith("+0.600 [+0.600, +0.600]")
-    assert table.loc["all right, drawn by DDIM", "opponent drawn by UniPC"].startswith("-0.300")
+    assert table.loc["obedience, drawn by DDIM", "opponent drawn by UniPC"].startswith("-0.300")
 
 
 def test_samples_figure(root: Path) -> None:
@@ -310,7 +310,7 @@ def test_samples_figure(root: Path) -> None:
 
 def test_nothing_run_yet(tmp_path: Path) -> None:
     assert claims(tmp_path)["verdict"].isin([OPEN, UNTESTABLE]).all()
-    assert (controls_table(tmp_path)["all right, change in the round"] == "not run").all()
+    assert (controls_table(tmp_path)["obedience, change in the round"] == "not run").all()
     assert (second_round_table(tmp_path) == "not run").all(axis=None)
     assert map_table(tmp_path).empty
     assert "make spin-map" in map_figure(tmp_path).texts[0].get_text()

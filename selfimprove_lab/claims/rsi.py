@@ -7,9 +7,9 @@ prompts alone.
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
+from selfimprove.evaluation.aggregate import RAW
 from selfimprove.recursion.collapse import LIMITS
 from selfimprove_lab.claims.table import (
     AGREES,
@@ -29,13 +29,14 @@ from selfimprove_lab.claims.table import (
 )
 from selfimprove_lab.results.arms import signed
 from selfimprove_lab.results.evaluation import later_less_earlier, load_evaluations
-from selfimprove_lab.results.rsi import Peak, peak, track
+from selfimprove_lab.results.rsi import Peak, peak
 from selfimprove_lab.results.seeds import crossed_interval, seeds_with_intervals
 
 ROUNDS, BESIDE = "chapter 8, Round after round", "chapter 8, Beside it"
 LOST, CURES = "chapter 9, What is lost", "chapter 9, One cure at a time"
 PARTS, KEPT, WEIGHTS = "chapter 10, The three parts", "chapter 10, How many to keep", "chapter 10, The weights"
 AWAY = ("distance", "nearest", "precision")  # signs that images have left the base's distribution
+MEASURES = (RAW, QUALITY, RIGHT)  # the learned scores, which are all that the paper has, and the two truths
 RSI, CARELESS = ("rsi_rounds", "rsi"), ("rsi_collapse", "careless")
 
 
@@ -44,7 +45,7 @@ def claims(root: str | Path) -> pd.DataFrame:
     e = Experiments(Path(root))
 
     def against(
-        first: tuple[str, str], second: tuple[str, str], at: int, columns: Sequence[str] = (QUALITY, RIGHT), at_second: int | None = None
+        first: tuple[str, str], second: tuple[str, str], at: int, columns: Sequence[str] = MEASURES, at_second: int | None = None
     ) -> tuple[str, str]:
         return said({c: difference(e, first, second, c, at, at_second) for c in columns})
 
@@ -66,7 +67,9 @@ def claims(root: str | Path) -> pd.DataFrame:
             "scores that did not select improve too", "PickScore and ImageReward rise", ROUNDS,
             *against(RSI, RSI, 6, ("alignment", "saturation"), at_second=0),
         ),
+        Row("text alignment by CLIP improves", "CLIP score rises", ROUNDS, *against(RSI, RSI, 6, ("clip",), at_second=0)),
         Row("the best round is in the middle, then it declines", "best at round 6 of 8", "chapter 8, The best round", *_peak(e)),
+        Row("... and the learned scores decline after round 6", "figure 5", ROUNDS, *_declines(e)),
         Row(
             "better than SFT on all samples, trained twice as long", "at round 6", BESIDE, *against(RSI, long, 6, at_second=-1),
         ),
@@ -149,24 +152,10 @@ def _peak(e: Experiments) -> tuple[str, str]:
     return here, verdict if verdict == change.reversed().verdict() else OPEN
 
 
-def readme_sentence(root: str | Path) -> str:
-    """Return the README's sentences on the recursive rounds: where the last round ends, and what comes after the best round."""
-    e = Experiments(Path(root))
-    runs = e.load("rsi_rounds")["rsi"]
-    peaks, last = _peaks(e)
-    quality, right = (np.mean([track(r, f"oracle: {t}")[-1] for r in runs.values()]) for t in ("quality", "all_right"))
-    text = (
-        f"After {last} rounds (seeds {', '.join(map(str, runs))}) quality stands at {quality:+.3f} and all attributes right at "
-        f"{right:+.3f} against the base. On these prompts quality is highest at round {', '.join(str(p.best) for p in peaks)}."
-    )
-    differences, prompts = _elsewhere(e, peaks, last)
-    if not differences:
-        return text
-    changes = [signed(d.mean, [d.low, d.high]) for d in (differences[QUALITY], differences[RIGHT])]
-    return (
-        f"{text} On {prompts} prompts, nearly all of them others, round {last} less round {peaks[0].best} is {changes[0]} in quality "
-        f"and {changes[1]} in all attributes right."
-    )
+def _declines(e: Experiments) -> tuple[str, str]:
+    """Compare round 8 with round 6 by the average of the learned scores; the claim is that it falls."""
+    change = difference(e, RSI, RSI, RAW, 8, 6)
+    return said({RAW: change})[0], said({RAW: change.reversed() if change else None})[1]
 
 
 def _prompts(e: Experiments) -> tuple[str, str]:
@@ -183,7 +172,7 @@ def _prompts(e: Experiments) -> tuple[str, str]:
 
 def _fallen(e: Experiments, arm: tuple[str, str]) -> tuple[str, str]:
     """Compare an arm's end with its beginning; the claim is that both oracle readings fall."""
-    found = {c: difference(e, arm, arm, c, -1, 0) for c in (QUALITY, RIGHT)}
+    found = {c: difference(e, arm, arm, c, -1, 0) for c in MEASURES}
     return said(found)[0], together([d.reversed() for d in found.values() if d])
 
 

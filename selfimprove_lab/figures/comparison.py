@@ -239,7 +239,8 @@ def change_map(table: pd.DataFrame, shares: Sequence[str] = ("all_right",)) -> F
     apart = [name in shares for name in columns]
     sns.heatmap(
         means, annot=text, fmt="", cmap="vlag", center=0, robust=True, ax=axis, cbar_kws={"label": "change (standard deviations)"},
-        mask=np.broadcast_to(apart, means.shape), xticklabels=[c.replace("_", " ") + "\n(share)" * (c in shares) for c in columns],
+        mask=np.broadcast_to(apart, means.shape),
+        xticklabels=[c.replace("all_right", "obedience").replace("_", " ") + "\n(share)" * (c in shares) for c in columns],
     )  # fmt: skip
     for column in np.flatnonzero(apart):
         for row, words in enumerate(text.iloc[:, column]):

@@ -84,7 +84,7 @@ def named(rounds: Sequence[int]) -> list[str]:
 def truth(result: dict[str, Any], index: int) -> str:
     """Describe what the oracle measured on all the evaluation images of a round."""
     oracle = result["rounds"][index]["oracle"]
-    return f"quality {oracle['quality']['mean']:.3f}, all attributes right {oracle['all_right']['mean']:.3f}"
+    return f"quality {oracle['quality']['mean']:.3f}, obedience {oracle['all_right']['mean']:.3f}"
 
 
 def rounds_film(folder: str | Path, arm: str) -> Film:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,25 @@ ARMS = {  # arm -> what a reader should call it
     "null": "null: fresh real images as the opponent's, one round",
     "null-reencoded": "null: the same, encoded twice, one round",
 }
-TRUTH_LABELS = {"quality": "quality (oracle)", "all_right": "all attributes right (oracle)"}
+TRUTH_LABELS = {"quality": "quality (oracle)", "all_right": "obedience (oracle)"}
 
 
 def load_results(folder: str | Path) -> Results:
     """Return {arm: {seed: exported result}}; arms that have not been run are absent."""
     results: Results = {}
     for path in sorted(Path(folder).glob("*-[0-9]*.json")):
-        result = json.loads(path.read_text())
+        result = dict(_parsed(path, path.stat().st_mtime_ns))
         if "identity" in result:  # not in what is no run, such as sources of prompts
             result["identity"] = renamed(result["identity"])
         results.setdefault(result["arm"], {})[result["seed"]] = result
     return results
+
+
+@lru_cache(maxsize=512)
+def _parsed(path: Path, written: int) -> dict[str, Any]:
+    """Return an exported result. Pages and named numbers read the same files many times; `written` makes a changed file be read again."""
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
 
 
 def renamed(identity: dict[str, Any]) -> dict[str, Any]:
@@ -51,6 +59,11 @@ def renamed(identity: dict[str, Any]) -> dict[str, Any]:
     if not factors:
         return identity
     return {k: v for k, v in identity.items() if k not in ("batch_size", "accumulation")} | {"batch": math.prod(factors)}
+
+
+def readable(score: str) -> str:
+    """Return a score's name for readers: "oracle: all_right" and "oracle_all_right" are the oracle's obedience; others lose their "_"."""
+    return score.replace("all_right", "obedience").replace("_", " ")
 
 
 def signed(value: float, bounds: Sequence[float]) -> str:
@@ -67,7 +80,7 @@ def rounds_table(results: Results, arm: str = "spin") -> pd.DataFrame:
                 truth = metrics["oracle"][name]
                 row[label] = f"{truth['mean']:.3f}"
                 if "delta_prev" in truth:
-                    row[f"change, {name.replace('_', ' ')}"] = signed(truth["delta_prev"], truth["delta_prev_ci95"])
+                    row[f"change, {readable(name)}"] = signed(truth["delta_prev"], truth["delta_prev_ci95"])
             rows.append(row)
     return pd.DataFrame(rows).set_index(["seed", "round"]).fillna("")
 
@@ -79,7 +92,7 @@ def _against_base(result: dict[str, Any], name: str) -> dict[str, Any]:
 def summary_markdown(results: Results) -> str:
     """Return the README's table: rounds of SPIN with each seed's own 95 % interval over prompts, then the other arms over all seeds."""
     seeds = results["spin"]
-    lines = ["| round | quality, by seed | change from the round before, by seed | all attributes right, by seed |", "|---|---|---|---|"]
+    lines = ["| round | quality, by seed | change from the round before, by seed | obedience, by seed |", "|---|---|---|---|"]
     for index in range(len(next(iter(seeds.values()))["rounds"])):
         truths = [r["rounds"][index]["oracle"] for r in seeds.values()]
         quality = ", ".join(f"{t['quality']['mean']:.3f}" for t in truths)
@@ -89,7 +102,7 @@ def summary_markdown(results: Results) -> str:
     arms = arms_table(results)
     lines += [
         "",
-        "| from the base to the end, mean and 95 % interval over seeds and prompts | quality | all attributes right |",
+        "| from the base to the end, mean and 95 % interval over seeds and prompts | quality | obedience |",
         "|---|---|---|",
     ]
     lines += [f"| {name} | {row.iloc[1]} | {row.iloc[2]} |" for name, row in arms.iterrows() if row.iloc[0]]
@@ -117,7 +130,7 @@ def arms_table(results: Results) -> pd.DataFrame:
             ends = [_against_base(r, name) for r in seeds.values()]
             if ends:
                 change = over_seeds([e["delta_prev"] for e in ends], [e["delta_prev_ci95"] for e in ends])
-                row[f"change of {name.replace('_', ' ')} from base"] = change
+                row[f"change of {readable(name)} from base"] = change
         if seeds:
             row["network passes, millions"] = f"{next(iter(seeds.values()))['network_passes'] / 1e6:.2f}"
         rows.append(row)

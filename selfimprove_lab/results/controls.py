@@ -13,7 +13,7 @@ from selfimprove.evaluation.aggregate import RAW
 from selfimprove.evaluation.statistics import bootstrap_interval, student_interval
 from selfimprove.models.samplers import SAMPLERS
 from selfimprove.scorers import SHAPES_SCORERS
-from selfimprove_lab.claims.table import QUALITY, RIGHT, Experiments, difference, qualified
+from selfimprove_lab.claims.table import QUALITY, RIGHT, Experiments, difference
 from selfimprove_lab.figures.comparison import MARKERS, colours
 from selfimprove_lab.results.arms import Results, signed
 from selfimprove_lab.results.seeds import seeds_with_intervals
@@ -49,7 +49,7 @@ def controls_table(root: str | Path) -> pd.DataFrame:
     for arm, label in {"": "nothing: the round as it is", **CONTROLS}.items():
         own = ("spin_controls", arm) if arm else plain
         row = {"changed": label}
-        for column, name in ((QUALITY, "quality"), (RIGHT, "all right")):
+        for column, name in ((QUALITY, "quality"), (RIGHT, "obedience")):
             row[f"{name}, change in the round"] = str(difference(experiments, own, own, column, 1, 0) or "not run")
             row[f"{name}, against the round as it is"] = str(difference(experiments, own, plain, column, 1) or "not run") if arm else ""
         rows.append(row)
@@ -69,7 +69,7 @@ def samplers_table(root: str | Path) -> pd.DataFrame:
     known = scores.index.unique("drawn")
     for trained in filter(known.__contains__, SAMPLERS):
         gains = columns[f"opponent drawn by {SAMPLERS[trained].label}"] = {}
-        for column, name in ((QUALITY, "quality"), (RIGHT, "all right")):
+        for column, name in ((QUALITY, "quality"), (RIGHT, "obedience")):
             for drawn in filter(known.__contains__, SAMPLERS):
                 gain = (scores.loc[(trained, drawn), column] - scores.loc[("base", drawn), column]).to_numpy(dtype=np.float64)
                 gains[f"{name}, drawn by {SAMPLERS[drawn].label}"] = signed(float(gain.mean()), list(bootstrap_interval(gain)))
@@ -90,7 +90,7 @@ def budgets_table(root: str | Path) -> pd.DataFrame:
     for arm, baselines in BUDGETS.items():
         for other, label in baselines.items():
             row = {"trained": "adapters" if "lora" in arm else "all weights", "SPIN less": label}
-            for column, name in ((QUALITY, "quality"), (RIGHT, "all right")):
+            for column, name in ((QUALITY, "quality"), (RIGHT, "obedience")):
                 row[name] = str(difference(experiments, ("spin_shapes", arm), ("spin_shapes", other), column, -1) or "not run")
             rows.append(row)
     return pd.DataFrame(rows).set_index(["trained", "SPIN less"])
@@ -129,12 +129,12 @@ def price_figure(results: Results) -> Figure:
             elinewidth=0.6, ls=":" if "adapters" in name else "-", color=shades[name], label=name,
         )  # fmt: skip
     axis.axhline(0, color="0.7", lw=1)
-    axis.set(xlabel="quality (oracle), change from the base", ylabel="all right (oracle), change from the base")
+    axis.set(xlabel="quality (oracle), change from the base", ylabel="obedience (oracle), change from the base")
     figure.legend(loc="outside right upper", frameon=False)
     return figure
 
 
-SECOND = {QUALITY: "quality, change in round 2", RIGHT: "all right, change in round 2", RAW: "scorers' average, change in round 2"}
+SECOND = {QUALITY: "quality, change in round 2", RIGHT: "obedience, change in round 2", RAW: "scorers' average, change in round 2"}
 
 
 def second_round_table(root: str | Path) -> pd.DataFrame:
@@ -177,15 +177,16 @@ def map_table(root: str | Path) -> pd.DataFrame:
         arms = [("spin_map", f"spin-{cell}"), ("spin_map", partner(cell))]
         changes = [str(difference(experiments, arm, arm, column, 1, 0)) for column in (QUALITY, RIGHT) for arm in arms]
         beside = [difference(experiments, arms[0], arms[1], column, 1) for column in (QUALITY, RIGHT)]
-        ahead = {c: d.verdict() for c, d in zip(("quality", "right"), beside, strict=True) if d}
+        ahead = {c: d.verdict() for c, d in zip(("quality", "obedience"), beside, strict=True) if d}
         signs = {"agrees": "self-play", "differs": "fine-tuning"}
         said = ", ".join(f"{signs[v]} in {c}" for c, v in ahead.items() if v in signs) or "neither"
-        said = qualified(said, min(d.seeds for d in beside if d)) if said != "neither" else said
+        seeds = min(d.seeds for d in beside if d)
+        said += f" ({'one seed' if seeds == 1 else f'{seeds} seeds'})" if said != "neither" and seeds < 3 else ""
         axis, _, value = cell.partition("-")
         of_quality, of_right = (*changes[:2], str(beside[0])), (*changes[2:], str(beside[1]))
         rows.append((AXES[axis], value or "as it is", *of_quality, *of_right, said))
-    names = ["moved", "cell", "SPIN: quality", "SFT: quality", "SPIN - SFT: quality", "SPIN: all right", "SFT: all right",
-             "SPIN - SFT: all right", "ahead"]  # fmt: skip
+    names = ["moved", "cell", "SPIN: quality", "SFT: quality", "SPIN - SFT: quality", "SPIN: obedience", "SFT: obedience",
+             "SPIN - SFT: obedience", "ahead"]  # fmt: skip
     return pd.DataFrame(rows, columns=names).set_index(["moved", "cell"])
 
 
@@ -201,7 +202,7 @@ def map_figure(root: str | Path) -> Figure:
         figure.text(0.5, 0.5, "no cell has been played yet: make spin-map", ha="center", va="center")
         return figure
     figure, axes = plt.subplots(1, 2, figsize=(9, 1 + 0.28 * max(len(played), 1)), sharey=True, constrained_layout=True)
-    for axis, column, label in zip(axes, (QUALITY, RIGHT), ("quality (oracle)", "all attributes right"), strict=True):
+    for axis, column, label in zip(axes, (QUALITY, RIGHT), ("quality (oracle)", "obedience (oracle)"), strict=True):
         for row, cell in enumerate(played):
             found = difference(experiments, ("spin_map", f"spin-{cell}"), ("spin_map", partner(cell)), column, 1)
             if found:

@@ -16,7 +16,7 @@ from selfimprove.evaluation.aggregate import MEAN, RAW, STANDARDISED, Rule, Scal
 from selfimprove.evaluation.protocol import ProtocolError, Scored, check_comparable, read_scores
 from selfimprove.evaluation.statistics import bootstrap_interval
 from selfimprove.scorers import SHAPES_SCORERS
-from selfimprove_lab.results.arms import signed
+from selfimprove_lab.results.arms import readable, signed
 from selfimprove_lab.results.seeds import crossed_interval
 
 BASE = "base"
@@ -110,7 +110,7 @@ def table(evaluations: Evaluations, statistic: str = "mean", rule: Rule = MEAN, 
     order = [*TRUTH_COLUMNS, *SHAPES_SCORERS, RAW, STANDARDISED]
     shown = shown.reindex(index=pd.unique(rows["model"]), columns=[c for c in order if c in shown])
     shown.insert(0, "seeds", rows.groupby("model")["seeds"].first().reindex(shown.index))
-    return shown.rename(columns=lambda c: c.replace("_", " "))
+    return shown.rename(columns=readable)
 
 
 def later_less_earlier(evaluations: Evaluations, earlier: str, later: str, scores: Sequence[str] = TRUTH_COLUMNS) -> dict[str, np.ndarray]:
@@ -130,7 +130,7 @@ def later_table(evaluations: Evaluations, earlier: str, later: str) -> pd.DataFr
     for score, matrix in found.items():
         seeds = sorted(set(evaluations[earlier]) & set(evaluations[later]))
         named = {f"seed {seed}": matrix[i : i + 1] for i, seed in enumerate(seeds)} | {"all seeds": matrix}
-        column = f"{score.removeprefix('oracle_').replace('_', ' ')}, {later} less {earlier}"
+        column = f"{readable(score.removeprefix('oracle_'))}, {later} less {earlier}"
         for name, part in named.items():
             rows.setdefault(name, {})[column] = signed(float(part.mean()), crossed_interval(part))
     return pd.DataFrame(rows).T
@@ -141,7 +141,7 @@ def medians(evaluations: Evaluations, rule: Rule = MEAN) -> pd.DataFrame:
     found = values(evaluations, SHAPES_SCORERS, rule)
     frame = pd.DataFrame({name: {score: _median(matrix) for score, matrix in scores.items()} for name, scores in found.items()}).T
     truths = [c for c in TRUTH_COLUMNS if c in frame]
-    return frame[truths + [c for c in frame if c not in truths]].rename(columns=lambda c: c.replace("_", " ")).round(3)
+    return frame[truths + [c for c in frame if c not in truths]].rename(columns=readable).round(3)
 
 
 def best_of_curve(scores: pd.DataFrame, scorers: Sequence[str], by: str, sizes: Sequence[int]) -> pd.DataFrame:
@@ -187,7 +187,7 @@ def inflation_table(evaluations: Evaluations, n: int) -> pd.DataFrame:
     tuned = [name for name in evaluations if name.startswith("SPIN round")][-1:]
     rows = {}
     for score, base in single[BASE].items():
-        rows[score.replace("_", " ")] = {"base, all images": base.mean(), f"base, best of {n}": best[BASE][score].mean()} | {
+        rows[readable(score)] = {"base, all images": base.mean(), f"base, best of {n}": best[BASE][score].mean()} | {
             f"{name}, {label}": of[name][score].mean() for name in tuned for label, of in (("all images", single), (f"best of {n}", best))
         }
     return pd.DataFrame(rows).T.round(3)
@@ -225,7 +225,7 @@ def guidance_table(evaluations: Evaluations, usual: float, scores: Sequence[str]
     if (BASE, usual) not in found:
         raise ProtocolError(f"the base was not judged at guidance {usual:g}; judge it there")
     prompts = found[BASE, usual][0].index
-    columns = [f"{s.removeprefix('oracle_').replace('_', ' ')}, over the base {w}" for s in scores for w in ("there", f"at {usual:g}")]
+    columns = [f"{readable(s.removeprefix('oracle_'))}, over the base {w}" for s in scores for w in ("there", f"at {usual:g}")]
     rows: dict[tuple[str, float], dict[str, str]] = {}
     for (name, guidance), tables in found.items():
         if any(not t.index.equals(prompts) for t in tables):

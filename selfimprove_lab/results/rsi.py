@@ -16,7 +16,7 @@ from selfimprove.evaluation.round_figures import panels
 from selfimprove.evaluation.statistics import bootstrap_interval
 from selfimprove.recursion.collapse import LIMITS
 from selfimprove_lab.figures.comparison import MARKERS, colours, first_column
-from selfimprove_lab.results.arms import TRUTH_LABELS, Results, over_seeds, signed
+from selfimprove_lab.results.arms import TRUTH_LABELS, Results, over_seeds, readable, signed
 from selfimprove_lab.results.seeds import seeds_with_intervals
 
 SELECTING = ("clip", "aesthetic", "shading")  # the scorers that the default selects by
@@ -90,7 +90,7 @@ def rounds_figure(results: Results, arm: str, beside: Sequence[str] = (), scores
             axis.axhline(end, color=shades[label(other)], lw=1.5, ls=style, label=label(other))
         axis.axhline(0, color="0.6", lw=0.8)
         role = "selects" if score in SELECTING else "unseen" if score in UNSEEN else "truth"
-        axis.set(xlabel="round", ylabel="change from the base" if first_column(axis) else "", title=f"{score.replace('_', ' ')} ({role})")
+        axis.set(xlabel="round", ylabel="change from the base" if first_column(axis) else "", title=f"{readable(score)} ({role})")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
@@ -125,7 +125,7 @@ def peak_table(results: Results, arm: str, folder: str | Path) -> pd.DataFrame:
         for seed, result in results[arm].items():
             p = peak(results, arm, seed, score, folder)
             after = "" if p.best == len(result["rounds"]) - 1 else signed(p.fall, list(p.fall_ci95))
-            named = {"score": score.replace("_", " "), "seed": seed}
+            named = {"score": readable(score), "seed": seed}
             rows.append(named | {"best round": p.best, "change from the base there": p.gain, "from there to the last": after})
     return pd.DataFrame(rows).set_index(["score", "seed"])
 
@@ -142,7 +142,7 @@ def ends_table(results: Results, arms: Sequence[str], scores: Sequence[str] = CO
         for score in scores:
             ends = [entry(r["rounds"][at if at < 0 else min(at, len(r["rounds"]) - 1)], score) for r in found.values()]
             if ends:
-                name = score.rpartition(": ")[2].replace("_", " ")
+                name = readable(score.rpartition(": ")[2])
                 changes, own = [e["delta_base"] for e in ends], [e["delta_base_ci95"] for e in ends]
                 row[name] = over_seeds(changes, own) if len(ends) > 1 else _one_seed(ends[0])
         rows.append(row)
@@ -214,12 +214,12 @@ def gap_table(results: Results, arms: Mapping[str, str], at: int = -1) -> pd.Dat
         for seed, result in results.get(arm, {}).items():
             base = result["rounds"][0]
             row: dict[str, Any] = {"selected by": scorer, "seed": seed}
-            for name, score in {"that scorer": scorer, "quality": "oracle: quality", "all right": "oracle: all_right"}.items():
+            for name, score in {"that scorer": scorer, "quality": "oracle: quality", "obedience": "oracle: all_right"}.items():
                 low, high = entry(base, score)["ci95"]
                 spread = (high - low) / (2 * 1.96) * base["n_prompts"] ** 0.5  # standard deviation over prompts
                 row[name] = track(result, score)[at] / spread
             rows.append(row | {"gap to quality": row["that scorer"] - row["quality"]})
-    columns = ["selected by", "seed", "that scorer", "quality", "all right", "gap to quality"]
+    columns = ["selected by", "seed", "that scorer", "quality", "obedience", "gap to quality"]
     return pd.DataFrame(rows, columns=columns).set_index(["selected by", "seed"]).round(2)
 
 

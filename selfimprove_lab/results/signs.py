@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy.stats import spearmanr
 
 from selfimprove_lab.claims.table import Experiments
+from selfimprove_lab.results.arms import readable
 
 EXPERIMENTS = {"spin_shapes": "rounds, and the frozen opponent", "spin_controls": "controls", "spin_map": "cells of the map"}
 
@@ -73,7 +74,7 @@ def predictors_table(signs: pd.DataFrame) -> pd.DataFrame:
         for truth in ("all_right", "quality"):
             pairs = signs[[sign, truth]].to_numpy()
             if len(pairs) < 5:
-                row[truth.replace("_", " ")] = "too few rounds"
+                row[readable(truth)] = "too few rounds"
                 continue
             runs = [np.flatnonzero(codes == run) for run in range(codes.max() + 1)]  # rounds of a run resemble one another
             generator, values = np.random.default_rng(0), []
@@ -81,7 +82,7 @@ def predictors_table(signs: pd.DataFrame) -> pd.DataFrame:
                 drawn = np.concatenate([runs[i] for i in generator.integers(len(runs), size=len(runs))])
                 values.append(spearmanr(pairs[drawn, 0], pairs[drawn, 1]).statistic if len(np.unique(pairs[drawn, 0])) > 1 else np.nan)
             low, high = np.nanquantile(values, [0.025, 0.975])
-            row[truth.replace("_", " ")] = f"{spearmanr(*pairs.T).statistic:+.2f} [{low:+.2f}, {high:+.2f}]"
+            row[readable(truth)] = f"{spearmanr(*pairs.T).statistic:+.2f} [{low:+.2f}, {high:+.2f}]"
         rows[sign.replace("_", " ")] = row
     return pd.DataFrame(rows).T
 
@@ -94,7 +95,7 @@ def signs_figure(signs: pd.DataFrame) -> Figure:
     axis.axhline(0, color="0.7", lw=1)
     axis.axvline(0, color="0.7", lw=1)
     axis.xaxis.set_major_locator(MaxNLocator(6))
-    axis.set(xlabel="error on real images, player over opponent, change (%)", ylabel="all right, change in the round")
+    axis.set(xlabel="error on real images, player over opponent, change (%)", ylabel="obedience, change in the round")
     figure.legend(loc="outside upper left", ncols=3, frameon=False, columnspacing=1)
     return figure
 
@@ -114,7 +115,7 @@ def alarm_table(root: str | Path, runs: Sequence[tuple[str, str, int]], at: floa
         for sign in signs.loc[[run]].itertuples() if run in signs.index else ():
             rings, lost = sign.real_error > LIMIT, -sign.all_right > LOSS
             row = {"arm": run[1], "seed": run[2], "round": sign.round, f"real error after {at:.0%} of it": f"{sign.real_error:+.1%}"}
-            row |= {"alarm": "rings" if rings else "silent", "all right, change": f"{sign.all_right:+.3f}"}
+            row |= {"alarm": "rings" if rings else "silent", "obedience, change": f"{sign.all_right:+.3f}"}
             rows.append(row | {"quality, change": f"{sign.quality:+.3f}", "the alarm is": "right" if rings == lost else "wrong"})
     return pd.DataFrame(rows).set_index(["arm", "seed", "round"]) if rows else pd.DataFrame()
 

@@ -1,13 +1,16 @@
 """Follow rounds from models that stand above and below their data: which way they go, and what fine-tuning does there."""
 
 import json
+import re
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from selfimprove.evaluation.statistics import student_interval
-from selfimprove_lab.claims.table import QUALITY, RIGHT, Experiments, difference
+from selfimprove_lab.claims.table import QUALITY, RIGHT, Experiments, difference, paired
 
 Arm = tuple[str, str]  # experiment and arm
 CASES: dict[str, tuple[str, Arm, Arm]] = {  # -> data, self-play on them, fine-tuning for as many passes as one round
@@ -15,7 +18,7 @@ CASES: dict[str, tuple[str, Arm, Arm]] = {  # -> data, self-play on them, fine-t
     "the base's own data": ("shapes-base", ("spin_controls", "own-data"), ("spin_controls", "own-data-sft")),
     "the same, no guidance": ("shapes-base", ("spin_controls", "own-data-unguided"), ("spin_controls", "own-data-unguided-sft")),
 }
-SCORES = {QUALITY: "quality", RIGHT: "all right"}
+SCORES = {QUALITY: "quality", RIGHT: "obedience"}
 
 
 def data_table(root: str | Path) -> pd.DataFrame:
@@ -62,9 +65,9 @@ def objectives_table(root: str | Path) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("data")
 
 
-def _denoising(experiments: Experiments, arm: Arm) -> str:
+def _denoising(experiments: Experiments, arm: Arm, index: int = 1) -> str:
     runs = experiments.load(arm[0]).get(arm[1], {})
-    errors = [[r["rounds"][k]["scores"]["held_out_error"]["mean"] for k in (0, 1)] for r in runs.values()]
+    errors = [[r["rounds"][k]["scores"]["held_out_error"]["mean"] for k in (0, min(index, len(r["rounds"]) - 1))] for r in runs.values()]
     changes = [100 * (after / before - 1) for before, after in errors]
     if len(changes) < 2:
         return f"{changes[0]:+.1f} % (one seed)" if changes else "not run"
@@ -74,3 +77,68 @@ def _denoising(experiments: Experiments, arm: Arm) -> str:
 
 def _words(rounds: int) -> str:
     return "one round" if rounds == 1 else f"{rounds} rounds"
+
+
+def errors_table(root: str | Path) -> pd.DataFrame:
+    """Return the change of the samples' quality and of the denoiser's error from the base, one row per case and round or fine-tuning.
+
+    Numbers are made as in `objectives_table`; fine-tuning has as many passes of the network as one round.
+    """
+    experiments, rows = Experiments(Path(root)), []
+    for label, (_, played, tuned) in CASES.items():
+        for name, arm, index in [*((f"round {k}", played, k) for k in (1, 2, 3)), ("fine-tuning", tuned, 1)]:
+            change = difference(experiments, arm, arm, QUALITY, index, 0)
+            if change is not None:
+                error = _denoising(experiments, arm, index)
+                rows.append({"data": label, "after": name, "quality of samples": str(change), "error of the denoiser": error})
+    return pd.DataFrame(rows).set_index(["data", "after"]) if rows else pd.DataFrame()
+
+
+def errors_figure(root: str | Path) -> Figure:
+    """Draw the change of the samples' quality against that of the denoiser's error: a line per case through its rounds, and fine-tuning."""
+    figure, axis = plt.subplots(figsize=(6.5, 3.6), constrained_layout=True)
+    table = errors_table(root)
+    shades = dict(zip(list(CASES)[1:], ("C0", "C1"), strict=True))
+    for label, shade in shades.items():
+        rows = table.loc[label] if label in table.index else table.iloc[:0]
+        error, quality = (np.array([_read(cell) for cell in rows[column]]).reshape(-1, 3) for column in reversed(list(rows)))
+        for part, marker, style in ((slice(0, -1), "o", "-"), (slice(-1, None), "s", "")):
+            x, y = error[part], quality[part]
+            named = f"{'self-play' if marker == 'o' else 'fine-tuning'}, {'with' if shade == 'C0' else 'without'} guidance"
+            bars = {"xerr": np.abs(x[:, 1:] - x[:, :1]).T, "yerr": np.abs(y[:, 1:] - y[:, :1]).T}
+            axis.errorbar(x[:, 0], y[:, 0], **bars, marker=marker, ls=style, color=shade, ms=5, lw=1, elinewidth=0.7, label=named)
+            for k, (a, b) in enumerate(zip(x[:, 0], y[:, 0], strict=True), start=1):
+                axis.annotate(str(k) if marker == "o" else "", (a, b), xytext=(5, 5), textcoords="offset points", fontsize=8)
+    for line in (axis.axhline, axis.axvline):
+        line(0, color="0.7", lw=0.8)
+    axis.set(xlabel="error of the denoiser on held-out images, change (%)", ylabel="quality of samples (oracle), change")
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def _read(cell: str) -> list[float]:
+    """Return the mean, low and high of a cell such as "+0.4 % [+0.0, +0.8] (3 seeds)"; without an interval all three are the mean."""
+    found = [float(number) for number in re.findall(r"[-+]\d+\.\d+", cell)]
+    return found if len(found) == 3 else found[:1] * 3
+
+
+def steps_table(root: str | Path) -> pd.DataFrame:
+    """Return by number of sampler steps what the base draws without guidance and what three rounds add, the players drawn as the base.
+
+    The rounds' opponents were drawn in ten steps. The last columns are the base in that many steps less the base in ten. Intervals as in
+    `claims.table.difference`; without exported files the table is empty.
+    """
+    finished = sorted((Path(root) / "spin_steps").glob("steps-[0-9].json"))  # written when a seed is complete
+    scores = [
+        pd.read_parquet(file.with_name(f"{file.stem}-prompts.parquet")).groupby(["steps", "round", "prompt"])[list(SCORES)].mean()
+        for file in finished
+    ]
+    rows: dict[int, dict[str, str]] = {}
+    for steps in sorted(scores[0].index.unique("steps")) if scores else ():
+        row = rows[int(steps)] = {}
+        for column, name in SCORES.items():
+            row[f"base, {name}"] = f"{np.mean([s.loc[(steps, 0), column].mean() for s in scores]):.3f}"
+            pairs = {"round 3 less base": ((steps, 3), (steps, 0)), "base less base in 10": ((steps, 0), (10, 0))}
+            for label, (first, second) in pairs.items():
+                row[f"{label}, {name}"] = str(paired([s.loc[first, column] - s.loc[second, column] for s in scores]))
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("sampler steps")

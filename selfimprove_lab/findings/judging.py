@@ -1,0 +1,55 @@
+"""Number what the pages on judging state: models in the papers' forms, guidance, and how many claims hold."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from selfimprove.evaluation.aggregate import MEAN, Rule
+from selfimprove_lab.claims import rsi as rsi_claims
+from selfimprove_lab.claims import spin as spin_claims
+from selfimprove_lab.claims.table import AGREES, DIFFERS, OPEN, UNTESTABLE
+from selfimprove_lab.findings.cells import cells
+from selfimprove_lab.results.evaluation import guidance_table, inflation_table, load_evaluations, table
+
+SHOWN = {"oracle quality": "quality", "oracle obedience": "obedience", "average": "average", "average of z": "average_of_z"}
+
+
+def _rows(models: pd.Index) -> dict[str, str]:
+    return {model: model.lower().replace(" ", "_") for model in models}
+
+
+def judge(root: Path) -> dict[str, str]:
+    """Return every model's scores, differences from the base and prompts won, on scenes seen and not seen, and by guidance."""
+    folder, found = root / "evaluation_shapes", {}
+    judged, elsewhere = (load_evaluations(folder / name) for name in ("held-in", "held-out"))
+    for form, (kind, rule) in {
+        "best": ("mean", Rule(5)), "gain": ("difference", MEAN), "best_gain": ("difference", Rule(5)), "won": ("wins", Rule(5)),
+    }.items():  # fmt: skip
+        shown = table(judged, kind, rule)
+        found |= cells(f"judge_{form}", shown, _rows(shown.index), SHOWN)
+    shown = table(elsewhere, "difference")
+    found |= cells("judge_elsewhere", shown, _rows(shown.index), SHOWN)
+    swept = guidance_table(load_evaluations(folder / "guidance"), 3.0)
+    names = {(model, g): f"{model} at {g:g}".lower().replace(" ", "_").replace(".", "_") for model, g in swept.index}
+    beside = {"there": "there", "at 3": "at_3"}
+    columns = {f"{name}, over the base {w}": f"{name}_{short}" for name in ("quality", "obedience") for w, short in beside.items()}
+    found |= cells("judge_guidance", swept, names, columns)
+    inflation = inflation_table(judged, 5)
+    for score, name in SHOWN.items():
+        found[f"judge_choosing_{name}"] = f"{inflation.loc[score, 'base, best of 5'] - inflation.loc[score, 'base, all images']:+.3f}"
+    base = next(iter(judged["base"].values()))
+    found["judge_prompts"] = str(base.table["prompt"].nunique())
+    found["judge_prompts_elsewhere"] = str(next(iter(elsewhere["base"].values())).table["prompt"].nunique())
+    return found
+
+
+def claims(root: Path) -> dict[str, str]:
+    """Return the number of claims of each paper's experiments, by verdict; `mixed` are those whose measures disagree."""
+    found = {}
+    for paper, made in {"spin": spin_claims.claims(root), "rsi": rsi_claims.claims(root)}.items():
+        verdicts = made["verdict"].str.replace(r", (one seed|\d+ seeds?)$", "", regex=True)
+        known = {AGREES: "agree", DIFFERS: "differ", OPEN: "open", UNTESTABLE: "untestable"}
+        found |= {f"claims_{paper}_{name}": str((verdicts == verdict).sum()) for verdict, name in known.items()}
+        found[f"claims_{paper}_mixed"] = str((~verdicts.isin(list(known))).sum())
+        found[f"claims_{paper}_rows"] = str(len(made))
+    return found
