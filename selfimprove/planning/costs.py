@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -163,13 +163,8 @@ class Shapes:
         """Return the number of weights of the denoiser."""
         return sum(p.numel() for p in self.denoiser.parameters())
 
-    @property
-    def resident(self) -> int:
-        """Return the bytes that stay on the device through every stage: the VAE and, on a CPU, the text encoders."""
-        return self.pipeline("no")
-
     def pipeline(self, precision: Precision) -> int:
-        """Return these bytes where the VAE's weights are rounded for a run's precision."""
+        """Return the bytes that stay on the device through every stage of a run: the VAE and, on a CPU, the text encoders."""
         rounding = AUTOCAST.get(vae_precision(precision, self.vae.config))
         return _bytes(self.vae, rounding) + (self.encoders if self.device == "cpu" else 0)
 
@@ -194,7 +189,7 @@ def count_flops(shapes: Shapes, settings: Settings) -> Flops:
         return float(counter.get_total_flops())
 
     with FakeTensorMode():
-        player, vae, latent = _player(shapes, settings), _like(shapes.vae), torch.zeros(1, *shapes.latent)
+        player, vae, latent = _player(shapes, replace(settings, precision="no")), _like(shapes.vae), torch.zeros(1, *shapes.latent)
         plain = _like(shapes.denoiser) if settings.lora_rank else player
         step = counted(lambda: shapes.call(player, 1).sum().backward())
         if settings.gradient_checkpointing:
