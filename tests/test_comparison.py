@@ -74,7 +74,7 @@ def test_a_run_of_another_comparison_is_refused(tiny: Path, tmp_path: Path) -> N
 def test_models_are_drawn_in_half_precision_where_that_is_asked_for(tiny: Path, tmp_path: Path) -> None:
     models, scorers, half = {"base": str(tiny)}, {"brightness": brightness}, replace(SAMPLING, guidances=(1.0,), precision="bf16")
     names = [set_up_comparison(models, PROMPTS, scorers, s, "", "cpu").run for s in (half, replace(half, precision="no"))]
-    before = identity_hash({**models, "prompts": PROMPTS.hash, "images": 2, "steps": 2})  # as folders were named when there was float32 alone
+    before = identity_hash({**models, "prompts": PROMPTS.hash, "images": 2, "steps": 2})  # float32 is not named
     assert names[0] != names[1] == Path(f"runs/compare-{before}")
     comparison = set_up_comparison(models, PROMPTS, scorers, half, tmp_path, "cpu")
     assert "1 evaluations" in comparison.cost()
