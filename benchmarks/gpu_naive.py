@@ -16,7 +16,8 @@ from torch.nn.functional import logsigmoid
 from benchmarks.gpu_networks import SCHEDULE, Clock, prompts
 from selfimprove.config import Settings
 from selfimprove.models import sd
-from selfimprove.models.pipeline import AUTOCAST, Diffuser
+from selfimprove.models.execution import AUTOCAST
+from selfimprove.models.pipeline import Diffuser
 from selfimprove.train import learning_rate
 
 

@@ -22,8 +22,9 @@ from benchmarks.gpu_report import peak_of
 from selfimprove.batches import TrainingSet
 from selfimprove.config import Settings
 from selfimprove.data.latents import build_store
+from selfimprove.models.execution import AUTOCAST
 from selfimprove.models.lora import Adapters
-from selfimprove.models.pipeline import AUTOCAST, Diffuser
+from selfimprove.models.pipeline import Diffuser
 from selfimprove.opponent import LiveOpponent, Opponent, precompute
 from selfimprove.planning.costs import Flops, count_flops, sampling_memory, training_memory
 from selfimprove.planning.plan import PEAKS

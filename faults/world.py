@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from selfimprove import __main__ as command_line
+from selfimprove.planning import plan as planning
 from selfimprove.scorers.published import PUBLISHED_SCORERS
 from selfimprove.scorers.registry import SCORER_FAMILIES, Family
 
@@ -44,7 +44,7 @@ def prepare() -> None:
 
     The plan is what the command prints before it begins; it writes nothing.
     """
-    command_line.plan = lambda *_: SimpleNamespace(lines=[])  # type: ignore[assignment,return-value]
+    planning.plan = lambda *_: SimpleNamespace(lines=[])  # type: ignore[assignment,return-value]
     if "brightness" not in PUBLISHED_SCORERS:
         PUBLISHED_SCORERS["brightness"] = None  # type: ignore[assignment]  # the loader below does not ask
         SCORER_FAMILIES["published"] = Family(tuple(PUBLISHED_SCORERS), lambda names, *_: {name: Brightness() for name in names})

@@ -8,18 +8,11 @@ import sys
 import warnings
 from typing import Any
 
-from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from selfimprove.errors import SelfImproveError
-from selfimprove.planning.plan import plan, unit
 from selfimprove.presets import PRESETS
-from selfimprove.publishing.hub import export, player, push
-from selfimprove.publishing.prune import prune
-from selfimprove.report import ceiling_sentence, read_training, score_table, write_summary
 from selfimprove.request import Request, RsiRequest
-from selfimprove.rounds import play
-from selfimprove.run import set_up
 
 
 def _arguments() -> dict[str, Any]:
@@ -77,6 +70,13 @@ def _arguments() -> dict[str, Any]:
 
 def _play(given: dict[str, Any], kind: type[Request]) -> None:
     """Play the rounds that are asked for and print where the results are."""
+    from accelerate import PartialState  # torch and what builds on it only now: help and errors of use come at once
+
+    from selfimprove.planning.plan import plan
+    from selfimprove.report import ceiling_sentence, read_training, score_table, write_summary
+    from selfimprove.rounds import play
+    from selfimprove.run import set_up
+
     caches = {name: given.pop(name, "") for name in ("opponent_cache", "latent_cache")}
     request = kind(**given | {"set": ", ".join(given["set"])})
     prompts = request.prompts if isinstance(request, RsiRequest) else ""
@@ -98,6 +98,10 @@ def _play(given: dict[str, Any], kind: type[Request]) -> None:
 
 def _publish(command: str, given: dict[str, Any]) -> str:
     """Return what was done with a finished run."""
+    from selfimprove.planning.plan import unit
+    from selfimprove.publishing.hub import export, player, push
+    from selfimprove.publishing.prune import prune
+
     if command == "prune":
         return f"{unit(float(prune(given['run'], given['last'])))}B freed"
     if command == "export":

@@ -15,6 +15,7 @@ from selfimprove import draws
 from selfimprove.config import Settings
 from selfimprove.data.latents import Store, in_groups
 from selfimprove.losses import squared_error
+from selfimprove.models.execution import to_device
 from selfimprove.models.network import Call, Conditioning, call_with_text, denoise
 from selfimprove.schedule import Schedule, density
 
@@ -137,10 +138,10 @@ def make_batch(
     dropped = draws.uniform(seed, "dropout", when, keys) < settings.caption_dropout
     text_rows = [0 if drop else data.text_rows[i] for i, drop in zip(indices, dropped.tolist(), strict=True)]
     given = data.conditioning(text_rows).repeat(len(sides))
-    noise, t = torch.cat(noises).to(device), torch.cat(times).to(device)
+    noise, t = to_device(torch.cat(noises), device), to_device(torch.cat(times), device)
     weight = torch.ones(len(rows)) if data.weights is None else data.weights[indices].float()
-    image = torch.cat(latents).to(device)
+    image = to_device(torch.cat(latents), device)
     alpha, variance = schedule.powers(t)
     scale = schedule.error_scale(t, settings.error_in)
     noisy, target = schedule.add_noise(image, noise, t), schedule.target(image, noise, t)
-    return Batch(noisy, target, t, given.to(device), alpha, variance, scale, weight.to(device))
+    return Batch(noisy, target, t, given.to(device), alpha, variance, scale, to_device(weight, device))

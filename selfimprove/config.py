@@ -52,9 +52,10 @@ class Settings:
     sampler: str = registered("ddim", "selfimprove.models.samplers:SAMPLERS")  #: the papers use "ddim"; another sampler is another opponent
     rollout_steps: int = 50
     guidance: float = 7.5  #: classifier-free guidance scale; 1 means no guidance
+    guidance_interval: tuple[float, ...] = ()  #: (low, high], noise levels b/a at which rollouts are guided, another opponent; () for all
     negative_prompt: str = ""  #: what images should not show; in the empty caption's place in guidance, of rollouts and evaluation
     eta: float = 0.0  #: for sampler "ddim" only; 0 is DDIM, 1 is DDPM
-    rollout_batch: int = 16  #: prompts per batch; changes the result by rounding at most
+    rollout_batch: int = 16  #: prompts per batch at most, halved where memory holds fewer; changes the result by rounding at most
     generated_latents: Literal["reencoded", "raw"] = "reencoded"  #: "reencoded" decodes and encodes again, as the papers do; "raw" does not
     generated_source: GeneratedSource = "rollout"  #: "loser" of a labelled pair gives DPO; "real" images give null experiments
 
@@ -126,6 +127,7 @@ class Settings:
     ema: float = 0.0  #: decay of the average that becomes the player; after n steps at most (1 + n) / (10 + n); 0: no average
     precision: Precision = "no"
     gradient_checkpointing: bool = False
+    compile: bool = False  #: have torch compile the networks, which takes minutes at first, and pays in long runs
     checkpoint_every: int = 20  #: optimiser steps between the checkpoints from which a killed run continues
 
     # What is seen of a training.
@@ -174,6 +176,10 @@ class Settings:
             raise ArgumentError(f"error_in={self.error_in!r} does not apply to objective='weighted'; choose its time_weight instead")
         if self.min_snr and (self.objective == "spin" or self.time_weight != "snr"):
             raise ArgumentError(f"min_snr={self.min_snr!r} is for objective='sft', or 'weighted' with time_weight='snr'; leave it at 0")
+        if self.guidance_interval and not (len(self.guidance_interval) == 2 and 0 <= self.guidance_interval[0] < self.guidance_interval[1]):
+            raise ArgumentError(f"guidance_interval={self.guidance_interval!r} must be two noise levels, such as (0.28, 5.42); () for all")
+        if self.guidance_interval and self.guidance == 1:
+            raise ArgumentError(f"guidance_interval={self.guidance_interval!r} does nothing at guidance=1; leave it out, or raise guidance")
         if self.negative_prompt and self.guidance == self.evaluation_guidance == 1:
             raise ArgumentError(f"negative_prompt={self.negative_prompt!r} does nothing without guidance; leave it out, or raise guidance")
         if self.aspect_ratio_buckets and self.objective == "weighted" and not self.real_samples:
@@ -237,13 +243,14 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool) and finite
     if get_origin(kind) is UnionType:
         return any(_fits(value, k) for k in get_args(kind))
-    if get_origin(kind) is tuple:  # metrics
-        return isinstance(value, (tuple, list)) and all(len(v) == 2 and _fits(v[0], str) and _fits(v[1], float) for v in value)
+    if get_origin(kind) is tuple and isinstance(value, (tuple, list)):
+        kinds = get_args(kind)
+        return all(_fits(v, kinds[0]) for v in value) if kinds[-1] is ... else len(value) == len(kinds) and all(map(_fits, value, kinds))
     return get_origin(kind) is Literal or isinstance(value, kind)
 
 
 # Settings that change results by rounding at most.
-FREE = ("rollout_batch", "micro_batch", "gradient_checkpointing", "checkpoint_every")
+FREE = ("rollout_batch", "micro_batch", "gradient_checkpointing", "checkpoint_every", "compile")
 # Settings of how long a round trains: a finished round may be given more steps.
 LENGTH = ("steps", "epochs")
 # Settings of how players are judged and of what a sitting does: no player depends on them. Evaluations record them on their own.
@@ -255,7 +262,7 @@ COLUMNS = ("image_column", "caption_column")
 # Settings that came later: an identity names one only where it is not at its default, so that runs made before keep their identity.
 LATER = (
     *("resolution", "aspect_ratio_buckets", "negative_prompt", "min_snr", "optimiser", "generated_noise", "neon"),
-    *("time_density", "time_mean", "time_std", "time_shift", "lora_targets", "use_dora"),
+    *("time_density", "time_mean", "time_std", "time_shift", "lora_targets", "use_dora", "guidance_interval"),
 )
 _FIELDS = {f.name: f for f in fields(Settings)}
 

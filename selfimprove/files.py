@@ -18,7 +18,7 @@ from accelerate import PartialState
 from selfimprove.errors import SelfImproveError
 
 UNFINISHED = ".unfinished"  # the ending of every temporary name: the next one who holds the folder's lock removes what a killed one left
-_hashes: dict[tuple[str, int, int, int], str] = {}
+_hashes: dict[tuple[int, int, int, int], str] = {}
 
 
 class DamagedFileError(SelfImproveError):
@@ -86,7 +86,7 @@ def sha256(path: Path) -> str:
     """
     try:
         state = path.stat()
-        key = (str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ino)
+        key = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)  # one file, whatever its names: players link the base's parts
         if key not in _hashes:
             with path.open("rb") as file:
                 _hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()

@@ -21,7 +21,7 @@ from selfimprove.config import Settings
 from selfimprove.data.latents import SHARD, Store, build_store
 from selfimprove.errors import SelfImproveError
 from selfimprove.files import read_json, write_json
-from selfimprove.models.pipeline import AUTOCAST
+from selfimprove.models.execution import autocast
 from selfimprove.run_folder import differences
 from selfimprove.schedule import Schedule
 
@@ -106,7 +106,7 @@ def precompute(
             rows = batch_rows(data.ids, seed, round_index, first, stop - first)
             for part in data.alike(rows, range(len(rows)), settings.rollout_batch):
                 batch = make_batch(data, [rows[i] for i in part], settings, schedule, seed, round_index, step)
-                with torch.autocast(schedule.device.type, AUTOCAST.get(settings.precision), enabled=settings.precision in AUTOCAST):
+                with autocast(schedule.device, settings.precision):
                     errors |= zip((first + i for i in part), live(batch, part).view(2, -1).T, strict=True)
         return {"errors": torch.stack([errors[place] for place in places])}
 

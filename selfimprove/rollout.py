@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Shaped
@@ -11,8 +11,9 @@ from tqdm.auto import tqdm
 
 from selfimprove import draws
 from selfimprove.config import Precision
+from selfimprove.models.execution import autocast, in_parts
 from selfimprove.models.network import Denoiser, EmptyText, Text, conditioning, guided
-from selfimprove.models.pipeline import AUTOCAST, Diffuser
+from selfimprove.models.pipeline import Diffuser
 from selfimprove.models.samplers import SAMPLERS
 from selfimprove.schedule import Schedule, Step, Time, Transition
 
@@ -61,14 +62,19 @@ def states(
     steps: Sequence[Step],
     guidance: float,
     keep: bool,
+    interval: Sequence[float] = (),
 ) -> Iterator[State]:
-    """Yield x_T, then the state after each step (SPIN-Diffusion eq. 3.2); with `keep`, draw noise even for steps that use none."""
+    """Yield x_T, then the state after each step (SPIN-Diffusion eq. 3.2); with `keep`, draw noise even for steps that use none.
+
+    `interval`: see `guided_at`.
+    """
     dtype, shape = world.schedule.dtype, world.latent_shape
     text, empty = text.to(world.device), empty.to(world.device)
     noisy = draws.normal(seed, stream, (round_index,), ids, shape).to(world.device, dtype)
     yield State(noisy, noisy, None)
     for index, step in enumerate(steps):
-        transition = world.schedule.reverse(noisy, predict(denoiser, noisy, step.t, text, empty, guidance), step)
+        scale = guidance if guided_at(step.alpha, step.variance, interval) else 1.0
+        transition = world.schedule.reverse(noisy, predict(denoiser, noisy, step.t, text, empty, scale), step)
         noisy, noise = transition.mean, torch.zeros((), dtype=dtype)
         if keep or step.sigma > 0:
             noise = draws.normal(seed, f"{stream}/step", (round_index, index), ids, shape).to(world.device, dtype)
@@ -76,16 +82,26 @@ def states(
         yield State(noisy, noise, transition)
 
 
+def guided_at(alpha: float, variance: float, interval: Sequence[float]) -> bool:
+    """Return whether a step from a_t^2 = `alpha` and b_t^2 = `variance` is guided: its noise level b/a lies in (low, high].
+
+    Every step is, without an interval. In the middle guidance does good, and elsewhere harm or nothing (Kynkäänniemi et al. 2024, eq. 5).
+    """
+    return not interval or interval[0] ** 2 * alpha < variance <= interval[1] ** 2 * alpha
+
+
 def _solve(
-    world: World, denoiser: Denoiser, text: Text, empty: EmptyText, noisy: Tensor, steps: int | None, guidance: float, sampler: str
-) -> Tensor:
+    world: World, denoiser: Denoiser, text: Text, empty: EmptyText, noisy: Tensor, steps: int | None, guidance: float, sampler: str,
+    interval: Sequence[float],
+) -> Tensor:  # fmt: skip
     """Solve the probability-flow equation from x_T = `noisy` with a multistep solver of diffusers, on the model's own noise schedule."""
     world.schedule.timesteps(steps)  # raises for a number of steps that the schedule does not have
     solver = SAMPLERS[sampler].solver(world.schedule.solver_config())
     solver.set_timesteps(steps or len(world.schedule))
     text, empty, noisy = text.to(world.device), empty.to(world.device), noisy * solver.init_noise_sigma
     for t in solver.timesteps:
-        output = predict(denoiser, solver.scale_model_input(noisy, t), t.item(), text, empty, guidance)
+        scale = guidance if guided_at(*world.schedule.power(t.item()), interval) else 1.0
+        output = predict(denoiser, solver.scale_model_input(noisy, t), t.item(), text, empty, scale)
         noisy = solver.step(output, t, noisy).prev_sample
     return noisy
 
@@ -104,19 +120,20 @@ def rollout(
     guidance: float,
     eta: float = 0.0,
     sampler: str = "ddim",
+    interval: Sequence[float] = (),
 ) -> Float[Tensor, "b c h w"]:
     """Sample x'_0 ~ p_theta(. | c), and return scaled latents on the CPU (SPIN-Diffusion eq. 3.2); `steps` None: the whole schedule.
 
     The noise of an example depends on (seed, stream, round, id of the example) alone. The example can therefore be sampled again in any
     batch: its noise is the same bit by bit, its latent up to rounding. The guided output is eps_empty + guidance * (eps_text - eps_empty);
-    guidance 1 skips the empty caption. `sampler` is a name in `samplers.SAMPLERS`. All samplers start from the same noise, and only "ddim"
-    with `eta` above 0 draws further noise.
+    guidance 1 skips the empty caption, and so do steps outside `interval` (`guided_at`). `sampler` is a name in `samplers.SAMPLERS`. All
+    samplers start from the same noise, and only "ddim" with `eta` above 0 draws further noise.
     """
     if SAMPLERS[sampler].scheduler:
         noise = draws.normal(seed, stream, (round_index,), ids, world.latent_shape).to(world.device, world.schedule.dtype)
-        return _solve(world, denoiser, text, empty, noise, steps, guidance, sampler).cpu()
+        return _solve(world, denoiser, text, empty, noise, steps, guidance, sampler, interval).cpu()
     plan = world.schedule.steps(steps, eta)
-    path = states(world, denoiser, text, empty, ids, seed, stream, round_index, plan, guidance, keep=False)
+    path = states(world, denoiser, text, empty, ids, seed, stream, round_index, plan, guidance, False, interval)
     return deque(path, maxlen=1).pop().value.cpu()  # one state at a time in memory
 
 
@@ -129,16 +146,23 @@ def sample_batches(
     description: str,
     precision: Precision = "no",
     negative: str = "",
-    **settings: float | int | str,
+    **settings: Any,
 ) -> Float[Tensor, "n c h w"]:
     """Sample any number of prompts, batch by batch with a progress bar, and return all latents; `settings` are those of `rollout`.
 
-    `precision`: what the network's layers compute in. The sampler's steps are computed in the precision of the schedule. `negative`: the
-    prompt from which guidance leads away, empty in the papers.
+    A batch has at most `batch_size` prompts, and fewer where memory holds fewer (`execution.in_parts`). `precision`: what the network's
+    layers compute in. The sampler's steps are computed in the precision of the schedule. `negative`: the prompt from which guidance leads
+    away, empty in the papers.
     """
-    empty, given, parts = diffuser.embed([negative]), diffuser.embed(list(prompts)), []
-    for start in tqdm(range(0, len(prompts), batch_size), desc=description, leave=False):
-        rows = slice(start, start + batch_size)
-        with torch.autocast(diffuser.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
-            parts.append(rollout(diffuser, denoiser, given.rows(rows), empty, ids[rows], **settings))  # type: ignore[arg-type]
+    empty, given = diffuser.embed_one(negative), diffuser.embed(list(prompts))
+
+    def drawn(rows: slice) -> Tensor:
+        with autocast(diffuser.device, precision):
+            return rollout(diffuser, denoiser, given.rows(rows), empty, ids[rows], **settings)
+
+    with tqdm(total=len(prompts), desc=description, leave=False) as progress:
+        parts = []
+        for part in in_parts(len(prompts), batch_size, description, diffuser.latent_shape, drawn):
+            parts.append(part)
+            progress.update(len(part))
     return torch.cat(parts)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import torch
 from accelerate import PartialState
+from torch import nn
 
 from selfimprove import shapes
 from selfimprove.batches import TrainingSet
@@ -21,8 +21,10 @@ from selfimprove.evaluation.aggregate import summarise
 from selfimprove.evaluation.evaluate import HeldOut, evaluate, evaluation_latents, held_out_error
 from selfimprove.evaluation.watch import Watch
 from selfimprove.files import read_json, replacing, write_json, write_table
+from selfimprove.models.execution import compiled, laid_out, rounded
 from selfimprove.models.lora import FILE as ADAPTER
 from selfimprove.models.lora import Adapters
+from selfimprove.models.pipeline import load_denoiser
 from selfimprove.models.players import write_pipeline
 from selfimprove.models.weights import model_hash
 from selfimprove.opponent import LiveOpponent, Opponent, precompute
@@ -125,12 +127,14 @@ def _train(run: Run, settings: Settings, data: TrainingSet, start: Path, opponen
         record["opponent_errors"] = errors_from  # the same up to rounding
         record |= {"examples": data.images, "steps": settings.steps_for(data.images)}
         rank, base, adapters = settings.lora_rank, _adapted(run, start) if settings.lora_rank else start, None
-        player = run.diffuser.load_denoiser(base).requires_grad_(True)
+        device, precision = run.diffuser.device, settings.precision
+        player = load_denoiser(base).requires_grad_(True)
         if settings.resolution and "sample_size" in player.config:  # the size that plain diffusers draws at
             player.register_to_config(sample_size=run.diffuser.latent_shape[1])
         if not rank and PartialState().is_main_process:  # the last round may be trained on; the others' states, of three networks each, go
             (run.folder.round(index - 1) / "training" / CHECKPOINT).unlink(missing_ok=True)
         opponent: Opponent | None = None
+        network: Any = None
         if rank:
             adapters = Adapters(player, run.diffuser.family, rank, settings.lora_alpha, settings.lora_targets, settings.use_dora)
             adapters.add_player(_adapter(start, base), run.seed, index)
@@ -138,11 +142,16 @@ def _train(run: Run, settings: Settings, data: TrainingSet, start: Path, opponen
             if adapters and base == _adapted(run, opponent_folder):
                 network = adapters.opponent(_adapter(opponent_folder, base))
             else:
-                network = run.diffuser.load_denoiser(opponent_folder).requires_grad_(False)
+                network = laid_out(rounded(load_denoiser(opponent_folder).requires_grad_(False), precision), device, precision)
+        exact = not adapters or settings.use_dora  # DoRA asks for the lengths of weights, outside of autocast
+        player = laid_out(player if exact else rounded(player, precision), device, precision)
+        if settings.compile:
+            player, network = compiled(player), compiled(network) if isinstance(network, nn.Module) else network
+        if data.generated:
             opponent = LiveOpponent(network)
             if cache := run.cache_of(index, opponent_hash):
                 opponent = precompute(cache, network, opponent_hash, data, run.diffuser.schedule, settings, run.seed, index)
-            del network  # frees the memory if the errors are precomputed
+        del network  # frees the memory if the errors are precomputed
         # not the data: a longer training may draw for further examples
         named = identity_hash({"round": index, "opponent": opponent_hash, "start": made_from["start"], "run": lasting(run.folder.identity)})
         log = train(player, opponent, data, run.diffuser.schedule, settings, run.seed, index, work, named, _watch(run, settings, index))
@@ -150,7 +159,7 @@ def _train(run: Run, settings: Settings, data: TrainingSet, start: Path, opponen
             step_away(player, run.diffuser.load_denoiser(start), settings.neon)
         if PartialState().is_main_process:
             if adapters:
-                adapters.merge(folder / "lora")
+                adapters.merge(folder / "lora", None if exact or precision == "no" else load_denoiser(base))
             with replacing(folder / "pipeline") as unfinished:
                 write_pipeline(unfinished, player, run.diffuser.folder)
             record["player"] = model_hash(folder / "pipeline")
@@ -198,7 +207,7 @@ def _evaluate(run: Run, player: Path, index: int, judged_by: dict[str, Any]) -> 
     weights, name = model_hash(player), f"round {index}" if index else "base"
     files = ("scores.parquet", "metrics.json", "evaluation/store.json", *(["held_out.parquet"] if data.validation else []))
     with run.folder.stage(index, "evaluation", files, rebind=True, player=weights, judged_by=judged_by):
-        denoiser = diffuser.load_denoiser(player).to(memory_format=torch.channels_last)
+        denoiser = run.drawing(player, run.preset.settings)
         held_out = None
         if data.validation:
             captions, ids = [data.captions[i] for i in data.validation], [data.ids[i] for i in data.validation]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -15,6 +16,7 @@ from selfimprove.data.images import STREAMS, ImageText, load_data, no_images, sh
 from selfimprove.data.prompt_files import PromptError, load_prompts
 from selfimprove.errors import DataError
 from selfimprove.files import read_json, write_json
+from selfimprove.models.execution import check_compile, compiled
 from selfimprove.models.lora import check_rank
 from selfimprove.models.optimiser import check_optimiser
 from selfimprove.models.pipeline import Diffuser, load_diffuser
@@ -50,6 +52,11 @@ class Run:
     def cache_of(self, index: int, opponent: str) -> Path | None:
         """Return the cache folder of round `index` and of the opponent with this hash, or None; a sweep may have several opponents."""
         return self.opponent_cache / f"round_{index}-{opponent[:12]}" if self.opponent_cache else None
+
+    def drawing(self, player: Path, settings: Settings) -> Any:
+        """Load the denoiser of a player, ready to draw inside `autocast`: frozen, rounded, channels last and, if asked for, compiled."""
+        network = self.diffuser.load_frozen(player, settings.precision).to(memory_format=torch.channels_last)
+        return compiled(network) if settings.compile else network
 
     @cached_property
     def truncated(self) -> list[str]:
@@ -107,7 +114,7 @@ def set_up(
         )
     check_there(data)  # before a model is downloaded for it
     folder = resolve_model(model or preset.model)
-    diffuser = at_resolution(load_diffuser(folder, chosen), settings.resolution)
+    diffuser = at_resolution(load_diffuser(folder, chosen), settings.resolution).in_precision(settings.precision)
     if data:
         counts = (settings.samples, settings.validation, settings.evaluation_prompts)
         columns = (settings.image_column, settings.caption_column)
@@ -216,6 +223,8 @@ def _scorers(preset: Preset, images: ImageText, device: torch.device, given: dic
 def _check(settings: Settings, diffuser: Diffuser, images: ImageText, scorers: Mapping[str, Scorer]) -> None:
     check_tracker(settings.tracker)
     check_optimiser(settings, diffuser.device)
+    if settings.compile:
+        check_compile(diffuser.device)
     if settings.validate_every and not images.validation:
         raise DataError(f"validate_every={settings.validate_every} needs images that are kept out of training; ask for some: validation")
     if settings.lora_rank:

@@ -93,6 +93,7 @@ def wanted_latents(run: Run, settings: Settings | None = None) -> Wanted:
     """
     data, size = run.data, list(run.diffuser.image_size)
     made_from = {"vae": model_hash(run.diffuser.folder, "vae"), "size": size, "pixels": PIXELS, **of_identity(run, "data")}
+    made_from |= run.diffuser.vae_identity
     made_from |= {"flip": bool(settings and settings.flip), "seed": run.seed if data.name.startswith("shapes") else None}
     if settings:
         keys = list(dict.fromkeys(shown(run, row) for row in _trained_on(run, settings)))
@@ -172,6 +173,7 @@ def rollout_store(
             diffuser.sized(sizes[rows[0]]), denoiser, [captions[i] for i in rows], [ids[i] for i in rows], settings.rollout_batch,
             "sampling", settings.precision, seed=run.seed, stream="rollout", round_index=drawn, steps=settings.rollout_steps,
             guidance=settings.guidance, eta=settings.eta, sampler=settings.sampler, negative=settings.negative_prompt,
+            interval=settings.guidance_interval,
         )  # fmt: skip
         if settings.generated_latents == "raw":
             raw = {"mean": latents, "std": torch.zeros_like(latents)}
@@ -194,7 +196,7 @@ def rollout_store(
     with run.folder.stage(index, "rollout", files, opponent=weights, images=len(ids), examples=examples):
         if cache := run.cache_of(index, weights):
             check_identity(cache / "rollout.json", drawn_from | {"examples": examples})
-        denoiser = diffuser.load_denoiser(opponent).to(memory_format=torch.channels_last)
+        denoiser = run.drawing(opponent, settings)
         write_table(folder / "prompts.parquet", pd.DataFrame({"id": ids, "prompt": captions}))
         into = cache / "rollout" if cache else folder / "rollout"
         keys = [f"{name} {caption}" for name, caption in zip(ids, captions, strict=True)]
@@ -206,8 +208,9 @@ def _drawn_from(run: Run, settings: Settings, opponent: str, round_index: int) -
     """Return everything that all images of a rollout depend on."""
     names = ("generated_source", "rollout_steps", "guidance", "eta", "sampler", "generated_latents", "flip", "precision")
     given = {"opponent": opponent, "seed": run.seed, "round": round_index, **of_identity(run, "model", "data")}
-    named = ("resolution", "aspect_ratio_buckets", "negative_prompt")  # at their defaults they are unnamed in older stores
-    later = {name: value for name in named if (value := getattr(settings, name))}
+    # at their defaults they are unnamed in older stores
+    named = ("resolution", "aspect_ratio_buckets", "negative_prompt", "guidance_interval")
+    later = {name: value for name in named if (value := getattr(settings, name))} | run.diffuser.vae_identity
     return given | {name: getattr(settings, name) for name in names} | later
 
 

@@ -15,7 +15,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, gather_object, is_tensorboard_available
 from diffusers.training_utils import EMAModel
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, distributed, nn
 from tqdm.auto import tqdm
 
@@ -24,6 +24,7 @@ from selfimprove.batches import Batch, TrainingSet, batch_rows, make_batch
 from selfimprove.config import Settings
 from selfimprove.evaluation.watch import Watch
 from selfimprove.files import replacing
+from selfimprove.models.execution import UNREAD, Unread, read
 from selfimprove.models.optimiser import make_optimiser
 from selfimprove.opponent import Opponent
 from selfimprove.processes import together
@@ -75,16 +76,6 @@ def step_away(player: nn.Module, start: nn.Module, factor: float) -> None:
     before = dict(start.named_parameters())
     for name, weight in player.named_parameters():
         weight.copy_(before[name] - factor * (weight - before[name]))
-
-
-def _stop_if_not_finite(loss: Float[Tensor, " b"], t: Shaped[Tensor, " n"], keys: list[str], step: int) -> None:
-    finite = torch.isfinite(loss)
-    if not bool(finite.all()):
-        row = int((~finite).nonzero()[0])
-        raise FloatingPointError(
-            f"the loss is not finite at step {step}, t={float(t[row]):g}, example {keys[row]}; "
-            "lower lr or beta, or check that example; a run started again continues from the last checkpoint"
-        )
 
 
 @contextmanager
@@ -247,6 +238,7 @@ def train(
         range(first, steps), desc=f"round {round_index}: training", initial=first, total=steps,
         disable=not accelerator.is_main_process, leave=False,
     )  # fmt: skip
+    waiting: list[Unread] = []
     for step in progress:
         for group in prepared.param_groups:
             group["lr"] = rates[step]
@@ -267,7 +259,6 @@ def train(
                 losses_of_step.append(terms.loss.detach())
                 times.append(batch.t[: len(micro)])
                 keys += [data.ids[row] for row, _ in micro]
-            _stop_if_not_finite(torch.cat(losses_of_step), torch.cat(times), keys, step)
         if processes > 1:
             _add_up(trained.values())
         norm = accelerator.clip_grad_norm_(list(trained.values()), settings.clip)
@@ -275,15 +266,24 @@ def train(
         prepared.zero_grad()
         if average:
             average.step(trained.values())
-        row = dict(zip(terms._fields, accelerator.reduce(means, "sum").tolist(), strict=True))
-        row |= {"gradient_norm": float(norm), "lr": rates[step]}
-        if watch and watch.due(step + 1):
-            with averaged(average, trained):
-                row |= watch(player, step + 1)
-        log.append(row)
-        accelerator.log(row, step=step)
-        progress.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
-        if (step + 1) % settings.checkpoint_every == 0 or step + 1 == steps:  # from the last one, the round may be trained on
+        loss = torch.cat(losses_of_step)
+        figures = [*accelerator.reduce(means, "sum"), norm, torch.isfinite(loss).all()]
+        waiting.append(Unread(step, torch.stack([f.float() for f in figures]), loss, torch.cat(times), keys))
+        looked = watch is not None and watch.due(step + 1)
+        kept = (step + 1) % settings.checkpoint_every == 0 or step + 1 == steps  # from the last one, the round may be trained on
+        if looked or kept or len(waiting) >= UNREAD.get(schedule.device.type, 1):
+            with together():
+                read_back = [(*each, rates[one.step]) for one, each in zip(waiting, read(waiting), strict=True)]
+            table = [dict(zip((*terms._fields, "gradient_norm", "lr"), each, strict=True)) for each in read_back]
+            if watch and looked:
+                with averaged(average, trained):
+                    table[-1] |= watch(player, step + 1)
+            for one, row in zip(waiting, table, strict=True):
+                accelerator.log(row, step=one.step)
+            log += table
+            progress.set_postfix(loss=f"{log[-1]['loss']:.4f}", refresh=False)
+            waiting = []
+        if kept:
             with together():
                 if accelerator.is_main_process:
                     save_checkpoint(folder / CHECKPOINT, step + 1, settings.batch, log, trained, parts, made_from)

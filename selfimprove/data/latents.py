@@ -11,6 +11,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -135,8 +136,11 @@ class Store:
         return torch.stack([row_of(self._shards[r // SHARD], name, r % SHARD) for r in rows]).float()
 
     def shape(self, row: int) -> tuple[int, ...]:
-        """Return the shape of a row of latents, (C, H, W)."""
-        return tuple(self.take("mean", [row]).shape[1:])
+        """Return the shape of a row of latents, (C, H, W); where all rows have one, nothing is read."""
+        shard = self._shards[row // SHARD]
+        if SHAPE in shard.keys():  # noqa: SIM118 - safe_open is no mapping
+            return tuple(shard.get_slice(SHAPE)[row % SHARD].tolist())
+        return tuple(shard.get_slice("mean").get_shape()[1:])
 
 
 class Part(Store):
@@ -157,6 +161,10 @@ class Part(Store):
     def take(self, name: str, rows: Sequence[int]) -> Tensor:
         """Return some rows of one tensor, which are of one shape, in float32 on the CPU."""
         return self._whole.take(name, [self._chosen[r] for r in rows])
+
+    def shape(self, row: int) -> tuple[int, ...]:
+        """Return the shape of a row of latents, (C, H, W)."""
+        return self._whole.shape(self._chosen[row])
 
 
 def link_file(source: Path, target: Path) -> None:
@@ -196,6 +204,8 @@ def build_store(
 ) -> Store:
     """Return the store in a folder; `make(range of rows)` makes the missing shards, which the processes share out.
 
+    A shard is written while the next one is made.
+
     `made_from`: everything that all rows depend on. `keys`: one per row, what it depends on beside. A shard that was made from something
     else is refused, or made anew if `remake`; one of other rows (`keys`, or a shorter one of a smaller store) is made anew, and so is a
     damaged one, with a warning.
@@ -205,13 +215,24 @@ def build_store(
     """
     state, wanted = PartialState(), headers(rows, made_from, dtype, keys)
     shards = [range(start, min(start + SHARD, rows)) for start in range(0, rows, SHARD)]
-    for index, part in enumerate(tqdm(shards, desc=description, leave=False)):
-        path = folder / f"{index:05d}.safetensors"
-        if index % state.num_processes == state.process_index and not _made(path, wanted[index], remake):
-            tensors = packed(make(part), dtype)
-            with replacing(path) as unfinished:
-                written = {"content": _content(tensors), "keys": json.dumps(list(keys[part.start : part.stop]))}
-                save_file(tensors, unfinished, wanted[index] | written)
+
+    def write(index: int, part: range, made: Rows) -> None:
+        tensors = packed(made, dtype)
+        with replacing(folder / f"{index:05d}.safetensors") as unfinished:
+            written = {"content": _content(tensors), "keys": json.dumps(list(keys[part.start : part.stop]))}
+            save_file(tensors, unfinished, wanted[index] | written)
+
+    with ThreadPoolExecutor(1) as writer:  # leaving it waits for what is being written, after an error too
+        writing: Future[None] | None = None
+        for index, part in enumerate(tqdm(shards, desc=description, leave=False)):
+            path = folder / f"{index:05d}.safetensors"
+            if index % state.num_processes == state.process_index and not _made(path, wanted[index], remake):
+                made = make(part)
+                if writing:
+                    writing.result()  # raises what went wrong; at most one shard waits in memory
+                writing = writer.submit(write, index, part, made)
+        if writing:
+            writing.result()
     state.wait_for_everyone()
     contents = [header_of(folder / f"{index:05d}.safetensors")["content"] for index in range(len(shards))]
     about = {"rows": rows, "shard": SHARD, "made_from": wanted[0]["made_from"], "shards": contents}

@@ -22,8 +22,9 @@ from selfimprove.draws import EVALUATION_SEED
 from selfimprove.evaluation.protocol import SamplingProtocol, Scored, write_scores
 from selfimprove.files import replacing
 from selfimprove.losses import squared_error
+from selfimprove.models.execution import autocast, in_parts
 from selfimprove.models.network import denoise
-from selfimprove.models.pipeline import AUTOCAST, Diffuser
+from selfimprove.models.pipeline import Diffuser
 from selfimprove.processes import tf32
 from selfimprove.recursion.prompts import fingerprint
 from selfimprove.rollout import sample_batches
@@ -104,9 +105,9 @@ def evaluate(
 
 def drawn_by(diffuser: Diffuser, settings: Settings) -> dict[str, Any]:
     """Return the fields of a protocol that depend on a model's folder and on the machine: what draws its images, beside its networks."""
-    steps = diffuser.schedule.steps(settings.evaluation_steps)
+    steps, in_vae = diffuser.schedule.steps(settings.evaluation_steps), diffuser.vae_precision != "no"
     return {
-        "precision": "float32" if settings.precision == "no" else f"{settings.precision} autocast",
+        "precision": "float32" if settings.precision == "no" else f"{settings.precision} autocast" + ", VAE too" * in_vae,
         "timesteps": " ".join(str(step.t) for step in steps), "final_alpha": steps[-1].alpha_next,
         "image_size": "{}x{}".format(*diffuser.image_size), "tf32": tf32(),
     }  # fmt: skip
@@ -199,19 +200,24 @@ def held_out_error(
     state, device, schedule = PartialState(), diffuser.device, diffuser.schedule
     size = min(HELD_OUT_BATCH, settings.rollout_batch)
     parts = [slice(start, start + size) for start in range(0, len(ids), size)]
-    mixed = torch.autocast(device.type, AUTOCAST.get(settings.precision), enabled=settings.precision in AUTOCAST)
-    found = []
-    for part in parts[state.process_index :: state.num_processes]:
+
+    def measured(part: slice) -> np.ndarray:
         real, text, errors = latents[part].to(device), diffuser.embed(list(captions[part])).to(device), []
         for index in tqdm(range(HELD_OUT_TIMES), desc="held-out error", leave=False):
             noise = draws.normal(EVALUATION_SEED, "held-out/noise", (index,), ids[part], diffuser.latent_shape).to(device)
             within = draws.uniform(EVALUATION_SEED, "held-out/timestep", (index,), ids[part])
             t = schedule.time((index + within) / HELD_OUT_TIMES).to(device)
-            with mixed:
+            with autocast(device, settings.precision):
                 prediction = denoise(denoiser, schedule.add_noise(real, noise, t), t, text)
             scale = schedule.error_scale(t, "epsilon")
             errors.append((scale * squared_error(prediction, schedule.target(real, noise, t))).cpu())
-        found.append((part.start, torch.stack(errors).mean(0).numpy()))
+        return torch.stack(errors).mean(0).numpy()
+
+    found = []
+    for part in parts[state.process_index :: state.num_processes]:
+        inside = lambda rows, part=part: measured(slice(part.start + rows.start, part.start + rows.stop))  # noqa: E731
+        pieces = in_parts(len(ids[part]), size, "held-out error", diffuser.latent_shape, inside)
+        found.append((part.start, np.concatenate([*pieces])))
     everything = sorted(gather_object(found), key=lambda pair: pair[0])
     return torch.from_numpy(np.concatenate([errors for _, errors in everything]))
 

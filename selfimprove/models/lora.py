@@ -101,8 +101,8 @@ class Adapters:
     def _factor(self, key: str) -> float:
         return self.scale if ".lora_B" in key else 1.0
 
-    def merge(self, folder: Path) -> None:
-        """Write the player's adapter to `folder`, and merge it into the weights.
+    def merge(self, folder: Path, exact: nn.Module | None = None) -> None:
+        """Write the player's adapter to `folder`, and merge it into the weights; into those of `exact`, if the network's were rounded.
 
         The factor alpha / rank is folded into B, so that readers need no alpha.
         """
@@ -112,6 +112,10 @@ class Adapters:
         save(folder, **{f"{self.family.part}_lora_layers": own}, safe_serialization=True)
         if OPPONENT in self.network.peft_config:
             self.network.delete_adapters(OPPONENT)
+        whole = dict(exact.named_parameters()) if exact else {}
+        for name, weight in self.network.named_parameters():
+            if (own_name := name.replace(".base_layer.", ".")) in whole:
+                weight.data = whole[own_name].data.to(weight.device)
         self.network.fuse_lora(adapter_names=[PLAYER])
         self.network.unload_lora()
 

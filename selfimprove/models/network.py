@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
+from selfimprove.models.execution import to_device
 from selfimprove.schedule import Time
 
 Denoiser = Callable[..., Any]
@@ -37,7 +38,7 @@ class Conditioning:
 
     def to(self, device: torch.device) -> "Conditioning":
         """Return the same conditioning on another device."""
-        return self._each(lambda _, tensor: tensor.to(device))
+        return self._each(lambda _, tensor: to_device(tensor, device))
 
     def rows(self, which: slice | list[int]) -> "Conditioning":
         """Return the chosen rows."""
@@ -69,6 +70,8 @@ def denoise(
     network: Denoiser, noisy: Float[Tensor, "b c h w"], t: Time | Shaped[Tensor, " b"], given: Conditioning
 ) -> Float[Tensor, "b c h w"]:
     """Return the network's output, eps, v or a velocity, at (x_t, t, c)."""
+    if isinstance(network, nn.Module) and not isinstance(t, Tensor):
+        t = torch.as_tensor(t, device=noisy.device)  # the same; but one that is compiled would be compiled again for every number
     return given.call(network, noisy, t, given.tensors)
 
 

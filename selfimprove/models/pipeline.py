@@ -1,22 +1,22 @@
 """Load a pipeline folder of a known family."""
 
 import inspect
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import diffusers
 import numpy as np
 import torch
-import transformers
-from diffusers import AutoencoderKL
 from jaxtyping import Float
 from torch import Tensor
 
+from selfimprove.config import Precision
 from selfimprove.models import checks
+from selfimprove.models.execution import autocast, in_parts, out_of_memory, rounded, vae_precision
 from selfimprove.models.family import Family
 from selfimprove.models.network import Conditioning
 from selfimprove.models.paths import path_of
@@ -24,11 +24,10 @@ from selfimprove.models.weights import ModelError, brief, needed_weights, read_c
 from selfimprove.schedule import Schedule
 
 VAE_PIXELS = 4 * 512 * 512  # pixels that go through the VAE at once: four images of 512 x 512, about 3 GB of activations
-AUTOCAST: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}  # precisions other than float32
-
-
 TEXTS = 64  # prompts that are encoded at once
 LARGE = 10**9  # weights from which a text encoder is held in bfloat16, such as T5-XXL: 10 GB in place of 19
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,18 +36,20 @@ class Diffuser:
 
     `shape`: the denoiser, a UNet or a transformer, on the meta device, which has configuration and shapes but no weights. `pipeline`:
     diffusers' own pipeline of the same parts, which encodes texts; its text encoders lie on the CPU, and are on the device for their turn
-    only. `given_size`: (height, width) of the images in pixels; None for the size that the folder names. A round loads the denoisers that
-    it needs by itself, so that the base's own takes no memory beside them.
+    only. `given_size`: (height, width) of the images in pixels; None for the size that the folder names. `vae_precision`: what the VAE
+    computes in. A round loads the denoisers that it needs by itself, so that the base's own takes no memory beside them.
     """
 
     folder: Path
     family: Family
     shape: Any
-    vae: AutoencoderKL
+    vae: Any
     pipeline: Any
     schedule: Schedule
     device: torch.device
     given_size: tuple[int, int] | None = None
+    vae_precision: Precision = "no"
+    _embedded: dict[str, Conditioning] = field(default_factory=dict, repr=False, compare=False)  # shared by all sizes
 
     @cached_property
     def denoiser(self) -> Any:
@@ -65,6 +66,12 @@ class Diffuser:
             return self
         sized = replace(self, given_size=size)
         return replace(sized, schedule=_schedule(self.folder, self.family, sized.latent_shape[1:], self.device))  # some shift by size
+
+    def in_precision(self, precision: Precision) -> "Diffuser":
+        """Return the same pipeline with its VAE in a run's precision where that is safe; its weights are rounded in place."""
+        safe = vae_precision(precision, self.vae.config)
+        rounded(self.vae, safe)
+        return replace(self, vae_precision=safe)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -87,6 +94,11 @@ class Diffuser:
     def vae_batch(self) -> int:
         """Return the number of images that go through the VAE at once."""
         return images_at_once(self.image_size)
+
+    @property
+    def vae_identity(self) -> dict[str, str]:
+        """Return what stores of latents name of the VAE's precision: nothing in float32, as before there was another."""
+        return {} if self.vae_precision == "no" else {"vae_precision": self.vae_precision}
 
     @property
     def scaling_factor(self) -> float:
@@ -133,6 +145,12 @@ class Diffuser:
             parts = [self.family.embed(pipeline, prompts[i : i + TEXTS]) for i in range(0, len(prompts), TEXTS)]
         return Conditioning({name: torch.cat([part[name].float().cpu() for part in parts]) for name in parts[0]}, self.family.call)
 
+    def embed_one(self, prompt: str) -> Conditioning:
+        """Return what the denoiser is given for one prompt, such as the empty caption; it is embedded once."""
+        if prompt not in self._embedded:
+            self._embedded[prompt] = self.embed([prompt])
+        return self._embedded[prompt]
+
     def embed_pooled(self, prompts: list[str]) -> Float[np.ndarray, "b d"]:
         """Return one vector per prompt: a text encoder's pooled output."""
         with self._encoding() as pipeline:
@@ -141,8 +159,13 @@ class Diffuser:
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "b 3 height width"]) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
         """Return mean and standard deviation of the scaled latent posterior of images in [0, 1], on the CPU; encode a few at a time."""
-        posteriors = [self.vae.encode(2 * part.to(self.device) - 1).latent_dist for part in images.split(self.vae_batch)]
-        mean, std = (torch.cat([getattr(p, name).cpu() for p in posteriors]) for name in ("mean", "std"))
+
+        def encoded(rows: slice) -> tuple[Tensor, Tensor]:
+            with autocast(self.device, self.vae_precision):
+                posterior = self.vae.encode(2 * images[rows].to(self.device) - 1).latent_dist
+            return posterior.mean.float().cpu(), posterior.std.float().cpu()
+
+        mean, std = (torch.cat(found) for found in zip(*self._through_vae(len(images), "encoding", encoded), strict=True))
         shift, factor = self._latent_law
         return (mean - shift) * factor, std * factor
 
@@ -150,12 +173,31 @@ class Diffuser:
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 height width"]:
         """Return the images, in [0, 1], of scaled latents, on the CPU; decode a few at a time."""
         shift, factor = self._latent_law
-        raw = [(part / factor + shift).to(self.device) for part in latents.split(self.vae_batch)]
-        return (torch.cat([self.vae.decode(part).sample.cpu() for part in raw]) / 2 + 0.5).clamp(0, 1)
+
+        def decoded(rows: slice) -> Tensor:
+            with autocast(self.device, self.vae_precision):
+                return self.vae.decode((latents[rows] / factor + shift).to(self.device)).sample.float().cpu()
+
+        return (torch.cat(self._through_vae(len(latents), "decoding", decoded)) / 2 + 0.5).clamp(0, 1)
+
+    def _through_vae(self, count: int, what: str, work: Callable[[slice], T]) -> list[T]:
+        """Return `work(rows)` for a few images at a time. If memory does not hold one, the VAE goes over it in tiles from then on."""
+        try:
+            return [*in_parts(count, self.vae_batch, what, self.image_size, work)]
+        except RuntimeError as error:
+            if self.vae.use_tiling or not out_of_memory(error):
+                raise
+        self.vae.enable_tiling()
+        warnings.warn(f"{what}: one image of {self.image_size} does not fit, and goes in tiles, whose seams are blended", stacklevel=3)
+        return [*in_parts(count, 1, what, self.image_size, work)]
 
     def load_denoiser(self, folder: Path) -> Any:
         """Load another denoiser from a pipeline folder, in float32 and eval mode, on this device."""
         return load_denoiser(folder).to(self.device)
+
+    def load_frozen(self, folder: Path, precision: Precision = "no") -> Any:
+        """Load a denoiser that is not trained, for calls inside `autocast` of this precision; see `execution.rounded`."""
+        return rounded(load_denoiser(folder).requires_grad_(False), precision).to(self.device)
 
 
 def images_at_once(size: tuple[int, int]) -> int:
@@ -177,6 +219,8 @@ def load_part(kind: Any, folder: Path, **how: Any) -> Any:
 
 def load_denoiser(folder: Path) -> Any:
     """Load the UNet or transformer of a pipeline folder, in float32 and eval mode; for errors see `load_part`."""
+    import diffusers  # see `samplers`
+
     family, _ = checks.family_of(folder)
     network = load_part(getattr(diffusers, family.network), folder / family.part).float().eval()
     return checks.as_diffusers_reads(network, read_config(folder / family.part / "config.json"))
@@ -188,9 +232,12 @@ def load_diffuser(folder: Path, device: torch.device) -> Diffuser:
     Raises:
         ModelError: this package cannot train the model, or a file of it cannot be read; see `models.checks`.
     """
+    import diffusers  # see `samplers`
+    import transformers
+
     family, index = checks.check_files(folder), read_config(folder / "model_index.json")
     shape, vae_shape = (
-        checks.on_meta(k, folder / p) for k, p in ((getattr(diffusers, family.network), family.part), (AutoencoderKL, "vae"))
+        checks.on_meta(k, folder / p) for k, p in ((getattr(diffusers, family.network), family.part), (diffusers.AutoencoderKL, "vae"))
     )
     checks.as_diffusers_reads(shape, read_config(folder / family.part / "config.json"))
     tokenizers = {e.tokenizer: checks.load_tokenizer(folder / e.tokenizer, e.tokenizers[0]) for e in family.given(index)}
@@ -204,11 +251,11 @@ def load_diffuser(folder: Path, device: torch.device) -> Diffuser:
         encoders[encoder.part] = network.to(torch.bfloat16 if large else torch.float32).eval().requires_grad_(False)
     pipeline = _assembled(family, index, {family.part: shape, "vae": vae_shape, "scheduler": schedule.scheduler, **tokenizers, **encoders})
     found = Diffuser(folder, family, shape, vae_shape, pipeline, schedule, device)
-    checks.check_networks(folder, family, shape, vae_shape, found.embed([""]))
+    checks.check_networks(folder, family, shape, vae_shape, found.embed_one(""))
     for network, part in ((shape, family.part), (vae_shape, "vae")):
         checks.check_weights(f"model part {str(folder / part)!r}", network, shapes(needed_weights(folder / part).files))
-    vae = load_part(AutoencoderKL, folder / "vae").float().to(device, memory_format=torch.channels_last)  # a third faster, on CPUs too
-    return replace(found, vae=vae.eval().requires_grad_(False))
+    vae = load_part(diffusers.AutoencoderKL, folder / "vae").float().eval().requires_grad_(False)
+    return replace(found, vae=vae.to(device, memory_format=torch.channels_last))  # a third faster, on CPUs too
 
 
 def _schedule(folder: Path, family: Family, latent: tuple[int, int], device: torch.device) -> Schedule:
@@ -221,6 +268,8 @@ def _schedule(folder: Path, family: Family, latent: tuple[int, int], device: tor
 
 def _assembled(family: Family, index: dict[str, Any], parts: dict[str, Any]) -> Any:
     """Return diffusers' pipeline of the parts; other parts are absent, and other settings as the index has them."""
+    import diffusers  # see `samplers`
+
     kind = getattr(diffusers, family.pipeline)
     wanted = {name: p.default for name, p in inspect.signature(kind.__init__).parameters.items() if name != "self"}
     settings = {name: index[name] for name in wanted if name in index and not isinstance(index[name], list)}

@@ -39,7 +39,7 @@ def check_sizes(diffuser: Diffuser, sizes: Sequence[tuple[int, int]]) -> None:
     if not sizes:
         return
     meta, time = torch.device("meta"), diffuser.schedule.time(torch.ones(1))
-    given = diffuser.embed([""])
+    given = diffuser.embed_one("")
     for at in map(diffuser.sized, sizes):
         noisy = torch.empty(1, *at.latent_shape, device=meta)
         try:

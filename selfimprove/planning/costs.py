@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
-from selfimprove.config import Settings
+from selfimprove.config import Precision, Settings
 from selfimprove.data.latents import SHARD
+from selfimprove.models.execution import AUTOCAST, CAST, rounded, vae_precision
 from selfimprove.models.family import Family
 from selfimprove.models.lora import Adapters
 from selfimprove.models.network import Conditioning, denoise
@@ -122,7 +123,15 @@ def _like(network: Any, change: Callable[[Any], None] = lambda made: None) -> An
 def _player(shapes: "Shapes", settings: Settings) -> Any:
     """Return the network that is trained, with its adapter if it has one."""
     rank, how = settings.lora_rank, (settings.lora_targets, settings.use_dora)
-    return _like(shapes.denoiser, lambda made: Adapters(made, shapes.family, rank, 1, *how).add_player(None, 0, 0) if rank else None)
+    player = _like(shapes.denoiser, lambda made: Adapters(made, shapes.family, rank, 1, *how).add_player(None, 0, 0) if rank else None)
+    return player if settings.use_dora else rounded(player, settings.precision)
+
+
+def _norms_as_on(device: str, network: nn.Module, precision: Precision) -> None:
+    """Have norms compute in float32, as autocast has them on CUDA, and the simulated one does not."""
+    for module in network.modules() if precision != "no" and device == "cuda" else ():
+        if isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
+            module.register_forward_pre_hook(lambda _, given: (given[0].float(), *given[1:]))
 
 
 @dataclass(frozen=True)
@@ -145,7 +154,7 @@ class Shapes:
     @classmethod
     def of(cls, diffuser: Diffuser) -> "Shapes":
         """Return the shapes of a loaded pipeline."""
-        text = {name: tuple(tensor.shape[1:]) for name, tensor in diffuser.embed([""]).tensors.items()}
+        text = {name: tuple(tensor.shape[1:]) for name, tensor in diffuser.embed_one("").tensors.items()}
         encoders, device = sum(_bytes(network) for network, _, _ in diffuser.texts), diffuser.device.type
         return cls(diffuser.family, diffuser.shape, diffuser.vae, diffuser.latent_shape, diffuser.image_size, text, device, encoders)
 
@@ -154,10 +163,10 @@ class Shapes:
         """Return the number of weights of the denoiser."""
         return sum(p.numel() for p in self.denoiser.parameters())
 
-    @property
-    def resident(self) -> int:
-        """Return the bytes that stay on the device through every stage: the VAE and, on a CPU, the text encoders."""
-        return _bytes(self.vae) + (self.encoders if self.device == "cpu" else 0)
+    def pipeline(self, precision: Precision) -> int:
+        """Return the bytes that stay on the device through every stage of a run: the VAE and, on a CPU, the text encoders."""
+        rounding = AUTOCAST.get(vae_precision(precision, self.vae.config))
+        return _bytes(self.vae, rounding) + (self.encoders if self.device == "cpu" else 0)
 
     def call(self, network: Any, batch: int) -> Tensor:
         """Return a network's output for a batch of this size, of zeros."""
@@ -165,8 +174,10 @@ class Shapes:
         return denoise(network, torch.zeros(batch, *self.latent), torch.zeros(batch, dtype=torch.long), given)
 
 
-def _bytes(network: nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in network.parameters())
+def _bytes(network: nn.Module, rounding: torch.dtype | None = None) -> int:
+    """Return the bytes of a network's weights, once `execution.rounded` has rounded them."""
+    weights = ((p, rounding and isinstance(layer, CAST)) for layer in network.modules() for p in layer.parameters(recurse=False))
+    return sum(p.numel() * (rounding if rounding and small else p.dtype).itemsize for p, small in weights)
 
 
 def count_flops(shapes: Shapes, settings: Settings) -> Flops:
@@ -178,7 +189,7 @@ def count_flops(shapes: Shapes, settings: Settings) -> Flops:
         return float(counter.get_total_flops())
 
     with FakeTensorMode():
-        player, vae, latent = _player(shapes, settings), _like(shapes.vae), torch.zeros(1, *shapes.latent)
+        player, vae, latent = _player(shapes, replace(settings, precision="no")), _like(shapes.vae), torch.zeros(1, *shapes.latent)
         plain = _like(shapes.denoiser) if settings.lora_rank else player
         step = counted(lambda: shapes.call(player, 1).sum().backward())
         if settings.gradient_checkpointing:
@@ -192,7 +203,7 @@ def count_flops(shapes: Shapes, settings: Settings) -> Flops:
 
 
 def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool, processes: int = 1) -> Memory:
-    """Return the memory of one training process, found by simulating two steps. What stays of the pipeline on the device is included.
+    """Return the memory of one training process, found by simulating a step. What stays of the pipeline on the device is included.
 
     `live_opponent`: whether the opponent is a second network in memory. `processes`: how many share the batch. Not
     counted: what the device's libraries take (some hundreds of MB on a GPU), and memory lost to fragmentation.
@@ -202,36 +213,35 @@ def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool, pro
     with FakeTensorMode(), held:
         player = _player(shapes, settings).train()
         own = held.now
-        second = _like(shapes.denoiser).eval().requires_grad_(False) if live_opponent else None
-        networks = held.now
+        second = rounded(_like(shapes.denoiser).eval().requires_grad_(False), settings.precision) if live_opponent else None
+        held.peak = networks = held.now  # weights are rounded before they come to the device
         if settings.gradient_checkpointing:
             player.enable_gradient_checkpointing()
         trained = [p for p in player.parameters() if p.requires_grad]
-        if mixed and shapes.device == "cuda":  # autocast on CUDA computes norms in float32, the simulated one does not
-            for module in player.modules():
-                if isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
-                    module.register_forward_pre_hook(lambda _, given: (given[0].float(), *given[1:]))
+        _norms_as_on(shapes.device, player, settings.precision)
         optimiser = torch.optim.AdamW(trained, foreach=False)  # fused on CUDA, which needs no temporary tensors either
         before = held.now
         average = [p.clone() for p in trained] if settings.ema else []
         averaged = held.now - before
         rows = sides * settings.per_forward(processes)
-        for _ in range(2):  # the second step has the optimiser's moments
-            for _ in range(min(settings.share(processes) // settings.per_forward(processes), 2)):  # the second micro-batch has gradients
-                with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-                    if second is not None:
-                        with torch.no_grad():
-                            shapes.call(second, rows)
-                    loss = shapes.call(player, rows).float().square().mean()
-                loss.backward()
-            optimiser.step()
-            optimiser.zero_grad()
+        for p in trained:
+            p.grad = torch.zeros_like(p)
+        optimiser.step()  # makes the moments, which are there from the second step on
+        optimiser.zero_grad()
+        for _ in range(min(settings.share(processes) // settings.per_forward(processes), 2)):  # the second micro-batch has gradients
+            with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+                if second is not None:
+                    with torch.no_grad():
+                        shapes.call(second, rows)
+                loss = shapes.call(player, rows).float().square().mean()
+            loss.backward()
+        optimiser.step()
         moments = sum(t.untyped_storage().nbytes() for state in optimiser.state.values() for t in state.values())
         gradients = sum(p.numel() * p.element_size() for p in trained)
     del average
     activations = held.peak - (networks + averaged + moments + gradients)
     moments = moments // 4 if settings.optimiser == "adamw8bit" else moments  # and a 256th of scales, not counted
-    return Memory(shapes.resident, own, networks - own, gradients, moments, averaged, activations)
+    return Memory(shapes.pipeline(settings.precision), own, networks - own, gradients, moments, averaged, activations)
 
 
 def sampling_memory(shapes: Shapes, settings: Settings, guidance: float, count: int = SHARD) -> Memory:
@@ -245,17 +255,20 @@ def sampling_memory(shapes: Shapes, settings: Settings, guidance: float, count: 
     drawing, decoding = Held(), Held()
     with FakeTensorMode(), torch.no_grad():
         with drawing, torch.autocast("cpu", torch.bfloat16, enabled=settings.precision != "no"):
-            network = _like(shapes.denoiser)
-            weights = drawing.now
+            network = rounded(_like(shapes.denoiser).requires_grad_(False), settings.precision)
+            _norms_as_on(shapes.device, network, settings.precision)
+            weights = drawing.peak = drawing.now
             shapes.call(network, guided)
-        with decoding:
-            vae = _like(shapes.vae)
-            there = decoding.now  # already counted in `resident`
+        in_vae = vae_precision(settings.precision, shapes.vae.config)
+        with decoding, torch.autocast("cpu", torch.bfloat16, enabled=in_vae != "no"):
+            vae = rounded(_like(shapes.vae).requires_grad_(False), in_vae)
+            _norms_as_on(shapes.device, vae, in_vae)
+            there = decoding.peak = decoding.now  # already counted in `pipeline`
             vae.decode(torch.zeros(images, *shapes.latent))
             vae.encode(torch.zeros(images, 3, *shapes.image))
     turn = 0 if shapes.device == "cpu" else shapes.encoders
     activations = max(drawing.peak - weights, decoding.peak - there, turn)
-    return Memory(shapes.resident, weights, 0, 0, 0, 0, activations)
+    return Memory(shapes.pipeline(settings.precision), weights, 0, 0, 0, 0, activations)
 
 
 def evaluation_memory(shapes: Shapes, settings: Settings, scorers: Sequence[ScorerMemory], resident: int, count: int = SHARD) -> Memory:

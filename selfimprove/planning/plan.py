@@ -15,10 +15,12 @@ from selfimprove.config import Settings
 from selfimprove.data.latents import SHARD
 from selfimprove.evaluation.watch import WATCHED
 from selfimprove.models.lora import adapter_size
+from selfimprove.models.pipeline import Diffuser
 from selfimprove.planning.costs import Memory, Shapes, count_flops, evaluation_memory, sampling_memory, training_memory
 from selfimprove.planning.timing import measure
-from selfimprove.planning.work import Counts, Work, count, operations
+from selfimprove.planning.work import COMPILED, Counts, Work, count, operations
 from selfimprove.presets import Preset
+from selfimprove.rollout import guided_at
 from selfimprove.run import Run
 from selfimprove.scorers import resident_memory
 from selfimprove.stages import reached, wanted_latents
@@ -55,6 +57,7 @@ class Left(NamedTuple):
     work: Work
     share: float
     own: float
+    name: str = ""
 
 
 def plan(run: Run, last: int) -> Plan:
@@ -70,8 +73,7 @@ def plan(run: Run, last: int) -> Plan:
     batch = max(1, min(16, int(1e12 / flops.forward))) if shapes.device == "cpu" else 16
     if shapes.device == "cpu" and flops.forward > LARGE:
         tqdm.write("timing each network, for the plan: some minutes on a CPU")
-    seconds, scorers = measure(diffuser, run.scorers, batch, settings.precision)
-    diffuser.without_denoiser()
+    seconds, scorers = measure(diffuser, run.scorers, batch, settings.precision, settings.compile)
     lines = [f"run folder {folder.path}"]
     if run.collection:
         lines.append(f"{len(run.collection.prompts)} different prompts collected, {len(run.collection.held_out)} kept out for evaluation")
@@ -79,7 +81,7 @@ def plan(run: Run, last: int) -> Plan:
     if run.latent_cache:
         lines.append(f"latents of real images and embeddings of texts are shared by runs in {run.latent_cache}")
     several = not run.collection and examples < len(run.data.train)  # images have several captions, and each is drawn for
-    minutes = total = 0.0
+    minutes = total = compiling = 0.0
     for index in range(last + 1):
         if folder.is_done(index, "evaluation"):
             lines.append(f"round {index}: finished already")
@@ -88,15 +90,20 @@ def plan(run: Run, last: int) -> Plan:
             state = (folder.round(index) / "training" / CHECKPOINT).exists()
             lines.append(f"round {index}: has had {had} steps, {'goes on from them' if state else 'begins again: their state is gone'}")
         drawn = len(reached(run, preset.for_round(index), index)) if index and several else None
-        counts = count(preset, index, examples, judged, bool(run.opponent_cache), held_out, drawn)
+        guided = guided_share(diffuser, preset.for_round(max(index, 1)))
+        counts = count(preset, index, examples, judged, bool(run.opponent_cache), held_out, drawn, guided)
         selecting = [name for name, _ in preset.for_round(max(index, 1)).metrics]
         left = remaining(run, index, counts, processes)
         needed = sum(stage.own * seconds.of(stage.work, flops.step / flops.forward, selecting) for stage in left) / 60
+        compiling += seconds.compiling * sum(COMPILED.get(stage.name, 0) for stage in left if stage.own) / 60
         minutes, total = minutes + needed, total + sum(stage.share * operations(stage.work, flops) for stage in left)
         lines.append(f"round {index}: {counts.what}: about {duration(needed)}")
     if minutes == 0:
         lines.append("nothing is left to compute")
         return Plan(lines, 0.0, 0.0, 0.0, 0)
+    if compiling:
+        minutes += compiling
+        lines.append(f"compiling the networks, once per stage: about {duration(compiling)}")
     resident = resident_memory(run.scorers.values())
     sizes = [diffuser.image_size] if run.collection else [run.data.frames[row].size for row in run.data.train]
     trained = Shapes.of(diffuser.sized(max(sizes, key=math.prod)))  # evaluations are in the default size
@@ -154,16 +161,22 @@ def remaining(run: Run, index: int, counts: Counts, processes: int) -> list[Left
             continue
         if name == "training" or (name == "opponent" and not run.opponent_cache):
             share = 1 - _trained(folder / "training" / CHECKPOINT, counts, s)
-            found.append(Left(work, share, share / processes))
+            found.append(Left(work, share, share / processes, name))
         elif name in encoded:
             wanted = encoded[name]
             missing = [key not in shared for shared in [wanted.places(run.latent_cache)] for key in wanted.keys]
-            found.append(Left(work, *absent(wanted.folder, len(missing), SHARD, processes, missing)))
+            found.append(Left(work, *absent(wanted.folder, len(missing), SHARD, processes, missing), name))
         elif name in stores:
-            found.append(Left(work, *absent(*stores[name], SHARD, processes)))
+            found.append(Left(work, *absent(*stores[name], SHARD, processes), name))
         else:
-            found.append(Left(work, *absent(None, len(run.data.evaluation), s.rollout_batch, processes)))
+            found.append(Left(work, *absent(None, len(run.data.evaluation), s.rollout_batch, processes), name))
     return found
+
+
+def guided_share(diffuser: Diffuser, settings: Settings) -> float:
+    """Return the share of a rollout's steps that are guided."""
+    steps = diffuser.schedule.steps(settings.rollout_steps)
+    return sum(guided_at(step.alpha, step.variance, settings.guidance_interval) for step in steps) / len(steps)
 
 
 def mean_area(run: Run) -> float:

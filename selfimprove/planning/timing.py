@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import torch
 
 from selfimprove.config import Precision
+from selfimprove.models.execution import autocast, compiled, rounded
 from selfimprove.models.network import denoise
-from selfimprove.models.pipeline import AUTOCAST, Diffuser
+from selfimprove.models.pipeline import Diffuser
 from selfimprove.planning.costs import Held, ScorerMemory
 from selfimprove.planning.work import Work
 from selfimprove.scorers import Scorer, in_turn, resident_memory
@@ -19,12 +20,13 @@ ENOUGH, LONG = 1.0, 5.0  # seconds after which a measurement is not repeated; on
 
 
 class Seconds(NamedTuple):
-    """Seconds per latent (`forward`: one forward pass of the denoiser) or per image; `scorers`: by name."""
+    """Seconds per latent (`forward`: one forward pass of the denoiser) or per image; `scorers`: by name; `compiling`: of a forward pass."""
 
     forward: float
     decode: float
     encode: float
     scorers: Mapping[str, float]
+    compiling: float = 0.0
 
     def of(self, work: Work, step: float = 1.0, selecting: Collection[str] = ()) -> float:
         """Return the seconds that one process needs for some work. `step`: forward passes that a forward and backward pass is worth."""
@@ -52,13 +54,24 @@ def timed(work: Callable[[], Any], device: torch.device) -> float:
 
 
 def measure(
-    diffuser: Diffuser, scorers: Mapping[str, Scorer], batch: int = 4, precision: Precision = "no"
+    diffuser: Diffuser, scorers: Mapping[str, Scorer], batch: int = 4, precision: Precision = "no", compiling: bool = False
 ) -> tuple[Seconds, list[ScorerMemory]]:
-    """Return the seconds of everything that a run repeats, timed on `batch` images, and what each scorer holds while it scores them."""
-    device, latents = diffuser.device, torch.zeros(batch, *diffuser.latent_shape)
-    empty, noisy = diffuser.embed([""]).to(device).repeat(batch), latents.to(device)
-    with torch.inference_mode(), torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
-        forward = timed(lambda: denoise(diffuser.denoiser, noisy, 500, empty), device)
+    """Return the seconds of everything that a run repeats, timed on `batch` images, and what each scorer holds while it scores them.
+
+    The base's own denoiser is used, and forgotten.
+    """
+    device, latents, first = diffuser.device, torch.zeros(batch, *diffuser.latent_shape), 0.0
+    empty, noisy = diffuser.embed_one("").to(device).repeat(batch), latents.to(device)
+    network = rounded(diffuser.denoiser, precision).to(memory_format=torch.channels_last)
+    diffuser.without_denoiser()
+    with torch.inference_mode(), autocast(device, precision):
+        once = lambda: denoise(network, noisy, 500, empty)  # noqa: E731
+        if compiling:
+            compiled(network)
+            start = clock()
+            once()
+            first = clock() - start
+        forward = timed(once, device)
     images = torch.full((batch, 3, *diffuser.image_size), 0.5)
     decode = timed(lambda: diffuser.decode(latents), device)
     encode = timed(lambda: diffuser.encode(images), device)
@@ -72,4 +85,4 @@ def measure(
                 scorer(images[:1], ["warm"])
             seconds[name] = timed(lambda: scorer(images, ["warm"] * batch), device) / batch
             memory.append(ScorerMemory(resident_memory([scorer]), held.peak, getattr(scorer, "batch_size", batch)))
-    return Seconds(forward / batch, decode / batch, encode / batch, seconds), memory
+    return Seconds(forward / batch, decode / batch, encode / batch, seconds, max(0.0, first - forward)), memory

@@ -10,6 +10,8 @@ from selfimprove.models.samplers import SAMPLERS
 from selfimprove.planning.costs import Flops
 from selfimprove.presets import Preset
 
+COMPILED = {"rollout": 1, "opponent": 1, "training": 3, "evaluation": 1, "held-out error": 1}  # passes; a backward one is worth two
+
 
 class Work(NamedTuple):
     """What a stage computes, in all processes together.
@@ -42,13 +44,15 @@ class Counts(NamedTuple):
 
 
 def count(
-    preset: Preset, index: int, examples: int, judged: int, cache: bool = False, held_out: int = 0, drawn: int | None = None
-) -> Counts:
+    preset: Preset, index: int, examples: int, judged: int, cache: bool = False, held_out: int = 0, drawn: int | None = None,
+    guided: float = 1.0,
+) -> Counts:  # fmt: skip
     """Return what a round computes in all processes, from its settings and the numbers of real and evaluation images.
 
     `examples`: real images. `judged`: evaluation images. `cache`: whether the opponent's errors are kept for other runs; if so, the
     opponent draws an image for every example. `held_out`: real images that are kept out of training. `drawn`: images that the opponent
-    draws, where that is another number than by the settings, as images have several captions.
+    draws, where that is another number than by the settings, as images have several captions. `guided`: the share of a rollout's steps that
+    lie in `guidance_interval`.
     """
     s = preset.for_round(max(index, 1))
     what = f"evaluation on {judged} images"
@@ -74,7 +78,7 @@ def count(
         what = f"{others}, {steps} steps of {batch} pairs (lr {s.lr:g}, beta {s.beta:g}), {what}"
     trained, views = (2 if s.objective == "spin" else 1) * steps * batch, 1 + s.flip
     again = rolled * (s.generated_latents == "reencoded")  # decoded and encoded again
-    drawing = Work(forwards=rolled * s.rollout_steps * (1 + (s.guidance != 1)), decoded=again, encoded=again * views)
+    drawing = Work(forwards=rolled * s.rollout_steps * (1 + (s.guidance != 1) * guided), decoded=again, encoded=again * views)
     if recursive:
         scores = Work(decoded=pool * bool(s.metrics), selected=pool * bool(s.metrics))  # scoring decodes each image once more
         before = {"rollout": drawing, "scores": scores, "real": Work(encoded=s.real_samples * views * (index == 1))}
@@ -96,6 +100,7 @@ def count(
 def _sampler(settings: Settings) -> str:
     """Return the sampler and its number of steps, with a note if the papers do not use this sampler."""
     other = "" if settings.sampler == "ddim" else ", not the papers' DDIM"
+    other += ", guided at noise levels {:g} to {:g} alone".format(*settings.guidance_interval) if settings.guidance_interval else ""
     other += ": another opponent" if other and settings.objective == "spin" else ""
     return f"{SAMPLERS[settings.sampler].label} in {settings.rollout_steps} steps{other}"
 
