@@ -13,9 +13,13 @@ Tensors = dict[str, Tensor]
 DENOISER, CLIP_L, CLIP_G, T5 = "model.diffusion_model.", *(f"text_encoders.{n}.transformer." for n in ("clip_l", "clip_g", "t5xxl"))
 SD3 = (
     (r"^pos_embed\.pos_embed$", "pos_embed"), (r"^pos_embed\.proj", "x_embedder.proj"),
-    (r"^time_text_embed\.timestep_embedder\.linear_1", "t_embedder.mlp.0"), (r"^time_text_embed\.timestep_embedder\.linear_2", "t_embedder.mlp.2"),
-    (r"^time_text_embed\.text_embedder\.linear_1", "y_embedder.mlp.0"), (r"^time_text_embed\.text_embedder\.linear_2", "y_embedder.mlp.2"),
-    (r"^proj_out", "final_layer.linear"), (r"^norm_out\.linear", "final_layer.adaLN_modulation.1"), (r"^transformer_blocks", "joint_blocks"),
+    (r"^time_text_embed\.timestep_embedder\.linear_1", "t_embedder.mlp.0"),
+    (r"^time_text_embed\.timestep_embedder\.linear_2", "t_embedder.mlp.2"),
+    (r"^time_text_embed\.text_embedder\.linear_1", "y_embedder.mlp.0"),
+    (r"^time_text_embed\.text_embedder\.linear_2", "y_embedder.mlp.2"),
+    (r"^proj_out", "final_layer.linear"),
+    (r"^norm_out\.linear", "final_layer.adaLN_modulation.1"),
+    (r"^transformer_blocks", "joint_blocks"),
     (r"attn\.norm_added_([qk])", r"context_block.attn.ln_\1"), (r"(attn2?)\.norm_([qk])", r"x_block.\1.ln_\2"),
     (r"attn\.to_add_out", "context_block.attn.proj"), (r"(attn2?)\.to_out\.0", r"x_block.\1.proj"),
     (r"attn\.to_context_qkv", "context_block.attn.qkv"), (r"(attn2?)\.to_qkv", r"x_block.\1.qkv"),
@@ -24,8 +28,10 @@ SD3 = (
     (r"ff_context\.net\.0\.proj", "context_block.mlp.fc1"), (r"ff_context\.net\.2", "context_block.mlp.fc2"),
 )  # fmt: skip
 FLUX = (
-    (r"^time_text_embed\.timestep_embedder\.linear_1", "time_in.in_layer"), (r"^time_text_embed\.timestep_embedder\.linear_2", "time_in.out_layer"),
-    (r"^time_text_embed\.text_embedder\.linear_1", "vector_in.in_layer"), (r"^time_text_embed\.text_embedder\.linear_2", "vector_in.out_layer"),
+    (r"^time_text_embed\.timestep_embedder\.linear_1", "time_in.in_layer"),
+    (r"^time_text_embed\.timestep_embedder\.linear_2", "time_in.out_layer"),
+    (r"^time_text_embed\.text_embedder\.linear_1", "vector_in.in_layer"),
+    (r"^time_text_embed\.text_embedder\.linear_2", "vector_in.out_layer"),
     (r"^time_text_embed\.guidance_embedder\.linear_1", "guidance_in.in_layer"),
     (r"^time_text_embed\.guidance_embedder\.linear_2", "guidance_in.out_layer"),
     (r"^context_embedder", "txt_in"), (r"^x_embedder", "img_in"), (r"^proj_out", "final_layer.linear"),
@@ -37,16 +43,21 @@ FLUX = (
     (r"^single_transformer_blocks\.(\d+)\.proj_out", r"single_blocks.\1.linear2"),
     (r"^single_transformer_blocks", "single_blocks"), (r"^transformer_blocks", "double_blocks"),
     (r"attn\.norm_q\.weight", "img_attn.norm.query_norm.scale"), (r"attn\.norm_k\.weight", "img_attn.norm.key_norm.scale"),
-    (r"attn\.norm_added_q\.weight", "txt_attn.norm.query_norm.scale"), (r"attn\.norm_added_k\.weight", "txt_attn.norm.key_norm.scale"),
+    (r"attn\.norm_added_q\.weight", "txt_attn.norm.query_norm.scale"),
+    (r"attn\.norm_added_k\.weight", "txt_attn.norm.key_norm.scale"),
     (r"attn\.to_out\.0", "img_attn.proj"), (r"attn\.to_add_out", "txt_attn.proj"), (r"attn\.to_context_qkv", "txt_attn.qkv"),
     (r"attn\.to_qkv", "img_attn.qkv"), (r"norm1\.linear", "img_mod.lin"), (r"norm1_context\.linear", "txt_mod.lin"),
     (r"ff\.net\.0\.proj", "img_mlp.0"), (r"ff\.net\.2", "img_mlp.2"),
     (r"ff_context\.net\.0\.proj", "txt_mlp.0"), (r"ff_context\.net\.2", "txt_mlp.2"),
 )  # fmt: skip
 OPENCLIP = (
-    (r"^text_model\.encoder\.layers", "transformer.resblocks"), (r"^text_model\.embeddings\.position_embedding\.weight", "positional_embedding"),
+    (r"^text_model\.encoder\.layers", "transformer.resblocks"),
+    (r"^text_model\.embeddings\.position_embedding\.weight", "positional_embedding"),
     (r"^text_model\.embeddings\.", ""), (r"^text_model\.final_layer_norm", "ln_final"), (r"layer_norm([12])", r"ln_\1"),
-    (r"\.fc1\.", ".c_fc."), (r"\.fc2\.", ".c_proj."), (r"self_attn\.out_proj", "attn.out_proj"), (r"self_attn\.to_qkv\.", "attn.in_proj_"),
+    (r"\.fc1\.", ".c_fc."),
+    (r"\.fc2\.", ".c_proj."),
+    (r"self_attn\.out_proj", "attn.out_proj"),
+    (r"self_attn\.to_qkv\.", "attn.in_proj_"),
     (r"^text_projection\.weight", "text_projection"),
 )  # fmt: skip
 

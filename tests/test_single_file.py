@@ -18,14 +18,14 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from selfimprove.models.checks import on_meta
 from selfimprove.models.known import KNOWN, MERGES, PACKAGES, VOCABULARY, write_known
+from selfimprove.models.original import check_fit, recognise
 from selfimprove.models.pipeline import load_diffuser
 from selfimprove.models.players import write_pipeline
 from selfimprove.models.resolve import resolve_model
-from selfimprove.models.single_file import PREFIXES, check_fit
 from selfimprove.models.weights import ModelError, model_hash
 
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model.transformer.text_model."
-XL = "conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias"
+REFINER = "conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias"
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +126,7 @@ def test_the_configuration_is_found_in_its_own_folder_or_by_name(tiny: Path, fil
         (lambda t: [t.pop(n) for n in list(t) if n.startswith("first_stage_model.")], "holds no vae; give a complete checkpoint"),
         (lambda t: [t.pop(n) for n in list(t) if n.startswith("cond_stage_model.")], "holds no text_encoder"),
         (lambda t: t.pop(f"{TEXT}final_layer_norm.bias"), "text_encoder: its weights lack .*final_layer_norm.bias"),
-        (lambda t: t.update({XL: torch.zeros(1)}), "of the kind 'xl_base'"),
+        (lambda t: t.update({REFINER: torch.zeros(1)}), "of the kind 'xl_refiner'"),
         (lambda t: (t.clear(), t.update({"lora_unet_x.lora_up.weight": torch.zeros(1)})), "is a LoRA, no model; add it to one"),
         (lambda t: (t.clear(), t.update({"head.weight": torch.zeros(1)})), "is no checkpoint .its first tensor is 'head.weight'"),
     ],
@@ -188,12 +188,14 @@ def test_the_known_configurations_are_those_of_the_published_models(
     assert [sum(w.numel() for w in network.parameters()) for network in (denoiser, vae, encoder)] == [unet, 83_653_863, text]
     assert denoiser.config.sample_size * 8 == vae.config.sample_size == side
     names = {"unet": (unet_names, 2), "vae": (vae_names, 4)}
-    found = {}
+    found, prefixes = {}, {"unet": UNET, "vae": "first_stage_model."}
     for part, network in (("unet", denoiser), ("vae", vae)):
         for n, weight in network.state_dict().items():
             flat = part == "vae" and re.search(r"to_(q|k|v|out\.0)\.weight", n)
-            found[PREFIXES[part] + names[part][0](n, names[part][1])] = weight[..., None, None] if flat else weight
-    check_fit(folder, found)  # diffusers' conversion, from the names of the original code, at the true size
+            found[prefixes[part] + names[part][0](n, names[part][1])] = weight[..., None, None] if flat else weight
+    check_fit(
+        folder, recognise(tmp_path, found, dict.fromkeys(found, "F16"), {})
+    )  # diffusers' conversion, from the names of the original code, at the true size
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     numbers = tokenizer("a photo of a cat", padding="max_length").input_ids
     # what CLIP's merges do not decide: the marks, the letter "a" as a word, the padding, and the sizes

@@ -77,7 +77,8 @@ def sdxl(width: int = 32) -> StableDiffusionXLPipeline:
     )
     return StableDiffusionXLPipeline(
         vae=_vae(4, True, scaling_factor=0.13025), text_encoder=_clip(tokenizer, False),
-        text_encoder_2=_clip(tokenizer, True, width), tokenizer=tokenizer, tokenizer_2=_tokenizer(), unet=unet, scheduler=scheduler, add_watermarker=False,
+        text_encoder_2=_clip(tokenizer, True, width), tokenizer=tokenizer, tokenizer_2=_tokenizer(),
+        unet=unet, scheduler=scheduler, add_watermarker=False,
     )  # fmt: skip
 
 
@@ -86,7 +87,8 @@ def sd3(with_t5: bool = True, width: int = 32, **changes: object) -> StableDiffu
     tokenizer = _tokenizer()
     transformer = SD3Transformer2DModel(
         sample_size=8, patch_size=2, in_channels=16, out_channels=16, num_layers=2, attention_head_dim=8, num_attention_heads=4,
-        joint_attention_dim=80, caption_projection_dim=32, pooled_projection_dim=32 + width, pos_embed_max_size=16, **changes,
+        joint_attention_dim=80, caption_projection_dim=32, pooled_projection_dim=32 + width,
+        pos_embed_max_size=16, **changes,
     )  # fmt: skip
     t5, t5_tokenizer = _t5() if with_t5 else (None, None)
     if t5 is not None:
