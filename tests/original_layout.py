@@ -99,7 +99,7 @@ def transformer(kind: str, tensors: Tensors) -> Tensors:
     return _renamed(SD3 if kind == "sd3" else FLUX, _halves_swapped(found, swapped))
 
 
-def unet(tensors: Tensors, layers: int = 1) -> Tensors:
+def unet(tensors: Tensors, layers: int) -> Tensors:
     def name_of(name: str) -> str:
         name = re.sub(r"^add_embedding\.linear_([12])", lambda m: f"label_emb.0.{2 * int(m[1]) - 2}", name)
         name = unet_names(name, layers)
@@ -108,7 +108,7 @@ def unet(tensors: Tensors, layers: int = 1) -> Tensors:
     return {name_of(name): tensor for name, tensor in tensors.items()}
 
 
-def vae(tensors: Tensors, blocks: int = 2) -> Tensors:
+def vae(tensors: Tensors, blocks: int) -> Tensors:
     flat = r"to_(q|k|v|out\.0)\.weight"
     return {vae_names(n, blocks): w[..., None, None] if re.search(flat, n) else w for n, w in tensors.items()}
 
@@ -125,14 +125,15 @@ def wrapped(tensors: Tensors) -> Tensors:
 
 def parts(kind: str, pipeline: Any) -> Iterator[tuple[str, str, Callable[[Tensors], Tensors]]]:
     """For each part of a pipeline its prefix in an all-in-one file, and how its tensors are named there."""
+    blocks = len(pipeline.vae.config.block_out_channels)
     if kind == "sdxl":
-        yield "unet", DENOISER, unet
-        yield "vae", "first_stage_model.", vae
+        yield "unet", DENOISER, lambda tensors: unet(tensors, pipeline.unet.config.layers_per_block)
+        yield "vae", "first_stage_model.", lambda tensors: vae(tensors, blocks)
         yield "text_encoder", "conditioner.embedders.0.transformer.", wrapped
         yield "text_encoder_2", "conditioner.embedders.1.model.", open_clip
         return
     yield "transformer", DENOISER, lambda tensors: transformer(kind, tensors)
-    yield "vae", "first_stage_model." if kind == "sd3" else "vae.", vae
+    yield "vae", "first_stage_model." if kind == "sd3" else "vae.", lambda tensors: vae(tensors, blocks)
     yield "text_encoder", CLIP_L, lambda tensors: {n: w for n, w in wrapped(tensors).items() if n != "text_projection.weight"}
     if kind == "sd3":
         yield "text_encoder_2", CLIP_G, wrapped
