@@ -1,23 +1,21 @@
 """Single-file checkpoints: read like plain diffusers reads them, converted once, with their configuration found without a network."""
 
-import gzip
 import json
 import re
 import shutil
 import socket
-from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import tiny_pipeline
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from forms import checkpoint, here, plainly, unet_names, vae_names, write_checkpoint
+from forms import checkpoint, here, plainly, unet_names, vae_names, write_checkpoint, write_merges
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from selfimprove.models.checks import on_meta
-from selfimprove.models.known import KNOWN, MERGES, PACKAGES, VOCABULARY, write_known
+from selfimprove.models.known import KNOWN, PACKAGES, VOCABULARY, write_known
 from selfimprove.models.original import check_fit, recognise
 from selfimprove.models.pipeline import load_diffuser
 from selfimprove.models.players import write_pipeline
@@ -35,12 +33,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setenv("SELFIMPROVE_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "cache").mkdir()
-    letters = [chr(n) for n in range(ord("a"), ord("z") + 1)]  # a stand-in for CLIP's vocabulary, of its size
-    words = ["".join(w) for n in (2, 3, 4) for w in product(letters, repeat=n)][:MERGES]
-    merges = [f"{word[:-1]} {word[-1]}" for word in words]
-    (tmp_path / "cache" / VOCABULARY).write_bytes(gzip.compress("\n".join(["version", *merges, "not a merge"]).encode()))
-    return tmp_path / "cache"
+    return write_merges(tmp_path / "cache")
 
 
 def configurations(tiny: Path, folder: Path) -> Path:
@@ -212,6 +205,7 @@ def test_a_player_of_a_single_file_loads_in_plain_diffusers(file: Path, tmp_path
 def test_without_clips_vocabulary_the_remedy_is_named(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (cache / VOCABULARY).unlink()
     monkeypatch.setattr("selfimprove.models.known.PACKAGES", ())
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: open(tmp_path / "nothing"))  # the real one tries for half a minute
     with pytest.raises(ModelError, match=r"CLIP's vocabulary is not here .*: give a pipeline folder .*install open_clip"):
         write_known(tmp_path / "sd1", KNOWN["sd1"])
     assert PACKAGES == ("open_clip", "clip")

@@ -22,8 +22,10 @@ from selfimprove.models.original import Original, check_fit, read_original
 from selfimprove.models.players import copy_part
 from selfimprove.models.weights import ModelError, brief, find_weights, needed_weights, read_config, used_files
 
-# diffusers warns at every change of precision of a network that should keep modules in float32, though the list is empty
-logging.getLogger("diffusers.models.modeling_utils").addFilter(lambda record: "in float32: []" not in record.getMessage())
+# diffusers warns at every change of precision of a network that should keep modules in float32, though the list is empty, and of parts
+# that are left out
+for module, words in (("models.modeling_utils", "in float32: []"), ("pipelines.pipeline_utils", "=None of type")):
+    logging.getLogger(f"diffusers.{module}").addFilter(lambda record, words=words: words not in record.getMessage())  # type: ignore[misc]
 
 
 def from_single_file(file: Path, named: str | Path = "") -> Path:
