@@ -205,7 +205,7 @@ def test_a_player_of_a_single_file_loads_in_plain_diffusers(file: Path, tmp_path
 def test_without_clips_vocabulary_the_remedy_is_named(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (cache / VOCABULARY).unlink()
     monkeypatch.setattr("selfimprove.models.known.PACKAGES", ())
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: open(tmp_path / "nothing"))  # the real one tries for half a minute
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: (tmp_path / "none").read_text())  # tries no longer
     with pytest.raises(ModelError, match=r"CLIP's vocabulary is not here .*: give a pipeline folder .*install open_clip"):
         write_known(tmp_path / "sd1", KNOWN["sd1"])
     assert PACKAGES == ("open_clip", "clip")
