@@ -49,7 +49,7 @@ class Original(NamedTuple):
     """What a single file is: its family, the name of its usual configuration, its metadata, and the tensors, without data, of each part.
 
     `usual`: "" for Stable Diffusion 2.x, whose two kinds look alike. `prefixes`: how the names of a part's tensors begin. `dtype`: the
-    smallest type that loses nothing, float16, bfloat16 or float32.
+    smallest of float16, bfloat16 and float32 in which the weights lose nothing.
     """
 
     family: Family
@@ -109,8 +109,7 @@ def recognise(file: Path, found: dict[str, Tensor], types: dict[str, str], said:
     pipeline = next(MARKS[mark] for mark in MARKS if mark in cores)
     held = {part: [p for p in ps if any(name.startswith(p) for name in found)][:1] for part, ps in PREFIXES[pipeline].items()}
     prefixes = {part: there[0] for part, there in held.items() if there}
-    others = tuple(prefix for prefix in prefixes.values() if prefix not in ("", DENOISER))
-    parts = {part: {n: w for n, w in found.items() if n.startswith(p) and (p or not n.startswith(others))} for part, p in prefixes.items()}
+    parts = {part: {name: weight for name, weight in found.items() if name.startswith(p)} for part, p in prefixes.items()}
     wide = {types[name] for tensors in parts.values() for name in tensors if types[name] in WIDE}
     dtype = torch.float16 if wide == {"F16"} else torch.bfloat16 if wide <= {"BF16"} else torch.float32
     return Original(FAMILIES[pipeline], _usual(pipeline, kind, found), found, parts, prefixes, said, dtype)
