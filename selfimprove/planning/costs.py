@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -194,7 +194,7 @@ def count_flops(shapes: Shapes, settings: Settings) -> Flops:
         return float(counter.get_total_flops())
 
     with FakeTensorMode():
-        player, vae, latent = _player(shapes, settings), _like(shapes.vae), torch.zeros(1, *shapes.latent)
+        player, vae, latent = _player(shapes, replace(settings, precision="no")), _like(shapes.vae), torch.zeros(1, *shapes.latent)
         plain = _like(shapes.denoiser) if settings.lora_rank else player
         step = counted(lambda: shapes.call(player, 1).sum().backward())
         if settings.gradient_checkpointing:
