@@ -8,6 +8,7 @@ book/results/real_size_<device>.json. With --toy the networks are tiny, to check
 
 import argparse
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from benchmarks.gpu_networks import Size
 from benchmarks.training_memory import _status
 from selfimprove.files import write_json
 from selfimprove.planning import plan as planning
+from selfimprove.planning import timing
 from selfimprove.planning.costs import count_flops, evaluation_memory, sampling_memory, training_memory
 from selfimprove.planning.timing import Seconds
 from selfimprove.planning.work import count
@@ -69,9 +71,9 @@ def make_inputs(work: Path, toy: bool, seed: int) -> tuple[Path, Path]:
 
 
 def play(seconds_file: str, arguments: list[str]) -> None:
-    """Run the command line in this process, and write down what the plan timed."""
+    """Run the command line in this process, and write down what the plan timed, in seconds of the processor, which other work leaves alone."""
     import_module("selfimprove.rounds")  # everything that a run imports
-    timed, libraries = planning.measure, _status("VmRSS")
+    timed, libraries, timing.clock = planning.measure, _status("VmRSS"), time.process_time
 
     def noting(*given: Any, **named: Any) -> Any:
         seconds, memory = timed(*given, **named)
@@ -89,14 +91,20 @@ def stage_of(run: Path) -> str:
     return f"round {begun[0].parent.name.removeprefix('round_')}: {begun[0].name.removesuffix('.begun.json')}" if begun else ""
 
 
+def processor(process: int) -> float:
+    """Return the seconds of processor that a process has had."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def watch(process: "subprocess.Popen[str]", run: Path) -> list[dict[str, Any]]:
-    """Return seconds and peak of resident memory of every stage of a running process, in order.
+    """Return seconds, also of the processor, and peak of resident memory of every stage of a running process, in order.
 
     `peak_bytes` is the system's own maximum of resident memory, set back where a stage begins; it counts the mapped part of files.
     `private_bytes` leaves that out, and is the largest of samples, twenty in a second.
     """
     reset, found = Path(f"/proc/{process.pid}/clear_refs"), list[dict[str, Any]]()
-    stage, begun, peak, private = None, time.perf_counter(), 0, 0
+    stage, begun, peak, private, had, used = None, time.perf_counter(), 0, 0, 0.0, 0.0
     while True:
         ended = process.poll() is not None
         now = None if ended else stage_of(run)
@@ -104,15 +112,17 @@ def watch(process: "subprocess.Popen[str]", run: Path) -> list[dict[str, Any]]:
             if stage is not None:
                 spent = time.perf_counter() - begun
                 name = stage or (f"before {now}" if now else "closing")
-                found.append({"stage": name if found else "set-up and plan", "seconds": spent, "peak_bytes": peak, "private_bytes": private})
-            stage, begun, peak, private = now, time.perf_counter(), 0, 0
+                said = {"stage": name if found else "set-up and plan", "seconds": spent, "processor_seconds": used - had}
+                found.append(said | {"peak_bytes": peak, "private_bytes": private})
+            stage, begun, peak, private, had = now, time.perf_counter(), 0, 0, used
             if not ended:
                 reset.write_text("5")
         if ended:
             return found
         try:
             peak, private = max(peak, _status("VmHWM", process.pid)), max(private, _status("RssAnon", process.pid))
-        except (OSError, StopIteration):  # it is ending
+            used = processor(process.pid)
+        except (OSError, StopIteration, IndexError):  # it is ending
             pass
         time.sleep(0.05)
 
@@ -170,7 +180,7 @@ def main() -> None:
     result = {
         "command": shown, "settings": asdict(changed().for_round(1)), "images": IMAGES, "seconds": whole, "stages": rows,
         "libraries_bytes": noted["libraries_bytes"], "timed_seconds": noted["seconds"],
-        "plan_said": [line.replace(str(options.work), "WORK") for line in said], "provenance": provenance(),
+        "plan_said": [line.replace(str(options.work), "WORK") for line in said], "load": os.getloadavg(), "provenance": provenance(),
     }  # fmt: skip
     if not options.toy:
         write_json(Path("book/results/real_size_cpu.json"), result)
