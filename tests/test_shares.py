@@ -1,8 +1,10 @@
 """Commands that each make a share of the shards, some of them killed and started again, make what one process makes, byte for byte."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import write_images
@@ -82,9 +84,16 @@ def played(folder: Path, rest: str, *arguments: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def contents(run: Path) -> dict[str, bytes]:
-    files = (path for pattern in LASTING for path in run.rglob(pattern))
-    return {str(path.relative_to(run)): path.read_bytes() for path in files}
+def contents(run: Path) -> dict[str, Any]:
+    """Return every byte of the files that last; of a shard its header, whose entries are written in any order, and its tensors' bytes."""
+    files = {str(path.relative_to(run)): path for pattern in LASTING for path in run.rglob(pattern)}
+    return {name: shard(path) if path.suffix == ".safetensors" else path.read_bytes() for name, path in files.items()}
+
+
+def shard(path: Path) -> tuple[dict[str, Any], bytes]:
+    written = path.read_bytes()
+    length = int.from_bytes(written[:8], "little")
+    return json.loads(written[8 : 8 + length]), written[8 + length :]
 
 
 def test_eight_shares_two_of_them_killed_make_what_one_process_makes(tiny: Path, tmp_path: Path) -> None:
