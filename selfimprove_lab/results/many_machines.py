@@ -1,5 +1,6 @@
 """Compute what self-play with a million captions asks of many GPUs: operations, bytes, communication, and what a lost node costs."""
 
+import math
 from typing import NamedTuple
 
 import pandas as pd
@@ -21,16 +22,23 @@ DISK = 1e9  # bytes per second and process that a shared file system is assumed 
 class Stage(NamedTuple):
     """What a stage of a round asks for, in all processes together.
 
-    `flops`: operations. `kept`: bytes that it leaves in the run folder. `read`: bytes that its processes read from the run folder.
-    `reduced`: bytes of gradients that every process adds up with the others', over all steps. `again`: operations that are done again,
-    in all processes together, if every process of a node of eight dies at the worst moment.
+    `flops`: operations. `rows`: images that are made in shards, which any process may make; 0 for a training. `kept`: bytes that it leaves
+    in the run folder. `read`: bytes that its processes read from the run folder. `reduced`: bytes of gradients that every process sends to
+    add them up with the others', over all steps. `again`: operations that one process, or in a training all of them together, do again if
+    a machine is lost at the worst moment.
     """
 
     flops: float
+    rows: int
     kept: float = 0.0
     read: float = 0.0
     reduced: float = 0.0
     again: float = 0.0
+
+    def longest(self, cards: int) -> float:
+        """Return the operations of the process that has most to do: whole shards, or an equal part of a training."""
+        shards = math.ceil(self.rows / SHARD)
+        return min(math.ceil(shards / cards) * SHARD, self.rows) * self.flops / self.rows if self.rows else self.flops / cards
 
 
 def preset_of(captions: int, name: str) -> Preset:
@@ -38,33 +46,29 @@ def preset_of(captions: int, name: str) -> Preset:
     return PRESETS[name].changed(samples=captions)
 
 
-def stages(captions: int, name: str = "sd15-spin", cards: int = 8, node: int = 8) -> dict[str, Stage]:
-    """Return all stages of a run of a self-play preset, rounds 1, 2, ... of the preset, on so many cards; `node`: cards in one machine."""
+def stages(captions: int, name: str = "sd15-spin", cards: int = 8) -> dict[str, Stage]:
+    """Return all stages of a run of a self-play preset, rounds 1, 2, ... of the preset, on so many cards."""
     preset, shapes = preset_of(captions, name), _shapes(name)
     flops, s, judged = count_flops(shapes, preset.settings), preset.settings, preset.settings.evaluation_prompts
     value = 4 if s.precision == "no" else 2
     latent, text = torch.Size(shapes.latent).numel() * value, sum(torch.Size(shape).numel() for shape in shapes.text.values()) * value
-    weights, shard = 4 * shapes.parameters, min(SHARD, captions)
-    lost = min(node, cards)
-    encoded = captions * (1 + s.flip)
-    found = {
-        "real latents and texts, once": Stage(
-            encoded * flops.encode, captions * (text + 2 * latent), again=lost * shard * (1 + s.flip) * flops.encode
-        )
-    }
+    weights, views = 4 * shapes.parameters, 1 + s.flip
+
+    def sharded(flops: float, rows: int, kept: float | int, read: float | int = 0) -> Stage:
+        return Stage(flops, rows, kept, read, again=min(SHARD, rows) * flops / rows)
+
+    encoded = captions * views * flops.encode
+    found = {"real latents and texts, once": sharded(encoded, captions, captions * (text + 2 * views * latent))}
     for index in range(len(preset.rounds) + 1):
         settings, counts = preset.for_round(max(index, 1)), count(preset, index, captions, judged)
         work = {part: operations(stage, flops) for part, stage in counts.stages.items()}
         if index:
             drawn, steps = counts.drawn, settings.steps_for(captions)
-            each = work["rollout"] / drawn
-            kept = drawn * (2 + (s.generated_latents == "reencoded")) * latent
-            found[f"round {index}: rollouts"] = Stage(work["rollout"], kept, cards * weights, again=lost * min(shard, drawn) * each)
+            kept = drawn * (2 * views + (s.generated_latents == "reencoded")) * latent
+            found[f"round {index}: rollouts"] = sharded(work["rollout"], drawn, kept, cards * weights)
             found[f"round {index}: training"] = _training(settings, flops, steps, cards, weights, (text + 4 * latent), work)
         judging = sum(work[part] for part in ("evaluation", "scoring", "held-out error"))
-        found[f"round {index}: evaluation"] = Stage(
-            judging, judged * torch.Size(shapes.latent).numel() * 4, cards * weights, again=min(judged, lost * SHARD) / judged * judging
-        )
+        found[f"round {index}: evaluation"] = sharded(judging, judged, judged * torch.Size(shapes.latent).numel() * 4, cards * weights)
     return found
 
 
@@ -73,7 +77,7 @@ def _training(s: Settings, flops: Flops, steps: int, cards: int, weights: int, p
     whole = work["training"] + work["opponent"]
     reduced = steps * 2 * (cards - 1) / cards * weights  # a ring sends every byte there and back
     again = min(s.checkpoint_every, steps) / steps * whole
-    return Stage(whole, weights, steps * s.batch * pair, reduced, again)
+    return Stage(whole, 0, weights, steps * s.batch * pair, reduced, again)
 
 
 def _shapes(name: str) -> Shapes:
@@ -94,8 +98,7 @@ def machines_table(captions: int, cards: int, name: str = "sd15-spin") -> pd.Dat
     """
     rate, rows = PEAKS[CARD][0] * REACHED, []
     for stage, cost in stages(captions, name, cards).items():
-        alone = "rollouts" in stage or "once" in stage or "evaluation" in stage
-        seconds = cost.flops / rate / cards
+        seconds = cost.longest(cards) / rate
         rows.append(
             {
                 "stage": stage,
@@ -104,7 +107,7 @@ def machines_table(captions: int, cards: int, name: str = "sd15-spin") -> pd.Dat
                 "kept": f"{unit(cost.kept)}B",
                 "read": f"{unit(cost.read)}B in {duration(cost.read / DISK / cards / 60)}",
                 "sent by each card": f"{unit(cost.reduced)}B in {duration(cost.reduced / LINK / 60)}" if cost.reduced else "nothing",
-                "done again after a node is lost": duration(cost.again / rate / (min(8, cards) if alone else cards) / 60),
+                "done again after a node is lost": duration(cost.again / rate / (1 if cost.rows else cards) / 60),
             }
         )
     return pd.DataFrame(rows).set_index("stage")
@@ -113,7 +116,7 @@ def machines_table(captions: int, cards: int, name: str = "sd15-spin") -> pd.Dat
 def machines_sentence(captions: int, cards: int, name: str = "sd15-spin") -> str:
     """Say what the whole run takes on so many cards, and what of it is communication."""
     rate, found = PEAKS[CARD][0] * REACHED, stages(captions, name, cards).values()
-    hours = sum(stage.flops for stage in found) / rate / cards / 3600
+    hours = sum(stage.longest(cards) for stage in found) / rate / 3600
     sent = sum(stage.reduced for stage in found) / LINK / 3600
     return (
         f"On {cards} cards ({CARD} at {REACHED:.0%} of the peak) the rounds of `{name}` with {captions:,} captions take {hours:.1f} h of "
