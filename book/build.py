@@ -64,7 +64,7 @@ def pages(preset: str) -> dict[str, dict[str, Any]]:
         read = {name: {} for name in ("09_collapse", "10_ablations", "11_evaluation", "12_compare_models")}
     theory = smallest if preset == "smoke" else {name: {} for name in smallest}
     study = {"study": {}, "study_analysis": {}}
-    return theory | rounds | study | {"07_spin_rounds": {}, "08_rsi_rounds": {}, "13_at_scale": {}, "claims": {}} | read
+    return theory | rounds | study | {"07_spin_rounds": {}, "08_rsi_rounds": {}, "13_at_scale": {}, "15_speed": {}, "claims": {}} | read
 
 
 @cache

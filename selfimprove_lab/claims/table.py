@@ -20,7 +20,7 @@ AGREES, DIFFERS, SPLIT, OPEN, UNTESTABLE = "agrees", "differs", "split", "not de
 CHAPTERS = (  # the pages of chapter 1, chapter 2, ...
     "01_diffusion_and_ddim", "02_spin_objective", "03_jensen_bound", "04_gradient", "05_fixed_points", "06_dpo_and_spin",
     "07_spin_rounds", "08_rsi_rounds", "09_collapse", "10_ablations", "11_evaluation", "12_compare_models", "13_at_scale",
-    "14_from_diffusion_to_flows",
+    "14_from_diffusion_to_flows", "15_speed",
 )  # fmt: skip
 _CHAPTER = re.compile(r"[Cc]hapter (\d+)")
 
