@@ -154,7 +154,7 @@ class Player:
     def end(self) -> None:
         """Let the process go."""
         self.process.kill()
-        self.process.wait()
+        self.process.communicate()
 
 
 def planned_bytes(row: Row, toy: bool) -> int:
