@@ -50,7 +50,8 @@ def measure(case: str, model: str) -> dict[str, Any]:
     settings = replace(PRESETS["shapes-spin"].settings, steps=STEPS, **changes)
     live = not kept and not settings.lora_rank
     shapes = Shapes.of(diffuser)
-    estimate = training_memory(shapes, settings, live).peak - shapes.resident  # the pipeline is loaded before the count begins
+    planned = training_memory(shapes, settings, live)
+    estimate = planned.peak - planned.pipeline  # the pipeline is loaded before the count begins
     n, shape = settings.batch, diffuser.latent_shape
 
     def latents(rows: range) -> dict[str, torch.Tensor]:

@@ -15,13 +15,14 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from selfimprove.config import Settings
+from selfimprove.config import Precision, Settings
 from selfimprove.data.images import no_images
 from selfimprove.data.prompt_sets import JudgedPrompts, judged_prompts
 from selfimprove.errors import ArgumentError
 from selfimprove.evaluation.aggregate import comparison
 from selfimprove.evaluation.evaluate import drawn_by, evaluate, evaluation_latents
 from selfimprove.evaluation.protocol import Scored, disagreements, read_scores
+from selfimprove.models.execution import laid_out, rounded
 from selfimprove.models.pipeline import Diffuser, load_diffuser
 from selfimprove.models.resolve import resolve_model
 from selfimprove.models.weights import model_hash
@@ -56,6 +57,7 @@ class Sampling:
     steps: int = 50
     guidances: tuple[float, ...] = (7.5,)
     batch: int = 16
+    precision: Precision = "no"  # of the networks that draw and of the VAE; scorers compute in their own
 
     def __post_init__(self) -> None:
         for name in ("images", "steps", "batch"):
@@ -67,8 +69,13 @@ class Sampling:
     def settings(self, guidance: float) -> Settings:
         """Return the settings that `evaluate` takes, at one guidance."""
         return replace(
-            Settings(), evaluation_images=self.images, evaluation_steps=self.steps, evaluation_guidance=guidance, rollout_batch=self.batch
-        )
+            Settings(), evaluation_images=self.images, evaluation_steps=self.steps, evaluation_guidance=guidance, rollout_batch=self.batch,
+            precision=self.precision,
+        )  # fmt: skip
+
+    def load(self, folder: Path, device: torch.device) -> Diffuser:
+        """Return a pipeline as it draws, or raise what `load_diffuser` raises."""
+        return load_diffuser(folder, device).in_precision(self.precision)
 
 
 def read_guidances(text: str) -> tuple[float, ...]:
@@ -105,9 +112,9 @@ class Comparison:
         count = len(self.prompts.prompts) * self.sampling.images
         if not todo:
             return f"{len(self.models)} models on {count} images each: all finished already in {self.run}"
-        diffuser = load_diffuser(self.models[todo[0][0]], self.device)
+        diffuser = self.sampling.load(self.models[todo[0][0]], self.device)
         passes = sum(count * self.sampling.steps * (1 + (g != 1)) for _, g in todo)
-        each, _ = measure(diffuser, self.scorers)
+        each, _ = measure(diffuser, self.scorers, precision=self.sampling.precision)
         seconds = each.of(Work(forwards=passes, decoded=len(todo) * count, judged=len(todo) * count))
         disk = len(todo) * count * 4 * torch.Size(diffuser.latent_shape).numel() / 1e9
         return (
@@ -122,7 +129,7 @@ class Comparison:
             for guidance in self.sampling.guidances:
                 label = f"{name}{GUIDANCE_SEPARATOR}{guidance:g}" if len(self.sampling.guidances) > 1 else name
                 if not self._finished(name, guidance):
-                    diffuser = diffuser or load_diffuser(folder, self.device)
+                    diffuser = diffuser or self.sampling.load(folder, self.device)
                     self._evaluate(diffuser, name, guidance)
                 yield read_scores(self.folder(name, guidance) / "scores.parquet").named(label)
 
@@ -145,7 +152,8 @@ class Comparison:
         self._open(name, guidance)
         data = replace(no_images(), name=self.prompts.name).judged_on(self.prompts.prompts, self.prompts.scenes, self.sampling.images)
         settings, folder = self.sampling.settings(guidance), self.folder(name, guidance)
-        evaluate(diffuser, diffuser.denoiser, data, self.scorers, None, settings, folder, name, model_hash(self.models[name]))
+        denoiser = laid_out(rounded(diffuser.denoiser, settings.precision), self.device, settings.precision)
+        evaluate(diffuser, denoiser, data, self.scorers, None, settings, folder, name, model_hash(self.models[name]))
 
     def pictures(self, scored: Sequence[Scored], rows: Sequence[int]) -> Float[np.ndarray, "models rows h w 3"]:
         """Return the images, in [0, 1], of some rows of the tables; a row has the same prompt and noise in every evaluation."""
@@ -153,7 +161,7 @@ class Comparison:
         for one in scored:
             name, guidance = without_guidance(one.protocol.model), one.protocol.guidance
             latents = evaluation_latents(self.folder(name, guidance))[list(rows)]
-            found.append(load_diffuser(self.models[name], self.device).decode(latents).permute(0, 2, 3, 1).numpy())
+            found.append(self.sampling.load(self.models[name], self.device).decode(latents).permute(0, 2, 3, 1).numpy())
         return np.stack(found)
 
     def features(self, scored: Scored, scorer: str) -> Float[np.ndarray, "n d"]:
@@ -166,7 +174,7 @@ class Comparison:
         if extract is None:
             raise ArgumentError(f"scorer={scorer!r} has no image features; use one of the CLIP family")
         name, guidance = without_guidance(scored.protocol.model), scored.protocol.guidance
-        diffuser = load_diffuser(self.models[name], self.device)
+        diffuser = self.sampling.load(self.models[name], self.device)
         latents = evaluation_latents(self.folder(name, guidance))
         return torch.cat([extract(diffuser.decode(x)) for x in latents.split(self.sampling.batch)]).numpy()
 
@@ -208,7 +216,7 @@ def set_up_comparison(
     chosen = choose_device(device)
     hashes, drawn = dict[str, str](), dict[str, Any]()
     for name, folder in folders.items():
-        diffuser = load_diffuser(folder, chosen)
+        diffuser = sampling.load(folder, chosen)
         here = {**drawn_by(diffuser, sampling.settings(1.0)), "latent_shape": diffuser.latent_shape}
         if differing := disagreements(drawn or here, here):
             raise ArgumentError(
@@ -222,6 +230,7 @@ def set_up_comparison(
             raise ArgumentError(f"models {hashes[weights]!r} and {name!r} have the same weights; give two different pipelines")
         hashes[weights] = name
     asked = {**models, "prompts": prompts.hash, "images": sampling.images, "steps": sampling.steps}
+    asked |= {} if sampling.precision == "no" else {"precision": sampling.precision}  # folders of float32 keep their names
     return Comparison(folders, prompts, scorers, sampling, Path(run or f"runs/compare-{identity_hash(asked)}"), chosen, drawn)
 
 

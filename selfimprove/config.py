@@ -127,7 +127,7 @@ class Settings:
     ema: float = 0.0  #: decay of the average of weights, which becomes the player, at most (1 + n) / (10 + n) after n steps; 0 for none
     precision: Precision = "no"
     gradient_checkpointing: bool = False
-    compile: bool = False  #: have torch compile the networks, which takes minutes at first and then saves up to a third
+    compile: bool = False  #: have torch compile the networks, which takes minutes at first, and pays in long runs
     checkpoint_every: int = 20  #: optimiser steps between the checkpoints from which a killed run continues
 
     # What is seen of a training.

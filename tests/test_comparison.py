@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,7 @@ from torch import Tensor
 from selfimprove.comparison import Sampling, at_one_guidance, compare, newest_player, read_guidances, set_up_comparison, sweep_table
 from selfimprove.data.prompt_sets import JudgedPrompts
 from selfimprove.errors import ArgumentError
-from selfimprove.run_folder import RunError
+from selfimprove.run_folder import RunError, identity_hash
 
 PROMPTS = JudgedPrompts("three", ["a red star", "a blue ring", "звезда"])
 SAMPLING = Sampling(images=2, steps=2, guidances=(1.0, 3.0), batch=4)
@@ -68,6 +69,19 @@ def test_a_run_of_another_comparison_is_refused(tiny: Path, tmp_path: Path) -> N
     list(set_up_comparison({"base": str(tiny)}, PROMPTS, scorers, sampling, tmp_path, "cpu").play())
     with pytest.raises(RunError, match="timesteps: '501 1' there, '667 334 1' here"):
         list(set_up_comparison({"base": str(tiny)}, PROMPTS, scorers, Sampling(1, 3, (1.0,)), tmp_path, "cpu").play())
+
+
+def test_models_are_drawn_in_half_precision_where_that_is_asked_for(tiny: Path, tmp_path: Path) -> None:
+    models, scorers, half = {"base": str(tiny)}, {"brightness": brightness}, replace(SAMPLING, guidances=(1.0,), precision="bf16")
+    names = [set_up_comparison(models, PROMPTS, scorers, s, "", "cpu").run for s in (half, replace(half, precision="no"))]
+    before = identity_hash({**models, "prompts": PROMPTS.hash, "images": 2, "steps": 2})  # float32 is not named
+    assert names[0] != names[1] == Path(f"runs/compare-{before}")
+    comparison = set_up_comparison(models, PROMPTS, scorers, half, tmp_path, "cpu")
+    assert "1 evaluations" in comparison.cost()
+    [scored] = comparison.play()
+    assert scored.protocol.precision == "bf16 autocast, VAE too"
+    with pytest.raises(RunError):
+        list(set_up_comparison(models, PROMPTS, scorers, replace(half, precision="no"), tmp_path, "cpu").play())
 
 
 def test_the_same_weights_twice_are_no_comparison(tiny: Path, tmp_path: Path) -> None:

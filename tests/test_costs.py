@@ -105,7 +105,7 @@ def test_memory_is_what_a_real_training_holds(tiny: Path, training_data: Trainin
         network = diffuser.load_denoiser(tiny) if live else adapters.opponent(None) if settings.lora_rank else None
         opponent = LiveOpponent(network) if settings.objective == "spin" else None
         train(player, opponent, data, diffuser.schedule, settings, 0, 1, tmp_path)
-    assert predicted.peak - shapes.resident == pytest.approx(held.peak, rel=0.1)
+    assert predicted.peak - predicted.pipeline == pytest.approx(held.peak, rel=0.1)
     assert predicted.networks < predicted.peak
     assert predicted.gradients == trained
     assert predicted.optimiser == pytest.approx(2 * trained, rel=0.01)
@@ -130,7 +130,7 @@ def test_memory_is_what_real_sampling_holds(tiny: Path, monkeypatch: pytest.Monk
         diffuser.vae.encode(torch.zeros(200, 3, 16, 16))
     planned = sampling_memory(shapes, settings, 2.0, 200)
     assert planned.activations == pytest.approx(held.peak, rel=0.1)
-    assert (planned.pipeline, planned.player) == (shapes.resident, weights)
+    assert (planned.pipeline, planned.player) == (shapes.pipeline("no"), weights)
 
 
 def test_memory_is_what_a_real_evaluation_holds(tiny: Path, images: Path, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_memory_is_what_a_real_evaluation_holds(tiny: Path, images: Path, tmp_pa
 
 @pytest.mark.parametrize("name", ["sd15-spin-lora", "own-images"])
 def test_one_card_of_12_gigabytes_is_enough_in_every_stage(name: str) -> None:
-    """At the size of Stable Diffusion 1.5, with the largest scorer: 8.0 and 7.9 GB; and where images are drawn between steps."""
+    """At the size of Stable Diffusion 1.5, with the largest scorer: 6.1 and 5.9 GB; and where images are drawn between steps."""
     shapes, settings = true_size("sd15"), PRESETS[name].settings
     training = training_memory(shapes, settings, live_opponent=False)
     sampling = sampling_memory(shapes, settings, settings.guidance)
@@ -155,7 +155,8 @@ def test_one_card_of_12_gigabytes_is_enough_in_every_stage(name: str) -> None:
     watching = training._replace(activations=max(training.activations, sampling.activations))
     assert max(m.peak for m in (training, watching, sampling, evaluation)) < 12e9
     assert evaluation.scorers + evaluation.activations >= sampling.activations
-    assert training.pipeline == sampling.pipeline == sum(p.numel() for p in shapes.vae.parameters()) * 4
+    whole = sum(p.numel() for p in shapes.vae.parameters())
+    assert 2 * whole < training.pipeline == sampling.pipeline < 2.01 * whole  # in bfloat16, but for its norms
 
 
 def test_stable_diffusion_3_fits_one_card_of_24_gigabytes() -> None:
@@ -173,7 +174,7 @@ def test_the_largest_networks_have_the_published_numbers_of_weights() -> None:
 
 
 def test_all_weights_fit_one_card_of_24_gigabytes() -> None:
-    """19.7 GB; moments in 8 bits spare three quarters of the optimiser's part."""
+    """17.8 GB; moments in 8 bits spare three quarters of the optimiser's part."""
     shapes, settings = true_size("sd15"), PRESETS["own-images-full"].settings
     plain = training_memory(shapes, settings, live_opponent=True)
     assert plain.peak < 22e9
@@ -193,10 +194,10 @@ def test_a_round_of_own_images_holds_what_is_planned(tiny: Path, images: Path, t
         steps=2, batch=8, micro_batch=8, lora_rank=2, lora_alpha=2, rollout_steps=2, evaluation_steps=2, evaluation_prompts=8, **changes
     )
     run = prepared_run(tiny, images, tmp_path / "run", preset)
-    planned, resident = plan(run, 1).memory, Shapes.of(run.diffuser).resident
+    planned, pipeline = plan(run, 1).memory, Shapes.of(run.diffuser).pipeline(preset.settings.precision)
     with (held := Held()):
         play(run, 1)
-    assert held.peak == pytest.approx(planned - resident, rel=0.15)
+    assert held.peak == pytest.approx(planned - pipeline, rel=0.15)
 
 
 def test_checkpointing_saves_memory_and_an_opponent_costs_its_weights(tiny: Path) -> None:

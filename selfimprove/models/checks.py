@@ -4,10 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
-from diffusers import AutoencoderKL, DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from selfimprove.models.families import FAMILIES
@@ -17,7 +14,7 @@ from selfimprove.models.weights import WEIGHTS, ModelError, brief, check_finite,
 
 UNUSED = ("text_projection", "vision_model", "visual_projection", "logit_scale")  # what CLIP files hold beside the text encoder
 SD1_SIZE = 64  # the `sample_size` that diffusers assumes where its versions before 0.9 have written a smaller one
-FLOW = FlowMatchEulerDiscreteScheduler
+FLOW = "FlowMatchEulerDiscreteScheduler"
 VOCABULARY = ({"tokenizer.json"}, {"vocab.json", "merges.txt"}, {"spiece.model"})  # of these files a tokenizer needs one set
 
 
@@ -105,7 +102,7 @@ def as_diffusers_reads(denoiser: Any, config: dict[str, Any]) -> Any:
     return denoiser
 
 
-def check_sizes(folder: Path, family: Family, denoiser: Any, vae: AutoencoderKL) -> None:
+def check_sizes(folder: Path, family: Family, denoiser: Any, vae: Any) -> None:
     """Raise ModelError if denoiser and VAE differ in channels, the image size is not known, or a UNet is given the guidance."""
     where, channels, size = f"model={str(folder)!r}", family.channels(denoiser.config), denoiser.config.get("sample_size")
     if channels != vae.config.latent_channels:
@@ -138,7 +135,7 @@ def check_text(folder: Path, encoder: Encoder, network: Any, tokenizer: Any) -> 
         )
 
 
-def check_networks(folder: Path, family: Family, denoiser: Any, vae: AutoencoderKL, given: Conditioning) -> None:
+def check_networks(folder: Path, family: Family, denoiser: Any, vae: Any, given: Conditioning) -> None:
     """Raise if the parts do not work together. Denoiser and VAE, on the meta device, are called once with what a run gives them.
 
     Raises:
@@ -161,7 +158,7 @@ def check_networks(folder: Path, family: Family, denoiser: Any, vae: Autoencoder
         raise ModelError(f"{where}: {said}; give a model whose {family.called} returns what it takes")
 
 
-def vae_factor(vae: AutoencoderKL) -> int:
+def vae_factor(vae: Any) -> int:
     """Return how many pixels of a side a VAE turns into one."""
     return 2 ** (len(vae.config.block_out_channels) - 1)
 
@@ -176,6 +173,8 @@ def load_tokenizer(part: Path, kind: str) -> Any:
             read_config(path)
         elif path.suffix == ".txt":
             check_pointer(path)
+    import transformers  # see `samplers`
+
     try:
         return getattr(transformers, kind).from_pretrained(part)
     except Exception as error:  # the loader raises many unrelated types
@@ -194,10 +193,12 @@ def load_scheduler(folder: Path, family: Family) -> Any:
     """
     file = folder / "scheduler" / "scheduler_config.json"
     config = read_config(file)
+    import diffusers  # see `samplers`
+
     if family.flow:
-        if config.get("_class_name") != FLOW.__name__:
-            raise ModelError(f"{str(file)!r} is of a {config.get('_class_name')}; a {family.pipeline} is trained on a {FLOW.__name__}")
-        return FLOW.from_config(config)
+        if config.get("_class_name") != FLOW:
+            raise ModelError(f"{str(file)!r} is of a {config.get('_class_name')}; a {family.pipeline} is trained on a {FLOW}")
+        return diffusers.FlowMatchEulerDiscreteScheduler.from_config(config)
     if "beta_schedule" not in config:  # DDIM would accept the file, with a schedule that the model never saw
         raise ModelError(
             f"model={str(folder)!r} has a scheduler without beta_schedule, {config.get('_class_name')!r} (of a flow-matching model?); "
@@ -208,9 +209,9 @@ def load_scheduler(folder: Path, family: Family) -> Any:
         raise ModelError(f"model={str(folder)!r} predicts {prediction!r}; only models of epsilon or v_prediction can be trained")
     if config.get("thresholding"):
         raise ModelError(f'{str(file)!r} asks for dynamic thresholding, which is for pixels, not for latents; write "thresholding": false')
-    named = getattr(diffusers, str(config.get("_class_name")), DDIMScheduler)
+    named = getattr(diffusers, str(config.get("_class_name")), diffusers.DDIMScheduler)
     try:
-        scheduler = DDIMScheduler.from_config(config, clip_sample=False, steps_offset=1)
+        scheduler = diffusers.DDIMScheduler.from_config(config, clip_sample=False, steps_offset=1)
         own = getattr(named.from_config(config), "alphas_cumprod", scheduler.alphas_cumprod)
     except Exception as error:  # NotImplementedError: a beta_schedule that diffusers does not know
         raise ModelError(f"model={str(folder)!r}: its scheduler cannot be used: {error}") from error

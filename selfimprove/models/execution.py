@@ -77,7 +77,7 @@ def in_parts(count: int, most: int, what: str, shape: tuple[int, ...], work: Cal
         if part is None:  # outside of `except`, whose error holds what filled the memory
             _fits[what, shape] = size // 2
             clear_device_cache(garbage_collection=True)
-            warnings.warn(f"{what}: {size} at once do not fit into memory; now {size // 2}, and results do not change", stacklevel=3)
+            warnings.warn(f"{what}: {size} at once do not fit into memory; now {size // 2}; results change by rounding", stacklevel=3)
             continue
         yield part
         start = rows.stop

@@ -9,17 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import diffusers
 import numpy as np
 import torch
-import transformers
-from diffusers import AutoencoderKL
 from jaxtyping import Float
 from torch import Tensor
 
 from selfimprove.config import Precision
 from selfimprove.models import checks
-from selfimprove.models.execution import AUTOCAST as AUTOCAST
 from selfimprove.models.execution import autocast, in_parts, out_of_memory, rounded, vae_precision
 from selfimprove.models.family import Family
 from selfimprove.models.network import Conditioning
@@ -28,9 +24,10 @@ from selfimprove.models.weights import ModelError, brief, needed_weights, read_c
 from selfimprove.schedule import Schedule
 
 VAE_PIXELS = 4 * 512 * 512  # pixels that go through the VAE at once: four images of 512 x 512, about 3 GB of activations
-T = TypeVar("T")
 TEXTS = 64  # prompts that are encoded at once
 LARGE = 10**9  # weights from which a text encoder is held in bfloat16, such as T5-XXL: 10 GB in place of 19
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Diffuser:
     folder: Path
     family: Family
     shape: Any
-    vae: AutoencoderKL
+    vae: Any
     pipeline: Any
     schedule: Schedule
     device: torch.device
@@ -222,6 +219,8 @@ def load_part(kind: Any, folder: Path, **how: Any) -> Any:
 
 def load_denoiser(folder: Path) -> Any:
     """Load the UNet or transformer of a pipeline folder, in float32 and eval mode; for errors see `load_part`."""
+    import diffusers  # see `samplers`
+
     family, _ = checks.family_of(folder)
     network = load_part(getattr(diffusers, family.network), folder / family.part).float().eval()
     return checks.as_diffusers_reads(network, read_config(folder / family.part / "config.json"))
@@ -233,9 +232,12 @@ def load_diffuser(folder: Path, device: torch.device) -> Diffuser:
     Raises:
         ModelError: this package cannot train the model, or a file of it cannot be read; see `models.checks`.
     """
+    import diffusers  # see `samplers`
+    import transformers
+
     family, index = checks.check_files(folder), read_config(folder / "model_index.json")
     shape, vae_shape = (
-        checks.on_meta(k, folder / p) for k, p in ((getattr(diffusers, family.network), family.part), (AutoencoderKL, "vae"))
+        checks.on_meta(k, folder / p) for k, p in ((getattr(diffusers, family.network), family.part), (diffusers.AutoencoderKL, "vae"))
     )
     checks.as_diffusers_reads(shape, read_config(folder / family.part / "config.json"))
     tokenizers = {e.tokenizer: checks.load_tokenizer(folder / e.tokenizer, e.tokenizers[0]) for e in family.given(index)}
@@ -252,8 +254,8 @@ def load_diffuser(folder: Path, device: torch.device) -> Diffuser:
     checks.check_networks(folder, family, shape, vae_shape, found.embed_one(""))
     for network, part in ((shape, family.part), (vae_shape, "vae")):
         checks.check_weights(f"model part {str(folder / part)!r}", network, shapes(needed_weights(folder / part).files))
-    vae = load_part(AutoencoderKL, folder / "vae").float().to(device, memory_format=torch.channels_last)  # a third faster, on CPUs too
-    return replace(found, vae=vae.eval().requires_grad_(False))
+    vae = load_part(diffusers.AutoencoderKL, folder / "vae").float().eval().requires_grad_(False)
+    return replace(found, vae=vae.to(device, memory_format=torch.channels_last))  # a third faster, on CPUs too
 
 
 def _schedule(folder: Path, family: Family, latent: tuple[int, int], device: torch.device) -> Schedule:
@@ -266,6 +268,8 @@ def _schedule(folder: Path, family: Family, latent: tuple[int, int], device: tor
 
 def _assembled(family: Family, index: dict[str, Any], parts: dict[str, Any]) -> Any:
     """Return diffusers' pipeline of the parts; other parts are absent, and other settings as the index has them."""
+    import diffusers  # see `samplers`
+
     kind = getattr(diffusers, family.pipeline)
     wanted = {name: p.default for name, p in inspect.signature(kind.__init__).parameters.items() if name != "self"}
     settings = {name: index[name] for name in wanted if name in index and not isinstance(index[name], list)}

@@ -2,8 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import diffusers
-
 
 class Sampler(NamedTuple):
     """A sampler: its name for readers, and the diffusers scheduler that takes its steps ("" means the transitions of `schedule`)."""
@@ -13,6 +11,8 @@ class Sampler(NamedTuple):
 
     def solver(self, config: dict[str, Any]) -> Any:
         """Return the diffusers scheduler on a model's own path (`Schedule.solver_config`)."""
+        import diffusers  # with a model: diffusers takes longer to load than torch, and mathematics needs none of it
+
         return getattr(diffusers, self.scheduler).from_config(config)
 
 

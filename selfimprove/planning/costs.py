@@ -163,13 +163,8 @@ class Shapes:
         """Return the number of weights of the denoiser."""
         return sum(p.numel() for p in self.denoiser.parameters())
 
-    @property
-    def resident(self) -> int:
-        """Return the bytes that stay on the device through every stage: the VAE and, on a CPU, the text encoders."""
-        return self.pipeline("no")
-
     def pipeline(self, precision: Precision) -> int:
-        """Return these bytes where the VAE's weights are rounded for a run's precision."""
+        """Return the bytes that stay on the device through every stage of a run: the VAE and, on a CPU, the text encoders."""
         rounding = AUTOCAST.get(vae_precision(precision, self.vae.config))
         return _bytes(self.vae, rounding) + (self.encoders if self.device == "cpu" else 0)
 
@@ -208,7 +203,7 @@ def count_flops(shapes: Shapes, settings: Settings) -> Flops:
 
 
 def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool, processes: int = 1) -> Memory:
-    """Return the memory of a training process, from two simulated steps, with the base pipeline.
+    """Return the memory of a training process, from a simulated step, with the base pipeline.
 
     `live_opponent`: whether the opponent is a second network in memory. `processes`: how many share the batch. Not
     counted: what the device's libraries take (some hundreds of MB on a GPU), and memory lost to fragmentation.
@@ -229,16 +224,18 @@ def training_memory(shapes: Shapes, settings: Settings, live_opponent: bool, pro
         average = [p.clone() for p in trained] if settings.ema else []
         averaged = held.now - before
         rows = sides * settings.per_forward(processes)
-        for _ in range(2):  # the second step has the optimiser's moments
-            for _ in range(min(settings.share(processes) // settings.per_forward(processes), 2)):  # the second micro-batch has gradients
-                with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-                    if second is not None:
-                        with torch.no_grad():
-                            shapes.call(second, rows)
-                    loss = shapes.call(player, rows).float().square().mean()
-                loss.backward()
-            optimiser.step()
-            optimiser.zero_grad()
+        for p in trained:
+            p.grad = torch.zeros_like(p)
+        optimiser.step()  # makes the moments, which are there from the second step on
+        optimiser.zero_grad()
+        for _ in range(min(settings.share(processes) // settings.per_forward(processes), 2)):  # the second micro-batch has gradients
+            with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+                if second is not None:
+                    with torch.no_grad():
+                        shapes.call(second, rows)
+                loss = shapes.call(player, rows).float().square().mean()
+            loss.backward()
+        optimiser.step()
         moments = sum(t.untyped_storage().nbytes() for state in optimiser.state.values() for t in state.values())
         gradients = sum(p.numel() * p.element_size() for p in trained)
     del average
