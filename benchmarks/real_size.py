@@ -71,7 +71,7 @@ def make_inputs(work: Path, toy: bool, seed: int) -> tuple[Path, Path]:
 
 
 def play(seconds_file: str, arguments: list[str]) -> None:
-    """Run the command line in this process, and write down what the plan timed, in seconds of the processor, which other work leaves alone."""
+    """Run the command line in this process, and write down what the plan timed, in seconds of the processor."""
     import_module("selfimprove.rounds")  # everything that a run imports
     timed, libraries, timing.clock = planning.measure, _status("VmRSS"), time.process_time
 
@@ -140,7 +140,8 @@ def planned(toy: bool, seconds: Seconds) -> dict[str, dict[str, float]]:
     for stage, parts in PLANNED.items():
         work = counts[int(stage.partition("round ")[2][0])].stages
         took = sum(seconds.of(work[part], flops.step / flops.forward) for part in parts)
-        found[stage] = {"planned_seconds": took, "planned_bytes": memory.get(stage.rpartition(": ")[2] if "before" not in stage else "", 0)}
+        name = "" if "before" in stage else stage.rpartition(": ")[2]
+        found[stage] = {"planned_seconds": took, "planned_bytes": memory.get(name, 0)}
     return found
 
 

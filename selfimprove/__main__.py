@@ -76,8 +76,8 @@ def _play(given: dict[str, Any], kind: type[Request]) -> None:
     from accelerate import PartialState  # torch and what builds on it only now: help and errors of use come at once
 
     from selfimprove.planning.plan import plan
-    from selfimprove.report import ceiling_sentence, read_training, score_table, write_summary
     from selfimprove.processes import IncompleteError, take_share
+    from selfimprove.report import ceiling_sentence, read_training, score_table, write_summary
     from selfimprove.rounds import play, play_share
     from selfimprove.run import set_up
 

@@ -84,8 +84,8 @@ def test_the_method_is_seen_at_once() -> None:
     top = sorted(path.name for path in (ROOT / "selfimprove").glob("*.py"))
     assert len(top) <= 22, top
     lines = sum(len(path.read_text().splitlines()) for path in modules("selfimprove").values())
-    # 9,500 before input was read as people have it, and own images trained, watched and published; 300 lines run networks fast
-    assert lines <= 13_850
+    # 9,500 before input was read as people have it, and own images trained, watched and published; 300 lines run networks fast, 130 share rounds out
+    assert lines <= 13_990
     long = {
         n: k
         for package in ("selfimprove", "selfimprove_lab")

@@ -165,7 +165,9 @@ def test_a_share_and_a_whole_run_do_not_write_at_once(tmp_path: Path) -> None:
         held = open_run(tmp_path / "run", {}, {})
     finally:
         take_share("")
-    code = "import sys; from pathlib import Path; from selfimprove.run_folder import open_run; from selfimprove.processes import take_share; "
+    code = (
+        "import sys; from pathlib import Path; from selfimprove.run_folder import open_run; from selfimprove.processes import take_share; "
+    )
     code += "take_share(sys.argv[2]); open_run(Path(sys.argv[1]), {}, {})"
     other = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run"), "2/2"], capture_output=True, text=True)
     whole = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run"), ""], capture_output=True, text=True)

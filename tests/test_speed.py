@@ -19,7 +19,15 @@ def turn(processor: float) -> dict[str, float]:
 
 
 def written(folder: Path, **ratio: float) -> Path:
-    row = {"case": "adapter", "against": "naive", "precision": "bf16", "aim": 1.5, "ratios": [1.4, 1.6], "ours": [turn(2.0)], "naive": [turn(3.0)]}
+    row = {
+        "case": "adapter",
+        "against": "naive",
+        "precision": "bf16",
+        "aim": 1.5,
+        "ratios": [1.4, 1.6],
+        "ours": [turn(2.0)],
+        "naive": [turn(3.0)],
+    }
     (folder / "speed_cpu.json").write_text(json.dumps([row | ratio]))
     return folder
 

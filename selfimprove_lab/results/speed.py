@@ -58,7 +58,9 @@ def share_table(results: str | Path) -> pd.DataFrame:
     """Return the share of a card's peak that steps and rollouts reach, of which 45 % is the aim."""
     card = _read(Path(results) / "gpu.json") or {"speed": []}
     found = {row["case"]: row.get("share_of_peak") for row in card["speed"] if row["form"] == "ours"}
-    cells = {case: f"{share:.0%}" if (share := found.get(case)) else f"not measured: {GPU}" for case in ("all weights", "adapter", "rollouts")}
+    cells = {
+        case: f"{share:.0%}" if (share := found.get(case)) else f"not measured: {GPU}" for case in ("all weights", "adapter", "rollouts")
+    }
     return pd.DataFrame({"share of the card's peak": cells, "aim": "45 %"}).rename_axis("case")
 
 
@@ -73,7 +75,13 @@ def memory_beside_plan(results: str | Path) -> pd.DataFrame:
     for path in sorted(Path(results).glob("training_memory_*.json")):
         for case in json.loads(path.read_text())["cases"]:
             device = path.stem.rpartition("_")[2]
-            rows.append({"case": f"embedded model, {device}: {case['case']}", "measured": 1e6 * case["measured_mb"], "plan": 1e6 * case["estimate_mb"]})
+            rows.append(
+                {
+                    "case": f"embedded model, {device}: {case['case']}",
+                    "measured": 1e6 * case["measured_mb"],
+                    "plan": 1e6 * case["estimate_mb"],
+                }
+            )
     card = _read(Path(results) / "gpu.json") or {"speed": []}
     rows += [
         {"case": f"GPU: {r['case']}, {r['form']}", "measured": r["peak_bytes"], "plan": r["plan_bytes"]}
@@ -150,8 +158,10 @@ def scorers_table(results: str | Path) -> pd.DataFrame:
             other = theirs.get(row["scorer"])
             rows.append(
                 {
-                    "scorer": row["scorer"], "device": row["device"], "ours, images a second": row["images_per_second"],
+                    "scorer": row["scorer"],
+                    "device": row["device"],
+                    "ours, images a second": row["images_per_second"],
                     "its author's package": other or "not measured: `make scorer-parity FULL=--full` installs it",
-                }  # fmt: skip
+                }
             )
     return pd.DataFrame(rows).set_index(["scorer", "device"])
