@@ -159,7 +159,7 @@ def main() -> None:
     model, data = make_inputs(options.work, options.toy, options.seed)
     run = options.work / f"run-{time.time_ns()}"
     changes = ", ".join(f"{name}={value}" for name, value in CHANGES.items())
-    command = ["spin", "--iter", "1", "--preset", PRESET, "--model", str(model), "--data", str(data), "--run", str(run), "--scorers", "none",
+    command = ["spin", "--scorers", "none", "--iter", "1", "--preset", PRESET, "--model", str(model), "--data", str(data), "--run", str(run),
                "--seed", str(options.seed), "--device", "cpu", "--set", changes]  # fmt: skip
     start, output = time.perf_counter(), options.work / "output.txt"
     with output.open("w") as lines:

@@ -84,7 +84,7 @@ def test_the_method_is_seen_at_once() -> None:
     top = sorted(path.name for path in (ROOT / "selfimprove").glob("*.py"))
     assert len(top) <= 22, top
     lines = sum(len(path.read_text().splitlines()) for path in modules("selfimprove").values())
-    # 9,500 before input was read as people have it, and own images trained, watched and published; 300 lines run networks fast, 130 share rounds out
+    # 9,500 before input was read as people have it, and own images trained, watched and published; 300 lines for speed, 130 for shares
     assert lines <= 13_990
     long = {
         n: k
