@@ -159,8 +159,8 @@ def main() -> None:
     model, data = make_inputs(options.work, options.toy, options.seed)
     run = options.work / f"run-{time.time_ns()}"
     changes = ", ".join(f"{name}={value}" for name, value in CHANGES.items())
-    command = ["spin", "--scorers", "none", "--iter", "1", "--preset", PRESET, "--model", str(model), "--data", str(data), "--run", str(run),
-               "--seed", str(options.seed), "--device", "cpu", "--set", changes]  # fmt: skip
+    command = ["spin", "--scorers", "none", "--iter", "1", "--preset", PRESET, "--model", str(model), "--run", str(run),
+               "--data", str(data), "--seed", str(options.seed), "--device", "cpu", "--set", changes]  # fmt: skip
     start, output = time.perf_counter(), options.work / "output.txt"
     with output.open("w") as lines:
         process = subprocess.Popen(

@@ -161,7 +161,7 @@ def scorers_table(results: str | Path) -> pd.DataFrame:
                     "scorer": row["scorer"],
                     "device": row["device"],
                     "ours, images a second": row["images_per_second"],
-                    "its author's package": other or "not measured: `make scorer-parity FULL=--full` installs it",
+                    "its author's package": other or "not measured",
                 }
             )
     return pd.DataFrame(rows).set_index(["scorer", "device"])
