@@ -7,10 +7,10 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TRANSFORMERS_VERBOSITY ?= error
 
-.PHONY: help round test lint book book-test book-serve book-print pretrain spin-experiments spin-controls spin-map rsi-rounds rsi-collapse rsi-ablations rsi-beyond evaluation benchmarks faults scorer-benchmark scorer-parity study-test course course-bundle clean
+.PHONY: help round test lint book book-test book-serve book-print pretrain spin-experiments spin-controls spin-map rsi-rounds rsi-collapse rsi-ablations rsi-beyond evaluation benchmarks bench faults scorer-benchmark scorer-parity study-test course course-bundle clean
 
 help:
-	@sed -n '1,2p' Makefile; echo "also: make book, make book-serve, make book-test, make book-print, make lint, make pretrain, make spin-experiments, make spin-controls, make spin-map, make rsi-rounds, make rsi-collapse, make rsi-ablations, make rsi-beyond, make evaluation, make benchmarks, make faults, make scorer-benchmark, make scorer-parity, make study-test, make course (students' notebooks and slides), make course-bundle RUNS=runs/..."
+	@sed -n '1,2p' Makefile; echo "also: make book, make book-serve, make book-test, make book-print, make lint, make pretrain, make spin-experiments, make spin-controls, make spin-map, make rsi-rounds, make rsi-collapse, make rsi-ablations, make rsi-beyond, make evaluation, make benchmarks, make bench (speed beside what people use), make faults, make scorer-benchmark, make scorer-parity, make study-test, make course (students' notebooks and slides), make course-bundle RUNS=runs/..."
 
 .venv/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
@@ -121,6 +121,14 @@ benchmarks: .venv/.run
 	$(BIN)/python -m benchmarks.rsi_stages
 	$(BIN)/python -m benchmarks.training_memory
 	$(BIN)/python -m benchmarks.scale
+
+# Speed and memory on this CPU, for the page on speed: steps and rollouts at Stable Diffusion 1.5's size beside what people use, a run at that
+# size by the command line, and what a round costs beside its networks. One thread; 16 GB of memory, 10 GB of disk, an hour; what is measured
+# already is not measured again (AGAIN=--again). The GPU's cells: OUT=book/results bash benchmarks/gpu.sh
+bench: .venv/.run
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.pairs $(AGAIN)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.real_size runs/real-size
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.captions
 
 # kills, damaged files, full disks and more, done to tiny runs, and the page of the book that says what became of them; FAULTS=2 for a quick
 # run. What is in book/results/faults.json is not tried again unless AGAIN=--again; ONLY="kill-*" tries some groups

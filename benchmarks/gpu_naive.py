@@ -16,7 +16,7 @@ from torch.nn.functional import logsigmoid
 from benchmarks.gpu_networks import SCHEDULE, Clock, prompts
 from selfimprove.config import Settings
 from selfimprove.models import sd
-from selfimprove.models.execution import AUTOCAST
+from selfimprove.models.execution import AUTOCAST, autocast
 from selfimprove.models.pipeline import Diffuser
 from selfimprove.train import learning_rate
 
@@ -28,7 +28,7 @@ class DiffusionDPO:
     """
 
     def __init__(self, networks: Diffuser, settings: Settings) -> None:
-        self.settings, self.device, self.dtype = settings, networks.device, AUTOCAST[settings.precision]
+        self.settings, self.device, self.dtype = settings, networks.device, AUTOCAST.get(settings.precision, torch.float32)
         self.vae, self.text_encoder = networks.vae.to(self.dtype), networks.pipeline.text_encoder.to(self.dtype)
         self.player = networks.denoiser
         self.reference = self.player
@@ -69,7 +69,7 @@ class DiffusionDPO:
             winner, loser = (network(noisy, t, text).sample.float() - noise.float()).square().mean((1, 2, 3)).chunk(2)
             return winner - loser, 0.5 * (winner + loser).mean()
 
-        with torch.autocast(self.device.type, self.dtype):
+        with autocast(self.device, self.settings.precision):
             difference, error = errors(self.player)
             if self.settings.lora_rank:
                 self.player.disable_adapters()

@@ -22,7 +22,7 @@ from benchmarks.gpu_report import peak_of
 from selfimprove.batches import TrainingSet
 from selfimprove.config import Settings
 from selfimprove.data.latents import build_store
-from selfimprove.models.execution import AUTOCAST
+from selfimprove.models.execution import AUTOCAST, laid_out, rounded
 from selfimprove.models.lora import Adapters
 from selfimprove.models.pipeline import Diffuser
 from selfimprove.opponent import LiveOpponent, Opponent, precompute
@@ -51,19 +51,20 @@ def training_set(diffuser: Diffuser, settings: Settings, folder: Path) -> Traini
     return TrainingSet(tuple(texts[1:]), list(range(1, len(texts))), text, real, generated)
 
 
-def our_training(case: Case, size: Size, device: torch.device, seed: int) -> dict[str, Any]:
+def our_training(case: Case, size: Size, device: torch.device, seed: int, clock: Clock | None = None) -> dict[str, Any]:
     """Train as a round does, by `selfimprove.train` on cached latents and text."""
-    settings, diffuser, clock = size.settings(case), size.networks(device, seed), Clock(device)
+    settings, diffuser, clock = size.settings(case), size.networks(device, seed), clock or Clock(device)
     with tempfile.TemporaryDirectory() as name:
-        data = training_set(diffuser, settings, Path(name))
-        player = copy.deepcopy(diffuser.denoiser).requires_grad_(True)
-        network: Any = None
+        data, precision = training_set(diffuser, settings, Path(name)), settings.precision
+        player, network = diffuser.denoiser, None
+        diffuser.without_denoiser()
         if settings.lora_rank:
-            adapters = Adapters(player, diffuser.family, settings.lora_rank, settings.lora_alpha)
+            adapters = Adapters(player.requires_grad_(True), diffuser.family, settings.lora_rank, settings.lora_alpha)
             adapters.add_player(None, seed, 1)
-            network = adapters.opponent(None)
+            network, player = adapters.opponent(None), laid_out(rounded(player, precision), device, precision)
         else:
-            network = copy.deepcopy(diffuser.denoiser)
+            network = laid_out(rounded(copy.deepcopy(player), precision), device, precision)
+            player = laid_out(player.requires_grad_(True), device, precision)
         opponent: Opponent = LiveOpponent(network)
         made = {}
         if case.form.endswith("opponent kept"):
@@ -77,19 +78,21 @@ def our_training(case: Case, size: Size, device: torch.device, seed: int) -> dic
         return {"seconds": clock.seconds, "loss_first": float(log["loss"].iloc[0])} | peak(device) | made
 
 
-def naive_training(case: Case, size: Size, device: torch.device, seed: int) -> dict[str, Any]:
+def naive_training(case: Case, size: Size, device: torch.device, seed: int, clock: Clock | None = None) -> dict[str, Any]:
     """Train as Diffusion-DPO's scripts do, with VAE, text encoder and reference in the loop."""
-    clock = Clock(device)
+    clock = clock or Clock(device)
     dpo = DiffusionDPO(size.networks(device, seed, naive=True), size.settings(case))
     reset_peak(device)
     dpo.train(clock)
     return {"seconds": clock.seconds} | peak(device)
 
 
-def our_rollouts(case: Case, size: Size, device: torch.device, seed: int, until: float) -> dict[str, Any]:
+def our_rollouts(case: Case, size: Size, device: torch.device, seed: int, until: float, clock: Clock | None = None) -> dict[str, Any]:
     """Draw latents by `selfimprove.rollout`, as a round does, then decode them; both are timed."""
-    settings, diffuser, clock = size.settings(case), size.networks(device, seed), Clock(device)
-    unet = copy.deepcopy(diffuser.denoiser).to(memory_format=torch.channels_last)
+    settings, clock = size.settings(case), clock or Clock(device)
+    made = size.networks(device, seed)
+    unet, diffuser = rounded(made.denoiser, settings.precision).to(memory_format=torch.channels_last), made.in_precision(settings.precision)
+    made.without_denoiser()
     texts = prompts(settings.rollout_batch)
 
     def sampled(steps: int) -> torch.Tensor:
@@ -111,9 +114,9 @@ def our_rollouts(case: Case, size: Size, device: torch.device, seed: int, until:
     return {"seconds": whole, "seconds_of_latents": drawing, "forwards_per_image": forwards} | peak(device)
 
 
-def naive_rollouts(case: Case, size: Size, device: torch.device, seed: int, until: float) -> dict[str, Any]:
+def naive_rollouts(case: Case, size: Size, device: torch.device, seed: int, until: float, clock: Clock | None = None) -> dict[str, Any]:
     """Call `StableDiffusionPipeline` once for the same prompts and number of steps, in the precision that the form names."""
-    settings, networks, clock = size.settings(case), size.networks(device, seed, naive=True), Clock(device)
+    settings, networks, clock = size.settings(case), size.networks(device, seed, naive=True), clock or Clock(device)
     made = pipeline(networks, torch.float32 if case.form.endswith("float32") else AUTOCAST[settings.precision])
     texts, seconds = prompts(settings.rollout_batch), []
     reset_peak(device)

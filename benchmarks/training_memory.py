@@ -96,8 +96,8 @@ def _peak(device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
 
 
-def _status(name: str) -> int:
-    line = next(s for s in Path("/proc/self/status").read_text().splitlines() if s.startswith(name + ":"))
+def _status(name: str, process: int | str = "self") -> int:
+    line = next(s for s in Path(f"/proc/{process}/status").read_text().splitlines() if s.startswith(name + ":"))
     return int(line.split()[1]) * 1024
 
 

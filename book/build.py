@@ -66,7 +66,7 @@ def pages(preset: str) -> dict[str, dict[str, Any]]:
         read = {name: {} for name in ("09_collapse", "10_ablations", "11_evaluation", "12_compare_models")}
     theory = smallest if preset == "smoke" else {name: {} for name in smallest}
     study = {"study": {}, "study_analysis": {}}
-    shown = ("00_tour", "papers_tables", *SELF_PLAY, "08_rsi_rounds", "13_at_scale", "claims")
+    shown = ("00_tour", "papers_tables", *SELF_PLAY, "08_rsi_rounds", "13_at_scale", "15_speed", "claims")
     return theory | rounds | study | {name: {} for name in shown} | read
 
 

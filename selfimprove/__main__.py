@@ -50,6 +50,9 @@ def _arguments() -> dict[str, Any]:
             metavar="NAME=VALUE",
             help='settings to change in every round, with commas, or "round 2 NAME=VALUE" in one; repeatable',
         )
+        command.add_argument(
+            "--share", default="", metavar="I/N", help="make only this share of rollouts and scores, one of N commands on any machines"
+        )
         command.add_argument("--device", default="", help="cpu, cuda, ...; default: a GPU if there is one")
     command = commands.add_parser("prune", help="delete the rollouts of finished rounds that no later round reads")
     command.add_argument("run", help="the run folder")
@@ -73,10 +76,12 @@ def _play(given: dict[str, Any], kind: type[Request]) -> None:
     from accelerate import PartialState  # torch and what builds on it only now: help and errors of use come at once
 
     from selfimprove.planning.plan import plan
+    from selfimprove.processes import IncompleteError, take_share
     from selfimprove.report import ceiling_sentence, read_training, score_table, write_summary
-    from selfimprove.rounds import play
+    from selfimprove.rounds import play, play_share
     from selfimprove.run import set_up
 
+    share = take_share(given.pop("share"))
     caches = {name: given.pop(name, "") for name in ("opponent_cache", "latent_cache")}
     request = kind(**given | {"set": ", ".join(given["set"])})
     prompts = request.prompts if isinstance(request, RsiRequest) else ""
@@ -84,6 +89,13 @@ def _play(given: dict[str, Any], kind: type[Request]) -> None:
         request.chosen_preset(), request.name, request.model, request.data, request.run, request.seed, request.device, prompts,
         **caches,
     )  # fmt: skip
+    if share:
+        try:
+            play_share(run, request.iter)
+            print(f"share {share} is made, and so are the others; the same command without --share goes on")
+        except IncompleteError as error:
+            print(f"share {share} is made; {error}")
+        return
     if PartialState().is_main_process:
         print("\n".join([*request.said, *run.account(), *plan(run, request.iter).lines]), flush=True)
     infos = play(run, request.iter)

@@ -1,9 +1,14 @@
-"""Let several processes, started by `accelerate launch` or torchrun, agree on their devices, and end together when one of them fails."""
+"""Let several processes, started by `accelerate launch` or torchrun, agree on their devices, and end together when one of them fails.
+
+Shares are another way to divide work: commands that know nothing of one another, on any machines with one file system (`take_share`).
+"""
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -22,8 +27,59 @@ SHARDED = {
 PACKAGES = {"comet_ml": "comet-ml"}  # where a tracker's package has another name
 
 
+_taken: list["Share"] = []  # the share of this process; none: it makes everything
+
+
+class IncompleteError(SelfImproveError):
+    """A share of the work can go no further, because others have not made theirs; the message says what is missing."""
+
+
+class Share(NamedTuple):
+    """One of `of` shares of the shards of a run's stores; `number` counts from 1."""
+
+    number: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+
 class ProcessError(SelfImproveError):
     """Another process failed; the message says which, and how."""
+
+
+def take_share(text: str) -> Share | None:
+    """Have this process make one share of all shards from now on, such as "3/8", the third of eight; "" means all of them.
+
+    Raises:
+        ArgumentError: the text is no share.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    if text and not (found and 1 <= int(found[1]) <= int(found[2])):
+        raise ArgumentError(f"share={text!r} is no share; give one of 1/N to N/N, such as 3/8 for the third of eight")
+    _taken[:] = [Share(int(found[1]), int(found[2]))] if found else []
+    return share()
+
+
+def share() -> Share | None:
+    """Return the share that this process makes, or None if it makes everything."""
+    return _taken[0] if _taken else None
+
+
+def place() -> tuple[int, int]:
+    """Return the place of this process among all processes of all shares, from 0 on, and how many there are.
+
+    It makes every shard whose number is its place, modulo their number.
+    """
+    state, own = PartialState(), share() or Share(1, 1)
+    return (own.number - 1) * state.num_processes + state.process_index, own.of * state.num_processes
+
+
+def makers(shards: Iterable[int]) -> list[str]:
+    """Return the shares that make the shards of these numbers."""
+    _, places = place()
+    of = (share() or Share(1, 1)).of
+    return [str(Share(number, of)) for number in sorted({shard % places * of // places + 1 for shard in shards})]
 
 
 def tf32() -> str:

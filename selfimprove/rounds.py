@@ -18,7 +18,7 @@ from selfimprove.batches import TrainingSet
 from selfimprove.config import Settings
 from selfimprove.draws import integers
 from selfimprove.evaluation.aggregate import summarise
-from selfimprove.evaluation.evaluate import HeldOut, evaluate, evaluation_latents, held_out_error
+from selfimprove.evaluation.evaluate import HeldOut, draw, evaluate, evaluation_latents, held_out_error
 from selfimprove.evaluation.watch import Watch
 from selfimprove.files import read_json, replacing, write_json, write_table
 from selfimprove.models.execution import compiled, laid_out, rounded
@@ -62,6 +62,35 @@ def play(run: Run, last: int) -> list[RoundInfo]:
         state, info = (rsi_round if recursive else spin_round)(state, run)
         infos.append(info)
     return infos
+
+
+def play_share(run: Run, last: int) -> None:
+    """Make this process's share of all that rounds up to `last` can share out, until a round must be trained: see `processes.take_share`.
+
+    Shared out are real latents, texts, rollouts, scores of pools, answers of judges, and the images of evaluations. A share finishes no
+    stage and trains nothing: `play` does, once all shares are there.
+
+    Raises:
+        IncompleteError: the next thing to make needs shards of other shares, which are missing, or a stage that `play` finishes.
+    """
+    recursive, player = run.preset.settings.objective == "weighted", run.diffuser.folder
+    if recursive:
+        prepared_prompts(run, run.preset.settings)
+    for index in range(last + 1):
+        if index > 0 and not run.folder.is_done(index, "training"):
+            settings = run.preset.for_round(index)
+            if recursive:
+                made = rsi_training_set(run, settings, player, index)
+            else:
+                made = spin_training_set(run, settings, _opponent(RoundState(index - 1, player), run, settings), index)
+            made.fingerprint()  # raises if a store lacks shards
+            return
+        player = run.folder.round(index) / "pipeline" if index else player
+        weights = model_hash(player)
+        if not run.folder.is_done(index, "evaluation"):
+            with run.folder.stage(index, "evaluation", rebind=True, player=weights, judged_by=_judged_by(run)):
+                denoiser = run.drawing(player, run.preset.settings)
+                draw(run.diffuser, denoiser, run.data, run.preset.settings, run.folder.round(index), weights)
 
 
 def spin_round(state: RoundState, run: Run) -> tuple[RoundState, RoundInfo]:

@@ -14,6 +14,7 @@ from selfimprove.data.latents import Rows, Store, build_store
 from selfimprove.draws import example_id
 from selfimprove.evaluation.evaluate import save_image
 from selfimprove.files import write_json, write_table
+from selfimprove.processes import IncompleteError, share
 from selfimprove.recursion.judges import load_judge
 from selfimprove.recursion.prompts import PromptSet, prepare, read_reports
 from selfimprove.recursion.selection import KEPT_BY_HAND, SelectionError, select
@@ -62,7 +63,13 @@ def _prepare_prompts(run: Run, settings: Settings, table: Path, reports: Path) -
     judge = load_judge(settings.judge, str(run.diffuser.device)) if settings.prompt_source == "filtered" else None
     clusters = settings.clusters if settings.prompt_source == "filtered" else 0
     kept = 0 if settings.prompt_source == "template" else settings.kept
-    made = prepare(run.collection, judge, run.diffuser.embed_pooled, clusters, kept, run.seed, run.folder.path / "judged")
+
+    def embed(prompts: list[str]) -> np.ndarray:
+        if (own := share()) and own.number > 1:  # clusters found on another machine may differ in the last bits, and then in the prompts
+            raise IncompleteError(f"{table} is missing; the share 1/{own.of} makes it")
+        return run.diffuser.embed_pooled(prompts)
+
+    made = prepare(run.collection, judge, embed, clusters, kept, run.seed, run.folder.path / "judged")
     write_table(table, pd.DataFrame({"prompt": made.prompts}))
     write_json(reports, [r._asdict() for r in made.reports])
 

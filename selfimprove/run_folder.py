@@ -22,7 +22,7 @@ from selfimprove import __version__
 from selfimprove.config import FREE, LENGTH
 from selfimprove.errors import SelfImproveError
 from selfimprove.files import read_json, remove_unfinished, sha256, write_json
-from selfimprove.processes import tf32, together
+from selfimprove.processes import IncompleteError, share, tf32, together
 
 try:
     import fcntl
@@ -60,13 +60,16 @@ def provenance() -> dict[str, Any]:
 
 
 class Lock:
-    """The right to write into a folder, held as long as this object lives. The system takes it back when the process ends, however."""
+    """The right to write into a folder, held as long as this object lives. The system takes it back when the process ends, however.
+
+    Processes that make shares hold it together, each writing its own shards; any other process holds it alone.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.file = (folder / "lock").open("a+")
         try:
             if fcntl:
-                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self.file, (fcntl.LOCK_SH if share() else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError as error:
             self.file.seek(0)
             holder = self.file.read().strip() or "another process"
@@ -98,7 +101,8 @@ def hold(folder: Path) -> Lock | None:
     lock = _locks.get(key)
     if lock is None:
         lock = _locks[key] = Lock(folder)
-        remove_unfinished(folder)
+        if not share():  # else it may be another share's, who is writing it
+            remove_unfinished(folder)
     return lock
 
 
@@ -146,7 +150,10 @@ class RunFolder:
         Raises:
             RunError: a file is not what the stage wrote.
             DamagedFileError: a file is missing.
+            IncompleteError: the process makes a share, and shares finish no stage.
         """
+        if share() and not self.is_done(index, stage):
+            raise IncompleteError(f"the {stage} of round {index} must be finished first: run the same command once without --share")
         recorded = self.manifest(index)["stages"][stage]
         for name, wanted in recorded["files"].items():
             if sha256(self.round(index) / name) != wanted:
@@ -177,6 +184,7 @@ class RunFolder:
         """Mark a stage done when its block ends without an error; record seconds, SHA-256 of `files`, the `facts`, and provenance.
 
         A stage that was done before is no longer done when its block begins, and neither are those that came after it.
+        A process that makes a share of the work finishes no stage: it leaves that to the next one that makes everything.
         The block may add facts to the dictionary that it is given. What makes the stage (the facts, and the versions of the libraries that
         compute) is written down before it begins. A stage that was cut off goes on only with the same, unless `rebind` says that what the
         stage leaves behind knows for itself what it was made from.
@@ -193,6 +201,10 @@ class RunFolder:
                 "begin that round again"
             )
         PartialState().wait_for_everyone()  # all have read the manifest and what was begun
+        if share():
+            write_json(begun, made_from)
+            yield {}
+            return
         if name in (stages := self.manifest(index)["stages"]):
             before = {n: stages[n] for n in list(stages)[: list(stages).index(name)]}
             write_json(folder / "manifest.json", self.manifest(index) | {"stages": before})

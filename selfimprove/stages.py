@@ -20,6 +20,7 @@ from selfimprove.draws import image_of
 from selfimprove.files import write_json, write_table
 from selfimprove.models.weights import model_hash
 from selfimprove.opponent import check_identity
+from selfimprove.processes import share
 from selfimprove.recursion.weighting import weigh
 from selfimprove.rollout import sample_batches
 from selfimprove.run import Run
@@ -201,7 +202,7 @@ def rollout_store(
         into = cache / "rollout" if cache else folder / "rollout"
         keys = [f"{name} {caption}" for name, caption in zip(ids, captions, strict=True)]
         store = build_store(into, len(captions), make, f"round {index}: rollout", stored_as(settings), drawn_from, keys)
-        return link_store(into, folder / "rollout") if cache else store
+        return link_store(into, folder / "rollout") if cache and not share() else store
 
 
 def _drawn_from(run: Run, settings: Settings, opponent: str, round_index: int) -> dict[str, Any]:
@@ -228,6 +229,7 @@ def _references(run: Run) -> tuple[Tensor, list[str]]:
 
 
 def distance_weights(run: Run, settings: Settings, index: int, ids: list[str], generated: Store, rows: list[int] | range) -> Tensor:
+    run.folder.record(index, "rollout")
     references, reference_ids = _references(run)
     own = ids if index == 1 else [f"{index}/{i}" for i in ids]  # the same prompt in another round is another sample
     result = weigh(

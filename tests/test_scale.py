@@ -5,6 +5,7 @@ import pytest
 
 from selfimprove.config import Settings
 from selfimprove.planning.costs import count_flops
+from selfimprove_lab.results.many_machines import disk_of, machines_sentence, machines_table, stages
 from selfimprove_lab.results.scale import SCALED, costs_of, memory_table, scale_sentence, scale_table, simulate
 from selfimprove_lab.results.true_sizes import true_size
 
@@ -62,3 +63,26 @@ def test_memory_is_said_in_parts() -> None:
 def test_the_sentence_says_when_and_how() -> None:
     assert scale_sentence(EXPORTED).startswith("Simulated 20")
     assert "`python -m benchmarks.scale`" in scale_sentence(EXPORTED)
+
+
+def test_a_million_captions_keep_what_the_plan_says() -> None:
+    """What the stages keep, and the checkpoint that is there while the last round trains, are the run folder's bytes."""
+    found = stages(1_000_000, cards=64)
+    checkpoint = 2 * 3 * 4 * true_size("sd15").parameters
+    assert sum(stage.kept for stage in found.values()) + checkpoint == disk_of(1_000_000)
+    names = [f"round {k}: {part}" for k in (1, 2, 3) for part in ("rollouts", "training", "evaluation")]
+    assert list(found) == ["real latents and texts, once", "round 0: evaluation", *names]
+    assert found["round 2: rollouts"].rows == 1_000_000, "500 batches of 2,048 reach all"
+    assert found["round 1: training"].reduced == pytest.approx(50 * 2 * 63 / 64 * 4 * 859_520_964), "once a step, there and back"
+
+
+def test_more_cards_take_less_time_as_far_as_there_are_shards() -> None:
+    found = stages(100_000)
+    rollouts, evaluation, training = (found[f"round 1: {part}"] for part in ("rollouts", "evaluation", "training"))
+    assert rollouts.longest(8) == pytest.approx(49 * 256 / 100_000 * rollouts.flops), "391 shards: 49 for some"
+    assert evaluation.longest(8) == evaluation.longest(64) == pytest.approx(256 / 500 * evaluation.flops), "two shards"
+    assert training.longest(64) == training.flops / 64
+    assert rollouts.again == pytest.approx(256 / 100_000 * rollouts.flops)
+    assert training.again == pytest.approx(20 / 50 * training.flops), "a checkpoint every 20 steps"
+    assert list(machines_table(100_000, 8).index) == list(found)
+    assert "100,000 captions" in machines_sentence(100_000, 8)

@@ -25,6 +25,7 @@ from torch.nn.functional import pad
 from tqdm.auto import tqdm
 
 from selfimprove.files import DamagedFileError, missing, read_json, remove, replacing, write_json
+from selfimprove.processes import IncompleteError, makers, place, share
 
 SHARD = 256  # rows per shard
 SHAPE = "shape"  # of each row, in a shard whose rows differ in shape: they are flat there, and filled up to the longest with zeros
@@ -167,6 +168,20 @@ class Part(Store):
         return self._whole.shape(self._chosen[row])
 
 
+class Unfinished(Store):
+    """A store of which this process has made its share, and others have not yet made theirs; whoever reads it fails."""
+
+    def __init__(self, folder: Path, rows: int, lacking: Sequence[int]) -> None:
+        self.rows = rows
+        self._lacking = f"{folder} lacks {len(lacking)} of {-(-rows // SHARD)} shards, those of the shares {', '.join(makers(lacking))}"
+
+    def __str__(self) -> str:
+        return self._lacking
+
+    def __getattr__(self, name: str) -> Any:  # whatever a whole store has
+        raise IncompleteError(f"{self._lacking}; run these shares, then go on")
+
+
 def link_file(source: Path, target: Path) -> None:
     """Put a file into another place as well, without a second copy if both are on one disk."""
     try:
@@ -204,7 +219,8 @@ def build_store(
 ) -> Store:
     """Return the store in a folder; `make(range of rows)` makes the missing shards, which the processes share out.
 
-    A shard is written while the next one is made.
+    A shard is written while the next one is made. A process that makes a share of the work (`processes.take_share`) leaves the other
+    shards alone, and has an `Unfinished` store if some are missing.
 
     `made_from`: everything that all rows depend on. `keys`: one per row, what it depends on beside. A shard that was made from something
     else is refused, or made anew if `remake`; one of other rows (`keys`, or a shorter one of a smaller store) is made anew, and so is a
@@ -213,7 +229,7 @@ def build_store(
     Raises:
         DamagedFileError: a shard was made from something else.
     """
-    state, wanted = PartialState(), headers(rows, made_from, dtype, keys)
+    (own, places), wanted = place(), headers(rows, made_from, dtype, keys)
     shards = [range(start, min(start + SHARD, rows)) for start in range(0, rows, SHARD)]
 
     def write(index: int, part: range, made: Rows) -> None:
@@ -226,18 +242,22 @@ def build_store(
         writing: Future[None] | None = None
         for index, part in enumerate(tqdm(shards, desc=description, leave=False)):
             path = folder / f"{index:05d}.safetensors"
-            if index % state.num_processes == state.process_index and not _made(path, wanted[index], remake):
+            if index % places == own and not _made(path, wanted[index], remake):
                 made = make(part)
                 if writing:
                     writing.result()  # raises what went wrong; at most one shard waits in memory
                 writing = writer.submit(write, index, part, made)
         if writing:
             writing.result()
-    state.wait_for_everyone()
+    PartialState().wait_for_everyone()
+    if share() and (lacking := [i for i in range(len(shards)) if not _made(folder / f"{i:05d}.safetensors", wanted[i], remake)]):
+        tqdm.write(str(unfinished := Unfinished(folder, rows, lacking)))
+        return unfinished
     contents = [header_of(folder / f"{index:05d}.safetensors")["content"] for index in range(len(shards))]
     about = {"rows": rows, "shard": SHARD, "made_from": wanted[0]["made_from"], "shards": contents}
-    write_json(folder / "store.json", about)
-    state.wait_for_everyone()
+    if not share():
+        write_json(folder / "store.json", about)
+    PartialState().wait_for_everyone()
     return Store(folder, about)
 
 

@@ -65,19 +65,8 @@ def evaluate(
     Raises:
         ScorerError: a score is not finite.
     """
-    prompts, ids = [p for p, _ in data.evaluation], data.evaluation_ids()
-
-    def make(rows: range) -> dict[str, Tensor]:
-        part = slice(rows.start, rows.stop)
-        latents = sample_batches(
-            diffuser, denoiser, prompts[part], ids[part], settings.rollout_batch, "sampling", settings.precision,
-            negative=settings.negative_prompt, seed=EVALUATION_SEED, stream="evaluation", round_index=0,
-            steps=settings.evaluation_steps, guidance=settings.evaluation_guidance,
-        )  # fmt: skip
-        return {"latent": latents}
-
-    drawn_from = {"player": weights, "guidance": settings.evaluation_guidance, **drawn_by(diffuser, settings)}
-    store = build_store(folder / "evaluation", len(prompts), make, "evaluation images", made_from=drawn_from, keys=ids, remake=True)
+    prompts = [p for p, _ in data.evaluation]
+    store = draw(diffuser, denoiser, data, settings, folder, weights)
     (folder / "images").mkdir(exist_ok=True)
     scores, black = _scored(diffuser, data, scorers, held_out, store, settings.rollout_batch, folder / "images")
     for name in scorers:
@@ -101,6 +90,23 @@ def evaluate(
     )  # fmt: skip
     write_scores(folder / "scores.parquet", scored)
     return scored
+
+
+def draw(diffuser: Diffuser, denoiser: Any, data: ImageText, settings: Settings, folder: Path, weights: str) -> Store:
+    """Return the latents of the evaluation's images, kept in `evaluation/` of the folder; the arguments are those of `evaluate`."""
+    prompts, ids = [p for p, _ in data.evaluation], data.evaluation_ids()
+
+    def make(rows: range) -> dict[str, Tensor]:
+        part = slice(rows.start, rows.stop)
+        latents = sample_batches(
+            diffuser, denoiser, prompts[part], ids[part], settings.rollout_batch, "sampling", settings.precision,
+            negative=settings.negative_prompt, seed=EVALUATION_SEED, stream="evaluation", round_index=0,
+            steps=settings.evaluation_steps, guidance=settings.evaluation_guidance,
+        )  # fmt: skip
+        return {"latent": latents}
+
+    drawn_from = {"player": weights, "guidance": settings.evaluation_guidance, **drawn_by(diffuser, settings)}
+    return build_store(folder / "evaluation", len(prompts), make, "evaluation images", made_from=drawn_from, keys=ids, remake=True)
 
 
 def drawn_by(diffuser: Diffuser, settings: Settings) -> dict[str, Any]:

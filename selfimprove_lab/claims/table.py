@@ -24,7 +24,7 @@ CHAPTERS = {  # number by which a page is called -> page
     "1": "01_diffusion_and_ddim", "2": "02_spin_objective", "3": "03_jensen_bound", "4": "04_gradient", "5": "05_fixed_points",
     "6": "06_dpo_and_spin", "7": "07_spin_rounds", "7b": "07_what_a_round_is_made_of", "7c": "07_how_long_how_large",
     "7d": "07_limits_and_controls", "8": "08_rsi_rounds", "9": "09_collapse", "10": "10_ablations", "11": "11_evaluation",
-    "12": "12_compare_models", "13": "13_at_scale", "14": "14_from_diffusion_to_flows",
+    "12": "12_compare_models", "13": "13_at_scale", "14": "14_from_diffusion_to_flows", "15": "15_speed",
 }  # fmt: skip
 _CHAPTER = re.compile(r"[Cc]hapter (\d+[a-d]?)")
 
