@@ -1,0 +1,70 @@
+"""Draw the pictures of the slides by name: diagrams by code, everything else by the functions that draw the book's figures.
+
+A picture is a function without arguments that returns a matplotlib figure. `picture` gives the function its name and its words for readers
+who do not see it. Nothing is stored: every build draws the pictures again, from the package and from `book/results`.
+"""
+
+import importlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from course.sessions import CourseError
+
+MODULES = ("diagrams", "theory", "play", "world", "spin", "recursion", "judging")
+LOOK = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100}
+DPI = 110
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture: its name, the words for readers who do not see it, and the function that draws it."""
+
+    name: str
+    words: str
+    draw: Callable[[], Figure]
+
+
+_FOUND: dict[str, Picture] = {}
+
+
+def picture(name: str, words: str) -> Callable[[Callable[[], Figure]], Callable[[], Figure]]:
+    """Register a function as the picture `name`, with its alternative text."""
+
+    def register(draw: Callable[[], Figure]) -> Callable[[], Figure]:
+        if name in _FOUND and _FOUND[name].draw.__module__ != draw.__module__:
+            raise CourseError(f"two pictures are called {name}; rename one")
+        _FOUND[name] = Picture(name, words, draw)
+        return draw
+
+    return register
+
+
+def pictures() -> dict[str, Picture]:
+    """Return all pictures by name."""
+    for module in MODULES:
+        importlib.import_module(f"course.pictures.{module}")
+    return dict(_FOUND)
+
+
+@cache
+def png(name: str) -> bytes:
+    """Draw a picture, and return it as a PNG file.
+
+    Raises:
+        CourseError: there is no picture of this name.
+    """
+    found = pictures()
+    if name not in found:
+        raise CourseError(f"there is no picture {name!r}; there are {', '.join(sorted(found))}")
+    plt.switch_backend("Agg")
+    with plt.rc_context(LOOK):
+        figure = found[name].draw()
+        file = io.BytesIO()
+        figure.savefig(file, dpi=DPI, facecolor="white", metadata={"Software": None})
+        plt.close("all")
+    return file.getvalue()
