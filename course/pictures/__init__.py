@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from course.sessions import CourseError
 
 MODULES = ("diagrams", "theory", "play", "world", "spin", "recursion", "judging")
-LOOK = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100}
-DPI = 110
+LOOK = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100}
+DPI = 120
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def boxes(
     shapes = {}
     for text, (x, y) in places.items():
         style = {"boxstyle": "round,pad=0.5", "facecolor": (colours or {}).get(text, PLAIN), "edgecolor": LINE}
-        shapes[text] = axis.text(x, y, text, ha="center", va="center", color=INK, bbox=style, zorder=3)
+        shapes[text] = axis.text(x, y, text, ha="center", va="center", fontsize=12, color=INK, bbox=style, zorder=3)
     figure.canvas.draw()  # gives the boxes their sizes, from which arrows begin
     for start, end, label in arrows:
         ends = {"patchA": shapes[start].get_bbox_patch(), "patchB": shapes[end].get_bbox_patch()}
@@ -33,15 +33,15 @@ def boxes(
             "", places[end], places[start], arrowprops={"arrowstyle": "-|>", "color": LINE, "lw": 1.4, "shrinkA": 2, "shrinkB": 2} | ends
         )
         middle = [(a + b) / 2 for a, b in zip(places[start], places[end], strict=True)]
-        axis.text(*middle, label, ha="center", va="center", fontsize=9, color=LINE, backgroundcolor="white", zorder=2) if label else None
+        axis.text(middle[0], middle[1] + 0.06, label, ha="center", va="bottom", fontsize=9, color=LINE)
     return figure
 
 
 @picture("dependencies", "Chart of the nine sessions: an arrow leads from each session to those that need it, from session 1 to session 9.")
 def dependencies() -> Figure:
     """Draw which session needs which."""
-    columns = {1: (0.08, 0.5), 2: (0.26, 0.78), 3: (0.46, 0.9), 4: (0.68, 0.9), 5: (0.46, 0.5), 6: (0.68, 0.5), 7: (0.46, 0.12),
-               8: (0.68, 0.12), 9: (0.9, 0.5)}  # fmt: skip
+    columns = {1: (0.08, 0.5), 2: (0.26, 0.78), 3: (0.46, 0.9), 4: (0.68, 0.9), 5: (0.46, 0.5), 6: (0.68, 0.64), 7: (0.46, 0.12),
+               8: (0.68, 0.12), 9: (0.9, 0.4)}  # fmt: skip
     names = {number: f"{number}  {title.replace(' and ', ' and' + chr(10))}" for number, title in TITLES.items()}
     places = {names[number]: place for number, place in columns.items()}
     arrows = [(names[need], names[number], "") for number, needs in NEEDS.items() for need in needs]
@@ -51,9 +51,9 @@ def dependencies() -> Figure:
 @picture("five-sessions", "Five columns, one per meeting of the short course, with the sessions that each meeting takes slides and exercises from.")
 def five_sessions() -> Figure:
     """Draw which sessions each meeting of the short course takes."""
-    names = {k: f"meeting {k}\nfrom session{'s' * (len(of) > 1)} {' and '.join(map(str, of))}" for k, of in SHORT.items()}
+    names = {k: f"meeting {k}\nsession{'s' * (len(of) > 1)} {' and '.join(map(str, of))}" for k, of in SHORT.items()}
     places = {name: (0.1 + 0.2 * i, 0.5) for i, name in enumerate(names.values())}
-    return boxes(places, [(a, b, "") for a, b in zip(places, list(places)[1:], strict=False)], size=(10, 1.2))
+    return boxes(places, [(a, b, "") for a, b in zip(places, list(places)[1:], strict=False)], size=(11, 1.2))
 
 
 @picture("spin-round", "Diagram of a round of self-play. Prompts and noise go to the opponent, which draws images; real and drawn images get noise; "
@@ -110,8 +110,8 @@ def objectives() -> Figure:
     """Draw the four objectives and what separates them."""
     names = ["exact (4.8)\nwhole paths", "approximate (4.9)\none step $t$", "decoupled\nno fresh noise", "practical\nown images\nnoised again"]
     places = {name: (0.12 + 0.253 * i, 0.5) for i, name in enumerate(names)}
-    labels = ["$\\leq$\nJensen over $t$", "$\\geq$\nJensen over noise", "?\nanother law"]
-    return boxes(places, [(a, b, c) for a, b, c in zip(names, names[1:], labels, strict=False)], {names[3]: OWN}, (10, 2.2))
+    labels = ["$\\leq$ Jensen\nover $t$", "$\\geq$ Jensen\nover noise", "? another\nlaw"]
+    return boxes(places, [(a, b, c) for a, b, c in zip(names, names[1:], labels, strict=False)], {names[3]: OWN}, (11, 2.2))
 
 
 @picture("two-methods", "Two rows. Diffusion-DPO: winner and fixed loser of a labelled pair, reference is the base for ever. SPIN: real image and own image "

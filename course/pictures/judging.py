@@ -33,7 +33,7 @@ def noticed() -> Figure:
     return change_map(sensitivity(judges, images, [canonical(s) for s in scenes]))
 
 
-@picture("best-of-n", "Gain over the mean image of a prompt against n, the number of images to choose from, when chosen by the scorers' average: the scorers rise steeply, the oracle's quality less.")
+@picture("best-of-n", "Gain over the mean image of a prompt against n, the number of images to choose from, when chosen by the scorers' average: saturation, shading, alignment and the oracle's quality rise; clip, aesthetic and obedience stay about level.")
 def best_of_n() -> Figure:
     """Draw the best-of-n curve of the base's images in the larger evaluation."""
     curve = best_of_curve(judged("base"), SHAPES_SCORERS, RAW, (1, 2, 3, 4, 5))
@@ -82,10 +82,11 @@ def proxy_truth() -> Figure:
     return proxy_against_truth(changed, STANDARDISED, ["oracle_quality", "oracle_all_right"])
 
 
-@picture("guidance-sweep", "Obedience against the guidance of the evaluation, one line a model, with intervals: the order of the models depends on the guidance.")
+@picture("guidance-sweep", "Obedience against the guidance of the evaluation, one line a model, for four models, with intervals.")
 def guidance_sweep() -> Figure:
     """Draw obedience by guidance."""
     swept = guidance_frame(load_evaluations(RESULTS / "evaluation_shapes" / "guidance"))
+    swept = swept[swept["model"].isin(["base", "SPIN round 3", "SFT equal compute", "RSIDiff round 8"])]
     return lines(swept[swept["score"] == "oracle_all_right"], "guidance", "obedience (oracle)", "guidance of the evaluation")
 
 
@@ -105,8 +106,8 @@ def cost_shares() -> Figure:
     return figure
 
 
-@picture("published", "Two panels of learned scores against truth as a sketch of over-optimisation: the score that is optimised goes on rising while the truth turns.")
-def published() -> Figure:
+@picture("over-optimisation", "Mean of what is kept against the pressure of selection: the score rises steeply, a truth that is half of it rises less, and a truth that extreme taste spoils stops rising.")
+def over_optimisation() -> Figure:
     """Draw a model of over-optimisation: score and truth share a part, and selection takes the rest as well."""
     draws = np.random.default_rng(0).normal(size=(2, 200_000))
     truth, taste = draws[0], draws[1]

@@ -134,15 +134,15 @@ def preferences_by_round() -> Figure:
     return figure
 
 
-@picture("spurious", "Objective on the own path less its value at the opponent, which is the best denoiser, against the player's slope for three scales: at the small scale the curve "
-         "falls below zero, at the large scales the opponent is a minimum.")  # fmt: skip
+@picture("spurious", "Objective on the own path less its value at the opponent, which is the best denoiser, against the player's slope for three scales: at the smallest scale the curve "
+         "falls below zero, at the large scale the opponent is a minimum.")  # fmt: skip
 def spurious() -> Figure:
     """Draw how a large scale makes the best denoiser a minimum on the own path although the laws differ."""
     draws = torch.randn(3, 40_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).numpy()
-    real, eps, own = ROOT_HALF * (draws[0] + draws[1]), draws[1], 0.9 * draws[2]  # the opponent's points are narrower than the data's
+    real, eps, own = ROOT_HALF * (draws[0] + draws[1]), draws[1], 1.1 * draws[2]  # the opponent's points are wider than the data's
     figure, axis = plt.subplots(figsize=(6, 3), constrained_layout=True)
     slopes = np.linspace(0.55, 0.85, 25)
-    for colour, scale in zip(COLOURS, (0.05, 0.5, 3), strict=False):
+    for colour, scale in zip(COLOURS, (0.05, 0.3, 2), strict=False):
         excess = []
         for s in slopes:
             bracket = (eps - s * real) ** 2 - (eps - BEST * real) ** 2 - (BEST - s) ** 2 * own**2

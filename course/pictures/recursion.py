@@ -10,7 +10,6 @@ from course.pictures.spin import strip
 from course.pictures.theory import LINE, MEANS, SPREADS, WEIGHTS
 from course.readings import SEEDS, per_prompt, results
 from selfimprove.recursion.collapse import LIMITS
-from selfimprove_lab.figures.comparison import lines
 from selfimprove_lab.figures.theory import COLOURS
 from selfimprove_lab.results import rsi, shrinkage
 from selfimprove_lab.results.seeds import crossed_interval
@@ -246,11 +245,3 @@ def alarms() -> Figure:
     axis.set(xlabel="round (a cross: damage is plain)", ylabel="variance of latents\nover the base's")
     axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
-
-
-@picture("rsi-by-images", "Change of quality against the number of different images trained on, for recursion, fine-tuning and self-play, with bands.")
-def rsi_by_images() -> Figure:
-    """Draw the book's figure of quality by images used."""
-    drawn = rsi.by_samples(results("rsi_rounds"), ["rsi", "sft-equal", "sft-long", "spin"], "oracle: quality")
-    return lines(drawn, "samples", "change of quality (oracle)", "different images trained on")
-

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from course.pictures import picture
-from course.readings import RESULTS, changes, per_prompt, results, split_with_interval
+from course.readings import RESULTS, changes, judged, per_prompt, results, split_with_interval
 from selfimprove_lab.figures.theory import COLOURS
 from selfimprove_lab.results.arms import rounds_figure
 from selfimprove_lab.results.controls import map_figure, price_figure, samples_figure
@@ -69,19 +69,16 @@ def pairing() -> Figure:
     return figure
 
 
-@picture("resampling", "Two histograms of the bootstrapped mean difference between round 3 and the base: resampling prompts gives the wider one, resampling images as if they were independent the "
-         "narrower one.")  # fmt: skip
+@picture("resampling", "Two histograms of the bootstrapped mean quality of the base: resampling prompts gives the wider one, resampling images as if they were independent the narrower one.")
 def resampling() -> Figure:
-    """Draw the bootstrap over prompts beside the one over images, in obedience."""
-    tables = [pd.read_parquet(RESULTS / "evaluation_shapes" / "held-in" / f"{m}.parquet") for m in ("base", "spin-round-3-seed-0")]
-    images = np.stack([t.sort_values(["prompt", "image"])["oracle_quality"].to_numpy(dtype=np.float64).reshape(-1, 5) for t in tables])
-    away, draws = images[1] - images[0].mean(1, keepdims=True), np.random.default_rng(0)
+    """Draw the bootstrap over prompts beside the one over images, which takes images of one prompt for independent."""
+    images = judged("base").sort_values(["prompt", "image"])["oracle_quality"].to_numpy(dtype=np.float64).reshape(-1, 5)
     figure, axis = plt.subplots(figsize=(6, 3.2), constrained_layout=True)
-    means = {"prompts": away.mean(1), "images": away.ravel()}
-    for colour, (unit, values) in zip(COLOURS, means.items(), strict=False):
+    draws = np.random.default_rng(0)
+    for colour, (unit, values) in zip(COLOURS, {"prompts": images.mean(1), "images": images.ravel()}.items(), strict=False):
         made = [values[draws.integers(len(values), size=len(values))].mean() for _ in range(1000)]
         axis.hist(made, 40, density=True, histtype="step", lw=1.6, color=colour, label=f"resampling {unit}")
-    axis.set(xlabel="mean change of quality from the base", ylabel="density")
+    axis.set(xlabel="mean quality of the base, 500 prompts with 5 images each", ylabel="density")
     axis.legend(frameon=False)
     return figure
 
