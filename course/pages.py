@@ -106,8 +106,8 @@ def write_extras(folder: Path = EXTRA, pages: Path = PAGES) -> list[Path]:
     for name in ("dependencies", "five-sessions"):
         (pages / f"{name}.png").write_bytes(png(name))
     with zipfile.ZipFile(folder / "course.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted((folder / "slides").iterdir()):
-            archive.write(path, f"slides/{path.name}")
+        for path in sorted(p for p in (folder / "slides").rglob("*") if p.is_file()):
+            archive.write(path, path.relative_to(folder).as_posix())
         for path in sorted((pages / "notebooks").glob("*.ipynb")):
             archive.write(path, f"notebooks/{path.name}")
         for path in EXTRAS:

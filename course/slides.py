@@ -1,13 +1,12 @@
-"""python -m course.slides [folder]: build the slides of every session and of the short course, as HTML files that need no network.
+"""python -m course.slides [folder]: build the slides of every session and of the short course, as HTML files that need no network: their pictures and MathJax lie beside them.
 
 A deck is one Markdown file in `course/decks/`. `## Title | 8 *` begins a slide that is planned for 8 minutes; the star puts the slide into
 the course of five meetings as well. A line `![](name)` shows a picture of `course.pictures`; `[[name]]` stands for a finding that
 `course.readings` computes, so that no number of a result is typed; what follows `Notes:` is said, not shown. Arrow keys, space and page
-keys turn slides, N shows notes and clock, printing makes one page per slide. MathJax lies beside the slides, from the book's own wheel.
+keys turn slides, N shows notes and clock, printing makes one page per slide.
 """
 
 import argparse
-import base64
 import html
 import importlib.util
 import re
@@ -104,7 +103,7 @@ def rendered(text: str) -> str:
 
     def shown(found: re.Match[str]) -> str:
         words = html.escape(pictures()[found[1]].words)
-        return f'<img alt="{words}" src="data:image/png;base64,{base64.b64encode(png(found[1])).decode()}">'
+        return f'<img alt="{words}" src="pictures/{found[1]}.png">'
 
     return str(markdown2html_mistune(PICTURE.sub(shown, text)))
 
@@ -139,11 +138,13 @@ def mathjax() -> Path:
 
 
 def write_slides(folder: Path) -> list[Path]:
-    """Write all decks, their list and MathJax into a folder, and return the decks' paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write all decks, their list, their pictures and MathJax into a folder, and return the decks' paths."""
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
     decks = [*(read_deck(path) for path in deck_paths()), *short_decks()]
     for deck in decks:
         (folder / f"{deck.name}.html").write_text(deck_html(deck))
+    for name in {name for deck in decks for slide in deck.slides for name in slide.shown}:
+        (folder / "pictures" / f"{name}.png").write_bytes(png(name))
     (folder / "index.html").write_text(index_html(decks))
     shutil.copyfile(mathjax(), folder / "mathjax.js")
     return [folder / f"{deck.name}.html" for deck in decks]
