@@ -25,7 +25,7 @@ def selection_tilt() -> Figure:
     for axis, values, name in zip(axes, (score, truth), ("score", "truth (correlation 1/2)"), strict=True):
         for colour, keep in zip(("0.75", *COLOURS), (1.0, 0.5, 0.1), strict=False):
             kept = values[score >= np.quantile(score, 1 - keep)]
-            axis.hist(kept, 80, (-3.5, 3.5), density=True, histtype="step", lw=1.5, color=colour, label=f"best {keep:.0%}")
+            axis.hist(kept, 80, range=(-3.5, 3.5), density=True, histtype="step", lw=1.5, color=colour, label=f"best {keep:.0%}")
         axis.set(xlabel=name)
     axes[0].set_ylabel("density")
     axes[0].legend(frameon=False)

@@ -112,7 +112,7 @@ def coarse_sampler() -> Figure:
     text = world.embed(torch.zeros(2000, dtype=torch.long))
     for axis, count in zip(axes, (2, 5, 50), strict=True):
         drawn = rollout(world, mixture, text, empty_text(world), ids(2000), 0, "slides", 0, count, 1.0).flatten().numpy()
-        axis.hist(drawn, 50, (-3.5, 3.5), density=True, color="0.75", label="samples")
+        axis.hist(drawn, 50, range=(-3.5, 3.5), density=True, color="0.75", label="samples")
         axis.plot(LINE, density(LINE, 1.0), color=COLOURS[0], label="data")
         axis.set(title=f"{count} steps", xlabel="$x_0$")
     axes[0].set_ylabel("density")
