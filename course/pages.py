@@ -78,8 +78,7 @@ def page(source: NotebookNode, name: str) -> NotebookNode:
         elif cell.id in lecture:
             cell.outputs = lecture[cell.id]
         cells.append(cell)
-    deck = f"../../slides/{Path(name).stem}.html"
-    said = f"It has these exercises with cells for your answers; tests are folded away below. The lecture: <a href=\"{deck}\">slides</a>."
+    said = "It has these exercises with cells for your answers; tests are folded away below. The slides are on [](../../chapters/course.md)."
     offer = f"{{download}}`The notebook to work in <notebooks/{name}>`. {said}"
     student.cells = [cells[0], nbformat.v4.new_markdown_cell(offer, id="offer"), *cells[1:]]
     return student
