@@ -1,7 +1,7 @@
 """python -m course.grade notebook.ipynb ...: run students' notebooks against the instructor's own tests and print the points.
 
-Locked cells (setup and tests) are restored from the instructor's notebooks before anything runs, so a student's changes to them have no effect.
-nbgrader's own `OverwriteCells` does the same from its database, which this course does without. The student's code runs with your rights:
+Locked cells (setup and tests) are restored from the instructor's notebooks before anything runs, so a student's changes to them have no
+effect. nbgrader's own `OverwriteCells` does the same from its database, which this course does without. The student's code runs with your rights:
 grade on a machine, or in a container, where the code can do no harm.
 
 What this does not prevent: tests run in the same Python process as the code they test. That code can replace what the tests call
@@ -60,7 +60,9 @@ def source_of(student: NotebookNode, path: Path, folder: Path = SESSIONS) -> Not
         raise CourseError(f"{folder} holds no instructor's notebooks; give the folder instructor/ that course.second_set wrote")
     best = max(sources, key=lambda s: len(ids & {grade_id(c) for c in s.cells}))
     if not ids & {grade_id(c) for c in best.cells}:
-        raise CourseError(f"{path} belongs to no session of {folder}: none of its cells has an id of these; start from a copy that was handed out, and give its --sources")
+        raise CourseError(
+            f"{path} belongs to no session of {folder}: none of its cells has an id of these; start from a copy that was handed out, and give its --sources"
+        )
     return best
 
 
@@ -253,7 +255,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("notebooks", nargs="+", type=Path, help="students' notebooks, of any sessions")
     parser.add_argument("--out", type=Path, default=GRADES, help="folder of grades.csv and grades.json; default: runs/course/grades")
     parser.add_argument("--timeout", type=int, default=TIMEOUT, help="seconds a cell may take")
-    parser.add_argument("--sources", type=Path, default=SESSIONS, help="the instructor's notebooks; default: course/sessions, the first set")
+    parser.add_argument(
+        "--sources", type=Path, default=SESSIONS, help="the instructor's notebooks; default: course/sessions, the first set"
+    )
     given = parser.parse_args(arguments)
     rows: list[Grade] = []
     refused = 0

@@ -1,4 +1,4 @@
-"""python -m course.gradebook grades.json --roster roster.csv [--marks marks.csv]: write grades by student id, for Canvas, Moodle, and people.
+"""python -m course.gradebook grades.json --roster roster.csv [--marks marks.csv]: write grades by student id, for people and an LMS.
 
     python -m course.grade submitted/*/*.ipynb                                # writes grades.json
     python -m course.gradebook runs/course/grades/grades.json --roster roster.csv
@@ -47,7 +47,9 @@ def read_roster(path: Path) -> list[dict[str, str]]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [{(k or "").strip().lower(): (v or "").strip() for k, v in row.items() if k} for row in csv.DictReader(file)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CourseError(f"{path} cannot be read as a roster ({type(error).__name__}); give a CSV file in UTF-8 with a column id") from error
+        raise CourseError(
+            f"{path} cannot be read as a roster ({type(error).__name__}); give a CSV file in UTF-8 with a column id"
+        ) from error
     ids = [row.get("id", "") for row in rows]
     if not rows or not all(ids):
         raise CourseError(f"{path} needs a column 'id' with a value in every row; it has the columns {sorted(rows[0]) if rows else []}")
@@ -63,7 +65,12 @@ def student_of(notebook: str, roster: Iterable[Mapping[str, str]]) -> str:
         CourseError: no student or more than one is named in the path.
     """
     path = Path(notebook)
-    words = {*path.parts[:-1], path.stem, *re.split(r"[_\s]+", path.stem), *(w for part in path.parts[:-1] for w in re.split(r"[_\s]+", part))}
+    words = {
+        *path.parts[:-1],
+        path.stem,
+        *re.split(r"[_\s]+", path.stem),
+        *(w for part in path.parts[:-1] for w in re.split(r"[_\s]+", part)),
+    }
     found = [row["id"] for row in roster if any(row.get(column) and row[column] in words for column in KNOWN_AS)]
     if len(found) != 1:
         said = f"names {len(found)} students, {found}" if found else "names no student of the roster"
@@ -76,7 +83,9 @@ def session_of(grade: Grade) -> str:
     return f"Session {grade.exercise.partition('.')[0]}{' (second set)' if grade.cell.startswith('t') else ''}"
 
 
-def collect(grades: Iterable[Grade], roster: list[dict[str, str]], marks: Mapping[tuple[str, str], float]) -> dict[str, dict[str, list[Cell]]]:
+def collect(
+    grades: Iterable[Grade], roster: list[dict[str, str]], marks: Mapping[tuple[str, str], float]
+) -> dict[str, dict[str, list[Cell]]]:
     """Return {id: {session: cells}}, with marks {(id, cell): points} in the place of what was to be read.
 
     Raises:
@@ -166,7 +175,9 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             grades = [Grade(**row) for row in json.loads(given.grades.read_text())]
         except (OSError, ValueError, TypeError) as error:
-            raise CourseError(f"{given.grades} cannot be read ({type(error).__name__}); give the grades.json that course.grade wrote") from error
+            raise CourseError(
+                f"{given.grades} cannot be read ({type(error).__name__}); give the grades.json that course.grade wrote"
+            ) from error
         made = tables(collect(grades, roster, read_marks(given.marks) if given.marks else {}), roster)
     except CourseError as error:
         print(error)

@@ -78,7 +78,9 @@ def page(source: NotebookNode, name: str) -> NotebookNode:
         elif cell.id in lecture:
             cell.outputs = lecture[cell.id]
         cells.append(cell)
-    said = "It has these exercises with cells for your answers; tests are folded away below. The slides are on [](../../chapters/course.md)."
+    said = (
+        "It has these exercises with cells for your answers; tests are folded away below. The slides are on [](../../chapters/course.md)."
+    )
     offer = f"{{download}}`The notebook to work in <notebooks/{name}>`. {said}"
     student.cells = [cells[0], nbformat.v4.new_markdown_cell(offer, id="offer"), *cells[1:]]
     return student

@@ -48,7 +48,8 @@ def split_obedience(before: pd.DataFrame, after: pd.DataFrame) -> tuple[float, f
 def split_with_interval(model: str) -> pd.DataFrame:
     """Return both parts of a model's change of obedience from the base, with intervals: rows "no scene", "attributes", and "share".
 
-    `model` holds {seed}. The interval resamples prompts, the same for every seed and for the base. "share" is the first part over the whole.
+    `model` holds {seed}. The interval resamples prompts, the same for every seed and for the base. "share" is the first part
+    over the whole.
     """
     tables = [judged("base"), *(judged(model.format(seed=seed)) for seed in SEEDS)]
     stacked = np.stack([

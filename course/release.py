@@ -12,7 +12,14 @@ from nbgrader.preprocessors import CheckCellMetadata, ClearHiddenTests, ClearOut
 from course.sessions import ROOT, read, session_paths
 
 STUDENT = ROOT / "runs" / "course" / "student"
-STEPS = (LockCells, ClearSolutions, ClearHiddenTests, ClearOutput, CheckCellMetadata, ComputeChecksums)  # nbgrader's own order, without its database
+STEPS = (
+    LockCells,
+    ClearSolutions,
+    ClearHiddenTests,
+    ClearOutput,
+    CheckCellMetadata,
+    ComputeChecksums,
+)  # nbgrader's own order, without its database
 
 
 def student_copy(source: NotebookNode) -> NotebookNode:

@@ -83,7 +83,9 @@ def notebook(path: Path, key: str) -> tuple[NotebookNode, list[Mutant]]:
             heading = f"### Exercise {said['number']} ({said['kind']}, {points} points): {said['title']}"
             cells.append(nbformat.v4.new_markdown_cell(f"{heading}\n\n{body}".strip(), id=f"{session}-exercise-{exercise}"))
         elif kind == "answer":
-            cells.append(nbformat.v4.new_markdown_cell(body, id=f"{session}-{rest}", metadata=_graded(f"{session}-{rest}", True, True, points)))
+            cells.append(
+                nbformat.v4.new_markdown_cell(body, id=f"{session}-{rest}", metadata=_graded(f"{session}-{rest}", True, True, points))
+            )
         elif kind == "hidden":
             cells[-1].source += f"\n### BEGIN HIDDEN TESTS\n{body}\n### END HIDDEN TESTS"
         elif kind == "mutant":
@@ -93,7 +95,9 @@ def notebook(path: Path, key: str) -> tuple[NotebookNode, list[Mutant]]:
             solution = name if kind == "solution" else solution
             metadata = _graded(name, kind == "test", kind == "solution", rest)
             cells.append(nbformat.v4.new_code_cell(body, id=name, metadata=metadata))
-    made = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}})
+    made = nbformat.v4.new_notebook(
+        cells=cells, metadata={"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    )
     nbformat.validate(made)
     return made, mutants
 

@@ -1,4 +1,6 @@
-"""python -m course.slides [folder]: build the slides of every session and of the short course, as HTML files that need no network: their pictures and MathJax lie beside them.
+"""python -m course.slides [folder]: build the slides of every session and of the short course, as HTML files that need no network.
+
+Their pictures and MathJax lie beside them.
 
 A deck is one Markdown file in `course/decks/`. `## Title | 8 *` begins a slide that is planned for 8 minutes; the star puts the slide into
 the course of five meetings as well. A line `![](name)` shows a picture of `course.pictures`; `[[name]]` stands for a finding that
@@ -92,8 +94,9 @@ def short_decks() -> list[Deck]:
     made = []
     for meeting, sessions in SHORT.items():
         slides = [slide for number in sessions for slide in decks[number].slides if slide.short]
-        title = f"Meeting {meeting} of five: sessions {' and '.join(map(str, sessions))}" if len(sessions) > 1 else f"Meeting {meeting} of five: session {sessions[0]}"
-        made.append(Deck(f"short_{meeting}", f"{title}; exercises {', '.join(SHORT_EXERCISES[meeting])}", tuple(slides)))
+        named = f"session{'s' * (len(sessions) > 1)} {' and '.join(map(str, sessions))}"
+        title = f"Meeting {meeting} of five: {named}; exercises {', '.join(SHORT_EXERCISES[meeting])}"
+        made.append(Deck(f"short_{meeting}", title, tuple(slides)))
     return made
 
 
@@ -111,10 +114,10 @@ def rendered(text: str) -> str:
 def deck_html(deck: Deck) -> str:
     """Return the HTML page of a deck."""
     starts = [0, *accumulate(slide.minutes for slide in deck.slides)]
-    slides = [
-        {"title": slide.title, "body": rendered(slide.body), "notes": rendered(slide.notes), "clock": f"minutes {start} to {start + slide.minutes}"}
-        for slide, start in zip(deck.slides, starts, strict=False)
-    ]
+    slides = []
+    for slide, start in zip(deck.slides, starts, strict=False):
+        clock = f"minutes {start} to {start + slide.minutes}"
+        slides.append({"title": slide.title, "body": rendered(slide.body), "notes": rendered(slide.notes), "clock": clock})
     page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("slides.html")
     return page.render(title=deck.title, slides=slides, minutes=deck.minutes)
 

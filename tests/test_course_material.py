@@ -78,10 +78,12 @@ def test_the_second_set_is_graded_with_what_students_do_not_see(tmp_path: Path, 
         grade.source_of(read(student), student, tmp_path / "s1" / "nothing")
 
 
-ROSTER = "ID,Name,Canvas ID,Login,Section\ns1,\"Doe, Jo\",77,jdoe,A\ns2,\"Roe, Al\",78,aroe,A\ns3,\"Poe, Ed\",79,epoe,B\n"
+ROSTER = 'ID,Name,Canvas ID,Login,Section\ns1,"Doe, Jo",77,jdoe,A\ns2,"Roe, Al",78,aroe,A\ns3,"Poe, Ed",79,epoe,B\n'
 
 
-def graded(notebook: str, points: float | None, cell: str = "s4-convert-test", exercise: str = "4.2", possible: float = 4) -> dict[str, Any]:
+def graded(
+    notebook: str, points: float | None, cell: str = "s4-convert-test", exercise: str = "4.2", possible: float = 4
+) -> dict[str, Any]:
     return asdict(Grade(notebook, exercise, "T", cell, points, possible, ""))
 
 

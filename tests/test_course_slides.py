@@ -13,7 +13,7 @@ from course.plan import LENGTH, NEEDS, SHORT, SHORT_EXERCISES, TITLES
 from course.sessions import ROOT, CourseError, exercises, read, session_paths
 
 DECKS = [slides.read_deck(path) for path in slides.deck_paths()]
-NUMBERS_OF_PLACES = r"\(\d\.\d\)|\b(?:[Ee]xercises?|and|to|Session|-) \d\.\d\b|^- \d\.\d:|about 5\.\d|5\.[23] (?:is|about)|that 5\.2|and 5\.3"
+NUMBERS_OF_PLACES = r"\(\d\.\d\)|\b(?:[Ee]xercises?|and|to|that) \d\.\d\b|^- \d\.\d:"
 
 
 def test_every_session_has_its_slides() -> None:
@@ -46,7 +46,7 @@ def test_every_picture_has_words_and_a_slide() -> None:
 @pytest.mark.parametrize("path", slides.deck_paths(), ids=lambda p: p.stem)
 def test_no_number_of_a_finding_is_typed(path: Path) -> None:
     """Decimals in slides are numbers of equations, exercises and theorems; findings come by name from `course.readings`."""
-    text = re.sub(r"\$\$.*?\$\$|\$[^$]*\$", "", path.read_text(), flags=re.DOTALL)
+    text = re.sub(r"\$\$.*?\$\$|\$[^$\n]*\$", "", path.read_text(), flags=re.DOTALL)
     left = re.sub(NUMBERS_OF_PLACES, "", text, flags=re.MULTILINE)
     decimals = re.findall(r".*\d*\.\d.*", left)
     assert not [line for line in decimals if "guidance of 1.5" not in line], decimals  # a setting

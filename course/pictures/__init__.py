@@ -1,14 +1,16 @@
 """Draw the pictures of the slides by name: diagrams by code, everything else by the functions that draw the book's figures.
 
-A picture is a function without arguments that returns a matplotlib figure. `picture` gives the function its name and its words for readers
-who do not see it. Nothing is stored: every build draws the pictures again, from the package and from `book/results`.
+A picture is a function without arguments that returns a matplotlib figure. `picture` gives the function its name; `words.json`
+has its words for readers who do not see it. Nothing is stored: every build draws the pictures again, from the package and from `book/results`.
 """
 
 import importlib
 import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
@@ -18,6 +20,7 @@ from course.sessions import CourseError
 MODULES = ("diagrams", "theory", "play", "world", "spin", "recursion", "judging")
 LOOK = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100}
 DPI = 120
+WORDS: dict[str, str] = json.loads((Path(__file__).parent / "words.json").read_text())
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,19 @@ class Picture:
 _FOUND: dict[str, Picture] = {}
 
 
-def picture(name: str, words: str) -> Callable[[Callable[[], Figure]], Callable[[], Figure]]:
-    """Register a function as the picture `name`, with its alternative text."""
+def picture(name: str) -> Callable[[Callable[[], Figure]], Callable[[], Figure]]:
+    """Register a function as the picture `name`; its words for readers who do not see it stand in words.json.
+
+    Raises:
+        CourseError: two functions draw a picture of this name, or it has no words.
+    """
 
     def register(draw: Callable[[], Figure]) -> Callable[[], Figure]:
         if name in _FOUND and _FOUND[name].draw.__module__ != draw.__module__:
             raise CourseError(f"two pictures are called {name}; rename one")
-        _FOUND[name] = Picture(name, words, draw)
+        if name not in WORDS:
+            raise CourseError(f"picture {name!r} has no words for readers who do not see it; write them into course/pictures/words.json")
+        _FOUND[name] = Picture(name, WORDS[name], draw)
         return draw
 
     return register

@@ -1,6 +1,7 @@
 """Draw diagrams: boxes with arrows between them."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
@@ -37,7 +38,7 @@ def boxes(
     return figure
 
 
-@picture("dependencies", "Chart of the nine sessions: an arrow leads from each session to those that need it, from session 1 to session 9.")
+@picture("dependencies")
 def dependencies() -> Figure:
     """Draw which session needs which."""
     columns = {1: (0.08, 0.5), 2: (0.26, 0.78), 3: (0.46, 0.9), 4: (0.68, 0.9), 5: (0.46, 0.5), 6: (0.68, 0.64), 7: (0.46, 0.12),
@@ -48,16 +49,15 @@ def dependencies() -> Figure:
     return boxes(places, arrows, {names[n]: REAL for n in (1, 2, 3, 4)} | {names[n]: OWN for n in (7, 8)}, (10, 4))
 
 
-@picture("five-sessions", "Five columns, one per meeting of the short course, with the sessions that each meeting takes slides and exercises from.")
+@picture("five-sessions")
 def five_sessions() -> Figure:
     """Draw which sessions each meeting of the short course takes."""
     names = {k: f"meeting {k}\nsession{'s' * (len(of) > 1)} {' and '.join(map(str, of))}" for k, of in SHORT.items()}
     places = {name: (0.1 + 0.2 * i, 0.5) for i, name in enumerate(names.values())}
-    return boxes(places, [(a, b, "") for a, b in zip(places, list(places)[1:], strict=False)], size=(11, 1.2))
+    return boxes(places, [(a, b, "") for a, b in pairwise(places)], size=(11, 1.2))
 
 
-@picture("spin-round", "Diagram of a round of self-play. Prompts and noise go to the opponent, which draws images; real and drawn images get noise; "
-         "player and opponent guess that noise; four errors make the margin, and the margin the loss. After the round the player is the next opponent.")  # fmt: skip
+@picture("spin-round")
 def spin_round() -> Figure:
     """Draw one round of self-play."""
     prompts, opponent, drawn, real = "prompts, noise", "opponent\n(frozen)", "own images $x'_0$", "real images $x_0$"
@@ -69,56 +69,66 @@ def spin_round() -> Figure:
     return boxes(places, arrows, {real: REAL, drawn: OWN, opponent: OWN}, (10, 3.2))
 
 
-@picture("rsi-round", "Diagram of a round of RSIDiff: prompts, images drawn by the model, scores, selection, weights, weighted denoising, and the next "
-         "model, which draws the images of the next round. No real image comes in.")  # fmt: skip
+@picture("rsi-round")
 def rsi_round() -> Figure:
     """Draw one round of RSIDiff."""
     names = ["prompts", "images by\nthe model", "scores", "selection", "weights", "weighted\ndenoising", "next model"]
     places = {name: (0.07 + 0.143 * i, 0.65) for i, name in enumerate(names)}
     back = "the next round draws with it"
     places[back] = (0.5, 0.15)
-    arrows = [(a, b, "") for a, b in zip(names, names[1:], strict=False)] + [(names[-1], back, ""), (back, names[1], "")]
+    arrows = [(a, b, "") for a, b in pairwise(names)] + [(names[-1], back, ""), (back, names[1], "")]
     return boxes(places, arrows, {names[1]: OWN, names[-1]: OWN}, (10, 2.3))
 
 
-@picture("game", "Diagram of the game: the player looks for a function that tells data from the opponent's images; the opponent's best reply to the "
-         "function is the player's own law; so the trained player becomes the next opponent.")  # fmt: skip
+@picture("game")
 def game() -> Figure:
     """Draw the two-player game and its short cut."""
-    data, opponent, function, reply = "data", "opponent's images", "test function $f$:\nlarge on data,\nsmall on own images", "best reply\nto $f$"
+    data, opponent, function, reply = (
+        "data",
+        "opponent's images",
+        "test function $f$:\nlarge on data,\nsmall on own images",
+        "best reply\nto $f$",
+    )
     same = "with $f=\\lambda\\log\\,p_\\theta/p_{\\theta_k}$\nthe reply is $p_\\theta$"
     places = {data: (0.1, 0.8), opponent: (0.1, 0.2), function: (0.38, 0.5), reply: (0.63, 0.5), same: (0.88, 0.5)}
     arrows = [(data, function, ""), (opponent, function, ""), (function, reply, ""), (reply, same, "")]
     return boxes(places, arrows, {data: REAL, opponent: OWN}, (10, 2.6))
 
 
-@picture("four-errors", "A table of the four squared errors: player and opponent down, real and own images across. The player lowers the error on real "
-         "images below the opponent's, and raises the error on own images above it.")  # fmt: skip
+@picture("four-errors")
 def four_errors() -> Figure:
     """Draw the four errors, and which way each moves."""
-    cells = {
-        "player on real\n$\\|\\epsilon-\\epsilon_\\theta(x_t)\\|^2$\ngoes down": (0.35, 0.68), "player on own\n$\\|\\epsilon'-\\epsilon_\\theta(x'_t)\\|^2$\ngoes up": (0.75, 0.68),
-        "opponent on real\n$\\|\\epsilon-\\epsilon_{\\theta_k}(x_t)\\|^2$\nfixed": (0.35, 0.22), "opponent on own\n$\\|\\epsilon'-\\epsilon_{\\theta_k}(x'_t)\\|^2$\nfixed": (0.75, 0.22),
-    }  # fmt: skip
-    figure = boxes(cells, [], dict(zip(cells, (REAL, OWN) * 2, strict=True)), (8, 3.2))
-    return figure
+    cells = {}
+    for y, who, guess, ways in (
+        (0.68, "player", r"\theta", ("goes down", "goes up")),
+        (0.22, "opponent", r"{\theta_k}", ("fixed", "fixed")),
+    ):
+        for x, side, mark, way in zip((0.35, 0.75), ("real", "own"), ("", "'"), ways, strict=True):
+            cells[rf"{who} on {side}" + "\n" + rf"$\|\epsilon{mark}-\epsilon_{guess}(x{mark}_t)\|^2$" + f"\n{way}"] = (x, y)
+    return boxes(cells, [], dict(zip(cells, (REAL, OWN) * 2, strict=True)), (8, 3.2))
 
 
-@picture("objectives", "Ladder of four objectives. Exact over whole paths is at most the approximate one with one step; leaving fresh noise out of the "
-         "means lowers that one again; noising own images in place of the opponent's path has no order in general.")  # fmt: skip
+@picture("objectives")
 def objectives() -> Figure:
     """Draw the four objectives and what separates them."""
-    names = ["exact (4.8)\nwhole paths", "approximate (4.9)\none step $t$", "decoupled\nno fresh noise", "practical\nown images\nnoised again"]
+    names = [
+        "exact (4.8)\nwhole paths",
+        "approximate (4.9)\none step $t$",
+        "decoupled\nno fresh noise",
+        "practical\nown images\nnoised again",
+    ]
     places = {name: (0.12 + 0.253 * i, 0.5) for i, name in enumerate(names)}
     labels = ["$\\leq$ Jensen\nover $t$", "$\\geq$ Jensen\nover noise", "? another\nlaw"]
     return boxes(places, [(a, b, c) for a, b, c in zip(names, names[1:], labels, strict=False)], {names[3]: OWN}, (11, 2.2))
 
 
-@picture("two-methods", "Two rows. Diffusion-DPO: winner and fixed loser of a labelled pair, reference is the base for ever. SPIN: real image and own image "
-         "drawn anew, reference is the previous round.")  # fmt: skip
+@picture("two-methods")
 def two_methods() -> Figure:
     """Draw DPO beside SPIN."""
-    rows = {"Diffusion-DPO": ("winner", "loser, fixed", "base, for ever"), "SPIN": ("real image", "own image,\nnew every round", "previous round")}
+    rows = {
+        "Diffusion-DPO": ("winner", "loser, fixed", "base, for ever"),
+        "SPIN": ("real image", "own image,\nnew every round", "previous round"),
+    }
     places, colours = {"better side": (0.38, 0.92), "worse side": (0.63, 0.92), "reference": (0.87, 0.92)}, {}
     for y, (name, cells) in zip((0.6, 0.2), rows.items(), strict=True):
         places[name] = (0.12, y)
@@ -127,21 +137,29 @@ def two_methods() -> Figure:
     return boxes(places, [], colours, (9, 3))
 
 
-@picture("arms", "Five arms beside the base model: self-play in three rounds, fine-tuning with as many steps, fine-tuning with as many passes of the network, "
-         "self-play with an opponent that is never renewed, and rounds in which the opponent's images are real ones.")  # fmt: skip
+@picture("arms")
 def arms() -> Figure:
     """Draw what stands beside three rounds of self-play."""
     base = "base"
-    names = ["self-play,\n3 rounds", "fine-tuning,\nequal steps", "fine-tuning,\nequal passes", "frozen\nopponent", "null: opponent's\nimages are real"]
+    names = [
+        "self-play,\n3 rounds",
+        "fine-tuning,\nequal steps",
+        "fine-tuning,\nequal passes",
+        "frozen\nopponent",
+        "null: opponent's\nimages are real",
+    ]
     places = {base: (0.5, 0.85)} | {name: (0.1 + 0.2 * i, 0.22) for i, name in enumerate(names)}
     return boxes(places, [(base, name, "") for name in names], {names[0]: REAL}, (10, 2.6))
 
 
-@picture("ways-to-go-on", "Three rows of a recursion: replace trains each model on the newest samples; accumulate on all samples so far; real on the newest "
-         "samples and as many fresh real ones.")  # fmt: skip
+@picture("ways-to-go-on")
 def ways_to_go_on() -> Figure:
     """Draw what round i trains on, in three ways."""
-    rows = {"replace": "samples of model $i-1$", "accumulate": "samples of models $0,\\ldots,i-1$", "real": "samples of model $i-1$ + real samples"}
+    rows = {
+        "replace": "samples of model $i-1$",
+        "accumulate": "samples of models $0,\\ldots,i-1$",
+        "real": "samples of model $i-1$ + real samples",
+    }
     places, arrows = {}, []
     for y, (way, data) in zip((0.85, 0.5, 0.15), rows.items(), strict=True):
         end = f"model $i$ ({way})"
@@ -150,20 +168,24 @@ def ways_to_go_on() -> Figure:
     return boxes(places, arrows, {rows["real"]: REAL}, (9, 2.8))
 
 
-@picture("run-folder", "Stages of a round from left to right: rollout, training set, training, evaluation. Each stage writes its files and its hash into the "
-         "run folder, and a killed run goes on at the first stage that is missing.")  # fmt: skip
+@picture("run-folder")
 def run_folder() -> Figure:
     """Draw the stages of a round and what they leave."""
     names = ["settings, model,\ndata, seed", "rollout", "training set", "training", "evaluation", "metrics.json"]
     places = {name: (0.09 + 0.165 * i, 0.5) for i, name in enumerate(names)}
-    return boxes(places, [(a, b, "") for a, b in zip(names, names[1:], strict=False)], {names[0]: REAL}, (10, 1.4))
+    return boxes(places, [(a, b, "") for a, b in pairwise(names)], {names[0]: REAL}, (10, 1.4))
 
 
-@picture("judging", "Two ways to judge: learned scorers have tastes and may be selected on; the oracle reads the truth and is never selected on. Both read the "
-         "same images of the same prompts and noise.")  # fmt: skip
+@picture("judging")
 def judging() -> Figure:
     """Draw scorers beside the oracle."""
-    images, scorers, oracle = "images of two models:\nsame prompts, same noise", "learned scorers:\nselect, weight", "oracle:\nmeasures only"
+    images, scorers, oracle = (
+        "images of two models:\nsame prompts, same noise",
+        "learned scorers:\nselect, weight",
+        "oracle:\nmeasures only",
+    )
     verdict = "paired differences,\nintervals over prompts"
     places = {images: (0.16, 0.5), scorers: (0.5, 0.82), oracle: (0.5, 0.18), verdict: (0.85, 0.5)}
-    return boxes(places, [(images, scorers, ""), (images, oracle, ""), (scorers, verdict, ""), (oracle, verdict, "")], {oracle: REAL}, (9, 2.6))
+    return boxes(
+        places, [(images, scorers, ""), (images, oracle, ""), (scorers, verdict, ""), (oracle, verdict, "")], {oracle: REAL}, (9, 2.6)
+    )

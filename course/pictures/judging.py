@@ -23,7 +23,7 @@ from selfimprove_lab.results.evaluation import best_of_curve, guidance_frame, lo
 from selfimprove_lab.results.sensitivity import sensitivity
 
 
-@picture("noticed", "Map of numbers, a row a change of the image or caption, a column a scorer or truth: mean change in standard deviations; brackets where an interval holds 0.")
+@picture("noticed")
 def noticed() -> Figure:
     """Draw what each scorer notices, on 48 drawings."""
     scenes = [tuple(SCENES[i].tolist()) for i in np.random.default_rng(0).choice(512, 48, replace=False)]
@@ -33,14 +33,19 @@ def noticed() -> Figure:
     return change_map(sensitivity(judges, images, [canonical(s) for s in scenes]))
 
 
-@picture("best-of-n", "Gain over the mean image of a prompt against n, the number of images to choose from, when chosen by the scorers' average: saturation, shading, alignment and the oracle's quality rise; clip, aesthetic and obedience stay about level.")
+@picture("best-of-n")
 def best_of_n() -> Figure:
     """Draw the best-of-n curve of the base's images in the larger evaluation."""
     curve = best_of_curve(judged("base"), SHAPES_SCORERS, RAW, (1, 2, 3, 4, 5))
-    return lines(curve.rename(columns={"score": "model"}), "n", "gain over the mean image\n(standard deviations)", "n, images of a prompt to choose from")
+    return lines(
+        curve.rename(columns={"score": "model"}),
+        "n",
+        "gain over the mean image\n(standard deviations)",
+        "n, images of a prompt to choose from",
+    )
 
 
-@picture("expected-maximum", "Expected maximum of n standard normal draws against n: it rises ever more slowly.")
+@picture("expected-maximum")
 def expected_maximum() -> Figure:
     """Draw E max of n standard normals, by integration."""
     x, counts = np.linspace(-6, 8, 4000), np.arange(1, 33)
@@ -53,7 +58,7 @@ def expected_maximum() -> Figure:
     return figure
 
 
-@picture("wilson", "Intervals of an observed win rate against the number of prompts, for rates of 0.5, 0.7 and 1: wide at ten prompts, never a point, and never beyond one.")
+@picture("wilson")
 def wilson() -> Figure:
     """Draw Wilson's intervals with the package's function."""
     figure, axis = plt.subplots(figsize=(6, 3.2), constrained_layout=True)
@@ -61,20 +66,29 @@ def wilson() -> Figure:
         for j, count in enumerate((10, 30, 100, 500)):
             won = round(rate * count)
             mean, low, high, _ = win_rate(np.r_[np.ones(won), -np.ones(count - won)])
-            axis.errorbar(j + 0.15 * (i - 1), mean, np.abs([[mean - low], [high - mean]]), fmt="o", ms=4, color=colour, capsize=3, label=f"rate {rate:g}" if j == 0 else None)
+            axis.errorbar(
+                j + 0.15 * (i - 1),
+                mean,
+                np.abs([[mean - low], [high - mean]]),
+                fmt="o",
+                ms=4,
+                color=colour,
+                capsize=3,
+                label=f"rate {rate:g}" if j == 0 else None,
+            )
     axis.set(xticks=range(4), xticklabels=["10", "30", "100", "500"], xlabel="prompts", ylabel="win rate")
     axis.axhline(0.5, color="0.7", lw=1)
     axis.legend(frameon=False)
     return figure
 
 
-@picture("correlations", "Square map of rank correlations within a prompt between the five scorers and the oracle's quality, with a number in each cell.")
+@picture("correlations")
 def correlations() -> Figure:
     """Draw how far scorers agree about images of one prompt."""
     return correlation_map(within_prompt_correlation(judged("base"), [*SHAPES_SCORERS, "oracle_quality"]))
 
 
-@picture("proxy-truth", "Two panels: change of the scorers' average across against change of quality and of obedience upwards, one mark a model with error bars.")
+@picture("proxy-truth")
 def proxy_truth() -> Figure:
     """Draw scorers against truth for every judged model."""
     changed = tidy(load_evaluations(RESULTS / "evaluation_shapes" / "held-in"), statistic="difference")
@@ -82,7 +96,7 @@ def proxy_truth() -> Figure:
     return proxy_against_truth(changed, STANDARDISED, ["oracle_quality", "oracle_all_right"])
 
 
-@picture("guidance-sweep", "Obedience against the guidance of the evaluation, one line a model, for four models, with intervals.")
+@picture("guidance-sweep")
 def guidance_sweep() -> Figure:
     """Draw obedience by guidance."""
     swept = guidance_frame(load_evaluations(RESULTS / "evaluation_shapes" / "guidance"))
@@ -90,7 +104,7 @@ def guidance_sweep() -> Figure:
     return lines(swept[swept["score"] == "oracle_all_right"], "guidance", "obedience (oracle)", "guidance of the evaluation")
 
 
-@picture("cost-shares", "Stacked bars of the hours of a round on Stable Diffusion for three numbers of captions, split in drawing and training: with many captions drawing is nearly all.")
+@picture("cost-shares")
 def cost_shares() -> Figure:
     """Draw what drawing and training cost by number of captions, from counted operations at an assumed 30 % of an A100's peak."""
     flops = json.loads((RESULTS / "scale.json").read_text())["presets"]["sd15-spin"]["flops"]
@@ -101,12 +115,16 @@ def cost_shares() -> Figure:
         drawing = captions * (100 * flops["forward"] + flops["decode"] + flops["encode"]) / second
         axis.barh(row, drawing, color=COLOURS[1], label="drawing" if row == 0 else None)
         axis.barh(row, training, left=drawing, color=COLOURS[0], label="training" if row == 0 else None)
-    axis.set(yticks=range(3), yticklabels=["20,000 captions", "100,000", "500,000"], xlabel="hours on 8 A100 at 30 % of their peak (counted, not measured)")
+    axis.set(
+        yticks=range(3),
+        yticklabels=["20,000 captions", "100,000", "500,000"],
+        xlabel="hours on 8 A100 at 30 % of their peak (counted, not measured)",
+    )
     axis.legend(frameon=False)
     return figure
 
 
-@picture("over-optimisation", "Mean of what is kept against the pressure of selection: the score rises steeply, a truth that is half of it rises less, and a truth that extreme taste spoils stops rising.")
+@picture("over-optimisation")
 def over_optimisation() -> Figure:
     """Draw a model of over-optimisation: score and truth share a part, and selection takes the rest as well."""
     draws = np.random.default_rng(0).normal(size=(2, 200_000))

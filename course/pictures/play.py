@@ -37,12 +37,13 @@ def standard_draws(count: int, seed: int = 5) -> np.ndarray:
     return np.asarray((draws - draws.mean(1, keepdims=True)) / draws.std(1, keepdims=True))
 
 
-@picture("reweighting", "The weight of an example against its margin: one half at margin zero, towards one where the player is behind, towards zero where it is far ahead.")
+@picture("reweighting")
 def reweighting() -> Figure:
     """Draw -l'(m) of three links."""
     figure, axis = plt.subplots(figsize=(6, 3), constrained_layout=True)
     m = np.linspace(-4, 4, 400)
-    for colour, (name, weight) in zip(COLOURS, {"logistic": 1 / (1 + np.exp(m)), "hinge": np.where(m < 1, 1.0, 0.0), "correlation": np.ones_like(m)}.items(), strict=False):  # fmt: skip
+    weights = {"logistic": 1 / (1 + np.exp(m)), "hinge": np.where(m < 1, 1.0, 0.0), "correlation": np.ones_like(m)}
+    for colour, (name, weight) in zip(COLOURS, weights.items(), strict=False):
         axis.plot(m, weight, color=colour, label=name)
     axis.set(xlabel="margin", ylabel="weight, $-\\ell'(m)$", ylim=(-0.05, 1.15))
     axis.legend(frameon=False)
@@ -54,21 +55,19 @@ def _bout(steps: int) -> tuple[gradient.Bout, pd.DataFrame]:
     return bout, bout.train(steps, beta=10.0, link="logistic")
 
 
-@picture("factors-over-training", "Four line charts over training steps for the logistic link: the margin rises, the weight falls, what is told apart counts less, and matching "
-         "and pushing cancel more and more.")  # fmt: skip
+@picture("factors-over-training")
 def factors_over_training() -> Figure:
     """Draw the three factors along a short training."""
     return figures.factors_over_training({"logistic": _bout(60)[1]})
 
 
-@picture("factors-over-t", "Two line charts against t: norms of matching, pushing and their difference; matching and pushing are of one size and mostly cancel. Right, the weight.")
+@picture("factors-over-t")
 def factors_over_t() -> Figure:
     """Draw the three factors by noise level after a short training."""
     return figures.factors_over_t(gradient.factors_over_t(_bout(60)[0], 10.0, range(0, 50, 5)))
 
 
-@picture("counterexample", "Two panels: objective less its value at the opponent against the player's slope, for four scales s. Left, on the own path, lines fall below zero to the "
-         "right of the opponent. Right, in practical form, no line does.")  # fmt: skip
+@picture("counterexample")
 def counterexample() -> Figure:
     """Draw the book's counterexample."""
     slopes = sorted([0.2, 0.3, fixed_points.OPPONENT, 0.5, 0.6, fixed_points.BEST, 0.8, 0.9])
@@ -76,8 +75,7 @@ def counterexample() -> Figure:
     return figures.counterexample(line, fixed_points.BEST, fixed_points.OPPONENT)
 
 
-@picture("spreads", "Spread of the samples of a one-step sampler against the denoiser's slope: a falling line that meets the data's spread at a slope left of the best denoiser's, "
-         "where the samples are too narrow.")  # fmt: skip
+@picture("spreads")
 def spreads() -> Figure:
     """Draw the samples' spread by slope, with the two slopes of session 3."""
     figure, axis = plt.subplots(figsize=(6, 3), constrained_layout=True)
@@ -91,8 +89,7 @@ def spreads() -> Figure:
     return figure
 
 
-@picture("cobweb", "Next slope against slope, with the diagonal: rounds step along a staircase that ends where the curve meets the diagonal, at the slope of right samples and left of "
-         "the best denoiser.")  # fmt: skip
+@picture("cobweb")
 def cobweb() -> Figure:
     """Draw rounds as a cobweb."""
     draws, slopes = standard_draws(4000), np.linspace(0.05, 1.0, 12)
@@ -111,21 +108,22 @@ def cobweb() -> Figure:
     return figure
 
 
-@picture("play-by-round", "Two line charts by round for SPIN and SFT on a mixture: left, the divergence of samples from the data falls lower for SPIN; right, the distance to the best "
-         "denoiser falls lower for SFT.")  # fmt: skip
+@picture("play-by-round")
 def play_by_round() -> Figure:
     """Draw a short version of the book's figure of self-play on a mixture."""
     played = pd.concat([self_play.play_arm(arm, 0, 5, 60, 800) for arm in self_play.ARMS[:2]])
-    return figures.by_round(played, "arm", {"samples": "KL(samples || data)\nbeyond exact samples' (nats)", "denoiser": "mean squared distance\nto eps*"})
+    return figures.by_round(
+        played, "arm", {"samples": "KL(samples || data)\nbeyond exact samples' (nats)", "denoiser": "mean squared distance\nto eps*"}
+    )
 
 
-@picture("gradient-left", "Squared norm of the gradient that is left at the best denoiser against 3 to 50 sampler steps: it falls towards the grey band of exact samples.")
+@picture("gradient-left")
 def gradient_left() -> Figure:
     """Draw what discretisation leaves at the best denoiser."""
     return figures.gradient_left(fixed_points.gradient_left([3, 5, 10, 20], 256))
 
 
-@picture("preferences-by-round", "Mean utility of samples by round for SPIN, DPO and SFT with a dashed line at the winners' mean: SPIN and SFT rise to the line, DPO goes beyond it.")
+@picture("preferences-by-round")
 def preferences_by_round() -> Figure:
     """Draw three methods on labelled pairs."""
     runs = pd.concat([dpo.preference_run(method, 0, 6, 40, 500) for method in ("spin", "dpo", "sft")])
@@ -134,8 +132,7 @@ def preferences_by_round() -> Figure:
     return figure
 
 
-@picture("spurious", "Objective on the own path less its value at the opponent, which is the best denoiser, against the player's slope for three scales: at the smallest scale the curve "
-         "falls below zero, at the large scale the opponent is a minimum.")  # fmt: skip
+@picture("spurious")
 def spurious() -> Figure:
     """Draw how a large scale makes the best denoiser a minimum on the own path although the laws differ."""
     draws = torch.randn(3, 40_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).numpy()

@@ -15,8 +15,7 @@ from selfimprove_lab.results import rsi, shrinkage
 from selfimprove_lab.results.seeds import crossed_interval
 
 
-@picture("selection-tilt", "Two panels. Left, a bell of a score and what the top half and the top tenth of it are: cut off on the left. Right, the law of another quality that correlates with the score: "
-         "it only shifts.")  # fmt: skip
+@picture("selection-tilt")
 def selection_tilt() -> Figure:
     """Draw what selecting by a score does to the score and to a correlated truth."""
     draws = np.random.default_rng(0).normal(size=(2, 60_000))
@@ -32,7 +31,7 @@ def selection_tilt() -> Figure:
     return figure
 
 
-@picture("ranks", "Scatter plot of two scorers in different units; the candidates chosen by the raw average are those far along the loud scorer, those chosen by mean rank are good in both.")
+@picture("ranks")
 def ranks() -> Figure:
     """Draw selection by raw average beside selection by mean rank."""
     scores = np.random.default_rng(1).normal(size=(150, 2)) * [1, 20]
@@ -47,7 +46,7 @@ def ranks() -> Figure:
     return figure
 
 
-@picture("weighted-law", "A density with two bumps, a weight that falls to the left, and the density that a weighted loss trains towards: the left bump has shrunk.")
+@picture("weighted-law")
 def weighted_law() -> Figure:
     """Draw the law whose denoiser a weighted loss learns."""
     law = (WEIGHTS * norm.pdf(LINE[:, None], MEANS, SPREADS)).sum(1)
@@ -62,7 +61,7 @@ def weighted_law() -> Figure:
     return figure
 
 
-@picture("guidance-compounds", "Densities on a line: one condition's law under guidance 1.5 after 0 to 4 rounds of learning one's own guided samples: the bump moves outwards and narrows in each round.")
+@picture("guidance-compounds")
 def guidance_compounds() -> Figure:
     """Draw p(x) (p(x|c) / p(x))^(g^k): guidance applied anew to what the round before learned."""
     one, other = norm.pdf(LINE, 0.7, 0.8), norm.pdf(LINE, -0.7, 0.8)
@@ -76,19 +75,19 @@ def guidance_compounds() -> Figure:
     return figure
 
 
-@picture("rsi-strip", "Strip of pictures: twelve prompts across, nine rows for the base model and rounds 1 to 8. Downwards light grounds grow lighter, dark ones darker, and some shapes change.")
+@picture("rsi-strip")
 def rsi_strip() -> Figure:
     """Show the strip of eight rounds."""
     return strip("rsi_rounds/rsi-0.png")
 
 
-@picture("rsi-rounds", "Panels by round, one line a seed with intervals: change from the base of quality, obedience and five learned scores over eight rounds.")
+@picture("rsi-rounds")
 def rsi_rounds() -> Figure:
     """Draw eight rounds on the 128 prompts that were judged along the way."""
     return rsi.rounds_figure(results("rsi_rounds"), "rsi", ("sft-equal",))
 
 
-@picture("rounds-on-500", "Two panels on 500 other prompts, change from the base at rounds 1, 5 and 8 with intervals over seeds and prompts: quality rises and is level from 5 to 8; obedience falls throughout.")
+@picture("rounds-on-500")
 def rounds_on_500() -> Figure:
     """Draw rounds 1, 5 and 8 on prompts that chose nothing."""
     figure, axes = plt.subplots(1, 2, figsize=(8, 3), constrained_layout=True)
@@ -105,7 +104,7 @@ def rounds_on_500() -> Figure:
     return figure
 
 
-@picture("optimism", "Histogram of the best of eight mean changes in a made-up run in which nothing changes, on the prompts that chose the round and on others: the first lies to the right of zero, the second about it.")
+@picture("optimism")
 def optimism() -> Figure:
     """Draw the optimism of reading the best round where it was chosen."""
     draws, found = np.random.default_rng(0), []
@@ -121,7 +120,7 @@ def optimism() -> Figure:
     return figure
 
 
-@picture("ablations", "Change of quality after three rounds, one row a setting with its interval over prompts, one seed: selecting by any single score, or not at all, and other guidance.")
+@picture("ablations")
 def ablations() -> Figure:
     """Draw the ablations at their last round: one seed each, so nothing here is decided between settings that lie close."""
     rows = {}
@@ -136,7 +135,7 @@ def ablations() -> Figure:
     return figure
 
 
-@picture("refit", "Densities of models that refit 20 of their own samples again and again: the bells wander and narrow from round to round.")
+@picture("refit")
 def refit() -> Figure:
     """Draw a chain of refitted Gaussians."""
     draws, mean, spread = np.random.default_rng(4), 0.0, 1.0
@@ -151,7 +150,7 @@ def refit() -> Figure:
     return figure
 
 
-@picture("drift-paths", "Three panels of thirty paths of a model's mean over thirty rounds: replace spreads without end, accumulate settles away from zero, real stays in a band about zero.")
+@picture("drift-paths")
 def drift_paths() -> Figure:
     """Draw paths of the mean in the three ways to go on."""
     draws = np.random.default_rng(2)
@@ -169,25 +168,25 @@ def drift_paths() -> Figure:
     return figure
 
 
-@picture("careless-strip", "Strip of pictures of recursion without care: twelve prompts across, rows for the base model and rounds 2, 4 and 6. Colours fade and thin shapes dissolve.")
+@picture("careless-strip")
 def careless_strip() -> Figure:
     """Show collapse."""
     return strip("rsi_collapse/careless-0.png")
 
 
-@picture("cured-strip", "Strip of pictures of recursion that keeps as many real images: twelve prompts across, rows for the base model and rounds 2, 4 and 6; most shapes stay.")
+@picture("cured-strip")
 def cured_strip() -> Figure:
     """Show recursion with real data kept."""
     return strip("rsi_collapse/real-0.png")
 
 
-@picture("careless-rounds", "Panels by round for recursion without care, one line a seed: quality, obedience and learned scores fall over six rounds.")
+@picture("careless-rounds")
 def careless_rounds() -> Figure:
     """Draw collapse in numbers."""
     return rsi.rounds_figure(results("rsi_collapse"), "careless")
 
 
-@picture("cures", "Obedience by round, seed 0, one line a cure: without care it falls to near zero; filtered prompts, selection and weights fall as well; real data and accumulation fall more slowly.")
+@picture("cures")
 def cures() -> Figure:
     """Draw obedience by round for each cure, one seed each."""
     figure, axis = plt.subplots(figsize=(7, 3.4), constrained_layout=True)
@@ -202,13 +201,13 @@ def cures() -> Figure:
     return figure
 
 
-@picture("drift-signs", "Panels by round, one line an arm: signs of collapse as ratios to the base, with the range in which a round does not warn in grey.")
+@picture("drift-signs")
 def drift_signs() -> Figure:
     """Draw the signs of three arms."""
     return rsi.drift_figure(results("rsi_collapse"), ["careless", "real", "accumulate"])
 
 
-@picture("mean-distance", "Map of the mean distance to references on a ring: smallest in the empty middle, where no reference lies.")
+@picture("mean-distance")
 def mean_distance() -> Figure:
     """Draw what a mean distance measures when references lie on a ring."""
     angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
@@ -224,13 +223,13 @@ def mean_distance() -> Figure:
     return figure
 
 
-@picture("blindness", "Two line charts against the scale of latents, 0 a grey image and 1 as drawn, for three references. The mean distance falls with the scale, so its weight stays 1 for a grey image; the nearest and two-sided ones notice.")
+@picture("blindness")
 def blindness() -> Figure:
     """Draw the book's figure of what each distance notices."""
     return shrinkage.blindness_figure(shrinkage.blindness(48))
 
 
-@picture("alarms", "Variance of the latents by round as a ratio to the base, one line a seed without care, over the band in which no warning sounds; a cross marks the round in which damage is plain. One seed never leaves the band before its cross.")
+@picture("alarms")
 def alarms() -> Figure:
     """Draw warnings and damage of the careless runs."""
     figure, axis = plt.subplots(figsize=(7, 3.2), constrained_layout=True)

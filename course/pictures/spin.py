@@ -22,15 +22,13 @@ def strip(path: str) -> Figure:
     return figure
 
 
-@picture("spin-strip", "Strip of pictures: twelve prompts across, four rows for the base model and rounds 1 to 3. Shapes stay in place; edges become a little sharper. The rows are hard to tell "
-         "apart.")  # fmt: skip
+@picture("spin-strip")
 def spin_strip() -> Figure:
     """Show the strip of three rounds of self-play."""
     return strip("spin_shapes/spin-0.png")
 
 
-@picture("training-log", "Line charts over the training steps of round 1: loss from log 2 down, margin and implicit accuracy up, the player's errors over the opponent's on real images below 1 "
-         "and on own images above 1.")  # fmt: skip
+@picture("training-log")
 def training_log() -> Figure:
     """Draw the log of round 1."""
     log = pd.read_parquet(RESULTS / "spin_shapes" / "spin-0-training.parquet")
@@ -42,7 +40,9 @@ def training_log() -> Figure:
     axes[1].plot(log["step"], log["implicit_accuracy"], color=COLOURS[0])
     axes[1].set(ylabel="implicit accuracy")
     for colour, side in zip(COLOURS, ("real", "generated"), strict=False):
-        axes[2].plot(log["step"], log[f"player_{side}"] / log[f"opponent_{side}"], color=colour, label={"real": "real", "generated": "own"}[side])
+        axes[2].plot(
+            log["step"], log[f"player_{side}"] / log[f"opponent_{side}"], color=colour, label={"real": "real", "generated": "own"}[side]
+        )
     axes[2].axhline(1, color="0.6", lw=1)
     axes[2].set(ylabel="player's error over the opponent's")
     for axis in axes:
@@ -52,8 +52,7 @@ def training_log() -> Figure:
     return figure
 
 
-@picture("pairing", "Two panels. Left, quality of round 3 against quality of the base, one point per prompt: a long cloud along the diagonal. Right, standard error of the difference against "
-         "prompts, both axes logarithmic: the paired line lies well below the unpaired one.")  # fmt: skip
+@picture("pairing")
 def pairing() -> Figure:
     """Draw what pairing is worth on the larger evaluation."""
     base, player = per_prompt("base", "oracle_quality"), per_prompt("spin-round-3-seed-0", "oracle_quality")
@@ -62,14 +61,15 @@ def pairing() -> Figure:
     axes[0].axline((0.4, 0.4), slope=1, color="0.6", lw=1)
     axes[0].set(xlabel="base, mean quality of a prompt", ylabel="round 3")
     counts = np.array([50, 100, 200, 500, 1000, 2000])
-    for colour, (name, variance) in zip(COLOURS, {"paired": (player - base).var(ddof=1), "unpaired": base.var(ddof=1) + player.var(ddof=1)}.items(), strict=False):  # fmt: skip
+    spreads = {"paired": (player - base).var(ddof=1), "unpaired": base.var(ddof=1) + player.var(ddof=1)}
+    for colour, (name, variance) in zip(COLOURS, spreads.items(), strict=False):
         axes[1].plot(counts, np.sqrt(variance / counts), marker="o", ms=3, color=colour, label=name)
     axes[1].set(xscale="log", yscale="log", xlabel="prompts", ylabel="standard error of the difference")
     axes[1].legend(frameon=False)
     return figure
 
 
-@picture("resampling", "Two histograms of the bootstrapped mean quality of the base: resampling prompts gives the wider one, resampling images as if they were independent the narrower one.")
+@picture("resampling")
 def resampling() -> Figure:
     """Draw the bootstrap over prompts beside the one over images, which takes images of one prompt for independent."""
     images = judged("base").sort_values(["prompt", "image"])["oracle_quality"].to_numpy(dtype=np.float64).reshape(-1, 5)
@@ -83,31 +83,31 @@ def resampling() -> Figure:
     return figure
 
 
-@picture("spin-rounds", "Two panels by round, one line a training seed with intervals: quality rises over three rounds in all seeds alike; obedience falls a little.")
+@picture("spin-rounds")
 def spin_rounds() -> Figure:
     """Draw quality and obedience by round."""
     return rounds_figure(results("spin_shapes"))
 
 
-@picture("price", "Change of obedience against change of quality, both from the base, one line a method with error bars: all lines go right and down.")
+@picture("price")
 def price() -> Figure:
     """Draw quality against its price."""
     return price_figure(results("spin_shapes"))
 
 
-@picture("samples", "Quality against the number of images trained on, for self-play, fine-tuning and DPO, with error bars.")
+@picture("samples")
 def samples() -> Figure:
     """Draw quality by images used."""
     return samples_figure(results("spin_shapes"))
 
 
-@picture("map", "Two panels, a row a setting: self-play less fine-tuning at equal compute with intervals, in quality and in obedience. In quality no interval lies to the right of zero.")
+@picture("map")
 def map_of_settings() -> Figure:
     """Draw the map of settings."""
     return map_figure(RESULTS)
 
 
-@picture("luck", "Change of quality from the base, one dot a training seed, one row an arm: dots of arms with a signal lie on each other; the three dots of the null rounds lie apart.")
+@picture("luck")
 def luck() -> Figure:
     """Draw what a training seed is worth in each arm."""
     arms = ("spin", "frozen", "sft-steps", "sft-compute", "dpo", "null", "null-reencoded")
@@ -117,22 +117,25 @@ def luck() -> Figure:
         axis.plot(values, [row] * len(values), "o", ms=6, alpha=0.6, color=COLOURS[0] if "null" not in arm else COLOURS[1])
         axis.text(0.115, row, f"SD {np.std(values, ddof=1):.4f}", va="center", fontsize=9)
     axis.axvline(0, color="0.7", lw=1)
-    axis.set(yticks=range(len(arms)), yticklabels=arms, xlabel="change of quality from the base, one dot a training seed", xlim=(-0.02, 0.135))
+    axis.set(
+        yticks=range(len(arms)), yticklabels=arms, xlabel="change of quality from the base, one dot a training seed", xlim=(-0.02, 0.135)
+    )
     axis.invert_yaxis()
     return figure
 
 
-@picture("where-obedience-goes", "Stacked bars of the loss of obedience in points, one bar a model: the part of images no longer read as a scene, and the part of wrong attributes. The first part is the "
-         "larger one or about half in each bar; error bars are intervals over prompts.")  # fmt: skip
+@picture("where-obedience-goes")
 def where_obedience_goes() -> Figure:
     """Draw what a loss of obedience is made of."""
-    models = {"SPIN, round 3": "spin-round-3-seed-{seed}", "SFT, equal steps": "sft-equal-steps-seed-{seed}", "SFT, equal compute": "sft-equal-compute-seed-{seed}", "RSIDiff, round 8": "rsidiff-round-8-seed-{seed}"}  # fmt: skip
+    models = {"SPIN, round 3": "spin-round-3", "SFT, equal steps": "sft-equal-steps", "SFT, equal compute": "sft-equal-compute"}
+    models["RSIDiff, round 8"] = "rsidiff-round-8"
     figure, axis = plt.subplots(figsize=(8, 3), constrained_layout=True)
+    said = {"no scene": "no longer read as a scene", "attributes": "a scene, attributes wrong"}
     for row, model in enumerate(models.values()):
-        parts = -100 * split_with_interval(model).loc[["no scene", "attributes"]]
-        for offset, colour, name in ((-0.2, COLOURS[1], "no scene"), (0.2, COLOURS[0], "attributes")):
+        parts = -100 * split_with_interval(f"{model}-seed-{{seed}}").loc[list(said)]
+        for offset, colour, name in zip((-0.2, 0.2), (COLOURS[1], COLOURS[0]), said, strict=True):
             mean, ends = parts.loc[name, "mean"], parts.loc[name, ["high", "low"]].to_numpy()
-            axis.barh(row + offset, mean, 0.38, color=colour, label=name.replace("no scene", "no longer read as a scene").replace("attributes", "a scene, attributes wrong") if row == 0 else None)  # fmt: skip
+            axis.barh(row + offset, mean, 0.38, color=colour, label=None if row else said[name])
             axis.errorbar(mean, row + offset, xerr=np.abs(ends - mean)[:, None], fmt="none", ecolor="0.2", capsize=2)
     axis.set(yticks=range(len(models)), yticklabels=models, xlabel="obedience lost against the base (points)")
     axis.invert_yaxis()
@@ -140,8 +143,7 @@ def where_obedience_goes() -> Figure:
     return figure
 
 
-@picture("own-data", "Change from the unguided base by round when it trains on its own images' data, three seeds: quality against the denoiser's error on real images. Self-play goes right and up: better "
-         "samples, worse denoiser.")  # fmt: skip
+@picture("own-data")
 def own_data() -> Figure:
     """Draw the runs on the base's own data: the denoising error of real images against quality, by round."""
     figure, axis = plt.subplots(figsize=(6, 3.6), constrained_layout=True)
@@ -156,5 +158,3 @@ def own_data() -> Figure:
     axis.set(xlabel="quality of the samples", ylabel="denoising error on real\nimages, change (%)")
     axis.legend(frameon=False)
     return figure
-
-

@@ -46,7 +46,7 @@ def _one(size: tuple[float, float] = (6, 3.2)) -> tuple[Figure, plt.Axes]:
     return plt.subplots(figsize=size, constrained_layout=True)
 
 
-@picture("noised-densities", "Densities on a line: two clear bumps for the data; with more noise the bumps widen and meet, until one bell about zero is left.")
+@picture("noised-densities")
 def noised_densities() -> Figure:
     """Draw the mixture's density at four noise levels."""
     figure, axis = _one()
@@ -57,8 +57,7 @@ def noised_densities() -> Figure:
     return figure
 
 
-@picture("best-denoiser", "Best guess at the noise against the noisy point at three noise levels: a straight line at much noise, and a line with a fold between the "
-         "two bumps at little noise.")  # fmt: skip
+@picture("best-denoiser")
 def best_denoiser() -> Figure:
     """Draw eps* of the mixture."""
     figure, axis = _one()
@@ -69,8 +68,7 @@ def best_denoiser() -> Figure:
     return figure
 
 
-@picture("ddim-points", "Points of two conditions in the plane after 0, 60 and 100 steps of DDIM: one cloud of noise, two overlapping groups, the clusters of the "
-         "two mixtures.")  # fmt: skip
+@picture("ddim-points")
 def ddim_points() -> Figure:
     """Draw DDIM's points on the way."""
     path = forward.denoising_path(point_world(100), 400, eta=0.0)
@@ -83,7 +81,7 @@ def ddim_points() -> Figure:
     return figure
 
 
-@picture("ddim-ddpm", "Paths from noise to data on a line, position against step. Left, DDIM: smooth paths that never cross. Right, DDPM: rough paths that mix.")
+@picture("ddim-ddpm")
 def ddim_ddpm() -> Figure:
     """Draw paths of DDIM and DDPM side by side, by this module's own exact denoiser."""
     schedule, draws = cosine_schedule(60, 1e-3), np.random.default_rng(0)
@@ -103,8 +101,7 @@ def ddim_ddpm() -> Figure:
     return figure
 
 
-@picture("coarse-sampler", "Three histograms of samples over the data's density, from 2, 5 and 50 DDIM steps with a perfect denoiser: too narrow and smeared, better, "
-         "and right.")  # fmt: skip
+@picture("coarse-sampler")
 def coarse_sampler() -> Figure:
     """Draw what few steps draw, with the package's sampler."""
     world, mixture = line_world(200)
@@ -120,18 +117,18 @@ def coarse_sampler() -> Figure:
     return figure
 
 
-@picture("sampling-error", "Excess divergence of the samples' law from the data's in nats against 2 to 20 sampler steps, one line each for eta 0, 0.5 and 1: far above "
-         "zero at two steps, nearly zero at twenty.")  # fmt: skip
+@picture("sampling-error")
 def sampling_error() -> Figure:
     """Draw the book's figure with fewer samples."""
     return figures.sampling_error(forward.sampling_error(500, counts=(2, 3, 5, 10, 20)))
 
 
-@picture("links", "Three decreasing curves of the margin: the logistic link bends smoothly, the hinge has a corner at 1, the correlation link is a straight line.")
+@picture("links")
 def links() -> Figure:
     """Draw three links."""
     figure, axis, m = *_one(), np.linspace(-3, 4, 200)
-    for colour, (name, values) in zip(COLOURS, {"logistic": np.log1p(np.exp(-m)), "hinge": np.maximum(0, 1 - m), "correlation": 1 - m}.items(), strict=False):  # fmt: skip
+    drawn = {"logistic": np.log1p(np.exp(-m)), "hinge": np.maximum(0, 1 - m), "correlation": 1 - m}
+    for colour, (name, values) in zip(COLOURS, drawn.items(), strict=False):
         axis.plot(m, values, color=colour, label=name)
     axis.axvline(0, color="0.7", lw=1)
     axis.annotate("a round begins here", (0, math.log(2)), (0.8, 2.2), arrowprops={"arrowstyle": "->", "color": "0.4"})
@@ -140,8 +137,7 @@ def links() -> Figure:
     return figure
 
 
-@picture("best-reply", "Densities on a line: the opponent's, a bell; its replies to a test function that rises to the right, for three prices lambda: the lower the price, "
-         "the further right the reply, and never where the opponent draws nothing.")  # fmt: skip
+@picture("best-reply")
 def best_reply() -> Figure:
     """Draw replies p_k exp(f / lambda) to f(x) = x."""
     figure, axis = _one()
@@ -155,7 +151,7 @@ def best_reply() -> Figure:
     return figure
 
 
-@picture("jensen", "The logistic link with two arguments and the chord between them: the mean of the two values lies on the chord, above the value at the mean argument.")
+@picture("jensen")
 def jensen() -> Figure:
     """Draw Jensen's inequality on the logistic link."""
     figure, axis, a = *_one(), np.linspace(-4, 4, 200)
@@ -171,27 +167,25 @@ def jensen() -> Figure:
     return figure
 
 
-@picture("gap", "Gap between the two objectives against the variance over t, both axes logarithmic: marks of the logistic link follow variance over 8 where it is small "
-         "and fall below it where it is large; the hinge's marks scatter.")  # fmt: skip
+@picture("gap")
 def gap() -> Figure:
     """Draw the book's figure of the bound."""
     return figures.gap(bound.gaps(16, totals=(5, 20), etas=(0.0, 1.0)))
 
 
-@picture("two-forms", "Loss in noise form against loss in means, one mark per example and step, coloured by t: marks lie on the diagonal for DDIM.")
+@picture("two-forms")
 def two_forms() -> Figure:
     """Draw the two forms of the one-step objective."""
     return figures.two_forms(objective.per_example_losses(64, (0.0,))[0.0], "the same number, written twice")
 
 
-@picture("practical-bias", "Bars with error bars for opponents that are and are not consistent: the change of the mean loss from the target, from the points' law, and from both.")
+@picture("practical-bias")
 def practical_bias() -> Figure:
     """Draw what noising again changes."""
     return figures.practical_bias(practical.practical_bias(400))
 
 
-@picture("bradley-terry", "Probability that the labeller prefers the first image against the difference of utilities: three S-curves through one half, the steeper the sharper "
-         "the labeller.")  # fmt: skip
+@picture("bradley-terry")
 def bradley_terry() -> Figure:
     """Draw the Bradley-Terry model."""
     figure, axis, u = *_one(), np.linspace(-3, 3, 200)
@@ -202,8 +196,7 @@ def bradley_terry() -> Figure:
     return figure
 
 
-@picture("two-laws", "Probability over utility for a base with two bumps: the winners' law drops the low bump and at most doubles the high one; DPO's law at a small beta is "
-         "a spike at the far right.")  # fmt: skip
+@picture("two-laws")
 def two_laws() -> Figure:
     """Draw the winners' law and DPO's law in a world with two kinds of images."""
     figure, axis, u = *_one(), np.linspace(-3, 3, 121)
@@ -220,8 +213,7 @@ def two_laws() -> Figure:
     return figure
 
 
-@picture("beta-conventions", "Bars on a logarithmic axis: what beta = 2000 in one convention becomes in each of four, for latents of 16,384 numbers; they spread over more than "
-         "four powers of ten.")  # fmt: skip
+@picture("beta-conventions")
 def beta_conventions() -> Figure:
     """Draw one strength in four conventions."""
     figure, axis = _one((7, 2.6))

@@ -31,7 +31,7 @@ def grid(rows: list[Tensor], names: list[str], columns: list[str]) -> Figure:
     return picture_grid(torch.stack(rows).permute(0, 1, 3, 4, 2).numpy(), names, columns)
 
 
-@picture("qualities", "Two scenes drawn at quality 0.1, 0.3, 0.5, 0.7 and 0.9: from a blurred, tilted, off-centre patch to a sharp, centred, shaded shape.")
+@picture("qualities")
 def qualities() -> Figure:
     """Draw two scenes from badly to well."""
     levels = [0.1, 0.3, 0.5, 0.7, 0.9]
@@ -39,7 +39,7 @@ def qualities() -> Figure:
     return grid([drawn([s] * 5, levels, 3) for s in two], ["a large red star", "a small cyan heart"], [f"quality {q:g}" for q in levels])
 
 
-@picture("eight-shapes", "Sixteen pictures: the eight shapes circle, square, triangle, star, heart, ring, cross and moon, above drawn badly, below drawn well, in eight colours.")
+@picture("eight-shapes")
 def eight_shapes() -> Figure:
     """Draw all shapes and colours, badly and well."""
     colours, shapes = list(ATTRIBUTES["colour"]), list(ATTRIBUTES["shape"])
@@ -47,7 +47,7 @@ def eight_shapes() -> Figure:
     return grid([drawn(scenes, [q] * 8, 1) for q in (0.25, 0.9)], ["badly", "well"], shapes)
 
 
-@picture("obedience", "Four pictures for the caption a large red star on white: drawn well and right; drawn well and wrong, a blue star; drawn badly and right; no scene at all, scrambled patches.")
+@picture("obedience")
 def obedience() -> Figure:
     """Draw what quality and obedience each see."""
     right, wrong = scene("large", "red", "star", "white"), scene("large", "blue", "star", "white")
@@ -59,7 +59,7 @@ def obedience() -> Figure:
     return grid([images], ["caption:\na large red star\non white"], names)
 
 
-@picture("pairs", "Three pairs of pictures of the same caption, the winner above and the loser below: winners are drawn better.")
+@picture("pairs")
 def pairs() -> Figure:
     """Draw winners above losers."""
     scenes = [scene("large", "green", "ring", "sand"), scene("small", "purple", "moon", "white"), scene("large", "yellow", "cross", "grey")]
@@ -67,7 +67,7 @@ def pairs() -> Figure:
     return grid(rows, ["winner", "loser"], [canonical(s) for s in scenes])
 
 
-@picture("noised-scene", "One scene at five noise levels, from the clean picture to pure noise, and below the best guess at it from the mean over all scenes with known weights: sharp, then ever more blurred.")
+@picture("noised-scene")
 def noised_scene() -> Figure:
     """Draw a scene under noise, and the conditional mean over the 512 well drawn scenes."""
     alphas = [0.999, 0.5, 0.1, 0.02, 0.001]
@@ -82,7 +82,7 @@ def noised_scene() -> Figure:
     return grid([torch.stack(noisy), torch.stack(best)], ["noisy", "best guess"], [f"alpha {a:g}" for a in alphas])
 
 
-@picture("oracle-reads", "Two panels: the oracle's reading against the quality as drawn, points close to the diagonal; and its error, a narrow heap about zero.")
+@picture("oracle-reads")
 def oracle_reads() -> Figure:
     """Draw the oracle's reading of drawings of known quality."""
     chooser = torch.Generator().manual_seed(11)
@@ -99,9 +99,13 @@ def oracle_reads() -> Figure:
     return figure
 
 
-@picture("perturbations", "Grid of pictures: six scenes across; rows untouched, blurred, faded, recoloured, cropped and mirrored.")
+@picture("perturbations")
 def perturbations() -> Figure:
     """Draw scenes under each change that scorers are tested with."""
     scenes = [tuple(SCENES[i].tolist()) for i in np.random.default_rng(2).choice(512, 6, replace=False)]
     images = drawn(scenes, [0.7] * 6)
-    return grid([images, *(change(images) for change in PERTURBATIONS.values())], ["untouched", *PERTURBATIONS], [f"scene {i + 1}" for i in range(6)])
+    return grid(
+        [images, *(change(images) for change in PERTURBATIONS.values())],
+        ["untouched", *PERTURBATIONS],
+        [f"scene {i + 1}" for i in range(6)],
+    )
