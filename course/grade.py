@@ -1,8 +1,8 @@
 """python -m course.grade notebook.ipynb ...: run students' notebooks against the instructor's own tests and print the points.
 
 Locked cells (setup and tests) are restored from the instructor's notebooks before anything runs, so a student's changes to them have no
-effect. nbgrader's own `OverwriteCells` does the same from its database, which this course does without. The student's code runs with your rights:
-grade on a machine, or in a container, where the code can do no harm.
+effect. nbgrader's own `OverwriteCells` does the same from its database, which this course does without. The student's code runs with your
+rights: grade on a machine, or in a container, where the code can do no harm.
 
 What this does not prevent: tests run in the same Python process as the code they test. That code can replace what the tests call
 (`torch.allclose`, a builtin, IPython itself), or return objects that equal everything. `replaced` names the plain cases of the first kind
@@ -61,7 +61,8 @@ def source_of(student: NotebookNode, path: Path, folder: Path = SESSIONS) -> Not
     best = max(sources, key=lambda s: len(ids & {grade_id(c) for c in s.cells}))
     if not ids & {grade_id(c) for c in best.cells}:
         raise CourseError(
-            f"{path} belongs to no session of {folder}: none of its cells has an id of these; start from a copy that was handed out, and give its --sources"
+            f"{path} belongs to no session of {folder}: none of its cells has an id of these; start from a copy that was handed out, "
+            "and give its --sources"
         )
     return best
 

@@ -1,7 +1,7 @@
 """Draw the pictures of the slides by name: diagrams by code, everything else by the functions that draw the book's figures.
 
-A picture is a function without arguments that returns a matplotlib figure. `picture` gives the function its name; `words.json`
-has its words for readers who do not see it. Nothing is stored: every build draws the pictures again, from the package and from `book/results`.
+A picture is a function without arguments that returns a matplotlib figure. `picture` gives the function its name; `words.json` has its
+words for readers who do not see it. Nothing is stored: every build draws the pictures again, from the package and from `book/results`.
 """
 
 import importlib

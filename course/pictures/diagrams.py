@@ -160,7 +160,8 @@ def ways_to_go_on() -> Figure:
         "accumulate": "samples of models $0,\\ldots,i-1$",
         "real": "samples of model $i-1$ + real samples",
     }
-    places, arrows = {}, []
+    places: dict[str, tuple[float, float]] = {}
+    arrows = []
     for y, (way, data) in zip((0.85, 0.5, 0.15), rows.items(), strict=True):
         end = f"model $i$ ({way})"
         places |= {way: (0.1, y), data: (0.48, y), end: (0.86, y)}
