@@ -156,7 +156,7 @@ study-test: .venv/.run
 	$(PIP) --editable '.[test,browser]'
 	$(BIN)/pytest tests_browser/test_study_browser.py
 
-# students' notebooks and slides into runs/course/; the slides run some cells: a minute
+# students' notebooks and slides into runs/course/; the pictures of the slides are drawn: a minute
 course: .venv/.check
 	$(BIN)/python -m course.release
 	$(BIN)/python -m course.slides

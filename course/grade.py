@@ -1,8 +1,8 @@
 """python -m course.grade notebook.ipynb ...: run students' notebooks against the instructor's own tests and print the points.
 
-Locked cells (setup and tests) are restored from `course/sessions/` before anything runs, so a student's changes to them have no effect.
-nbgrader's own `OverwriteCells` does the same from its database, which this course does without. The student's code runs with your rights:
-grade on a machine, or in a container, where the code can do no harm.
+Locked cells (setup and tests) are restored from the instructor's notebooks before anything runs, so a student's changes to them have no
+effect. nbgrader's own `OverwriteCells` does the same from its database, which this course does without. The student's code runs with your
+rights: grade on a machine, or in a container, where the code can do no harm.
 
 What this does not prevent: tests run in the same Python process as the code they test. That code can replace what the tests call
 (`torch.allclose`, a builtin, IPython itself), or return objects that equal everything. `replaced` names the plain cases of the first kind
@@ -28,7 +28,7 @@ from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 
 from course.release import student_copy
-from course.sessions import ROOT, CourseError, exercises, grade_id, points, read, role, session_paths
+from course.sessions import ROOT, SESSIONS, CourseError, exercises, grade_id, points, read, role, session_paths
 
 GRADES = ROOT / "runs" / "course" / "grades"
 TIMEOUT = 120  # seconds per cell; the slowest model solution takes a tenth of this
@@ -48,17 +48,22 @@ class Grade:
     remark: str
 
 
-def source_of(student: NotebookNode, path: Path) -> NotebookNode:
+def source_of(student: NotebookNode, path: Path, folder: Path = SESSIONS) -> NotebookNode:
     """Return the instructor's notebook that a student's belongs to, found by the ids of its cells, whatever the file is called.
 
     Raises:
         CourseError: the notebook belongs to no session.
     """
     ids = {grade_id(cell) for cell in student.cells} - {""}
-    sources = [read(p) for p in session_paths()]
+    sources = [read(p) for p in session_paths(folder)]
+    if not sources:
+        raise CourseError(f"{folder} holds no instructor's notebooks; give the folder instructor/ that course.second_set wrote")
     best = max(sources, key=lambda s: len(ids & {grade_id(c) for c in s.cells}))
     if not ids & {grade_id(c) for c in best.cells}:
-        raise CourseError(f"{path} belongs to no session: none of its cells has an id of the course; start from a copy of course.release")
+        raise CourseError(
+            f"{path} belongs to no session of {folder}: none of its cells has an id of these; start from a copy that was handed out, "
+            "and give its --sources"
+        )
     return best
 
 
@@ -193,14 +198,14 @@ def replaced(notebook: NotebookNode) -> list[str]:
     return sorted(names)
 
 
-def grade(path: Path, timeout: int = TIMEOUT) -> list[Grade]:
+def grade(path: Path, timeout: int = TIMEOUT, sources: Path = SESSIONS) -> list[Grade]:
     """Return one row per graded cell of a student's notebook.
 
     Raises:
         CourseError: the file is no notebook of the course, or lacks some of its cells.
     """
     student = read(path)
-    source = source_of(student, path)
+    source = source_of(student, path, sources)
     notebook = restored(student, source, path)
     stopped, changed = execute(notebook, timeout), replaced(notebook)
     stubs = {grade_id(cell): cell.source for cell in student_copy(source).cells if role(cell, "solution")}
@@ -251,12 +256,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("notebooks", nargs="+", type=Path, help="students' notebooks, of any sessions")
     parser.add_argument("--out", type=Path, default=GRADES, help="folder of grades.csv and grades.json; default: runs/course/grades")
     parser.add_argument("--timeout", type=int, default=TIMEOUT, help="seconds a cell may take")
+    parser.add_argument(
+        "--sources", type=Path, default=SESSIONS, help="the instructor's notebooks; default: course/sessions, the first set"
+    )
     given = parser.parse_args(arguments)
     rows: list[Grade] = []
     refused = 0
     for path in given.notebooks:
         try:
-            graded = grade(path, given.timeout)
+            graded = grade(path, given.timeout, given.sources)
         except CourseError as error:
             refused += 1
             print(f"not graded: {error}")

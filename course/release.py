@@ -7,16 +7,23 @@ from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
-from nbgrader.preprocessors import CheckCellMetadata, ClearOutput, ClearSolutions, ComputeChecksums, LockCells
+from nbgrader.preprocessors import CheckCellMetadata, ClearHiddenTests, ClearOutput, ClearSolutions, ComputeChecksums, LockCells
 
 from course.sessions import ROOT, read, session_paths
 
 STUDENT = ROOT / "runs" / "course" / "student"
-STEPS = (LockCells, ClearSolutions, ClearOutput, CheckCellMetadata, ComputeChecksums)  # nbgrader's own order, without its database
+STEPS = (
+    LockCells,
+    ClearSolutions,
+    ClearHiddenTests,
+    ClearOutput,
+    CheckCellMetadata,
+    ComputeChecksums,
+)  # nbgrader's own order, without its database
 
 
 def student_copy(source: NotebookNode) -> NotebookNode:
-    """Return a student's notebook: solutions replaced by stubs, tests and setup locked, no outputs.
+    """Return a student's notebook: solutions replaced by stubs, no hidden tests, tests and setup locked, no outputs.
 
     Raises:
         RuntimeError, nbgrader's ValidationError: a solution region is not closed, or metadata do not fit.

@@ -41,9 +41,9 @@ class Mutant:
     source: str
 
 
-def session_paths() -> list[Path]:
-    """Return the paths of the instructor's notebooks, in the order of the course."""
-    return sorted(SESSIONS.glob("[0-9][0-9]_*.ipynb"))
+def session_paths(folder: Path = SESSIONS) -> list[Path]:
+    """Return the paths of the instructor's notebooks in a folder, in the order of the course."""
+    return sorted(folder.glob("[0-9][0-9]_*.ipynb"))
 
 
 def read(path: Path) -> NotebookNode:

@@ -13,7 +13,7 @@ import nbformat
 import pytest
 import torch
 
-from course import grade, pages, release, slides, times
+from course import grade, pages, release, second_set, times
 from course.sessions import EXERCISE, ROOT, CourseError, exercises, grade_id, mutants, points, read, role, session_paths
 
 PATHS = session_paths()
@@ -52,10 +52,15 @@ def solutions(notebook: nbformat.NotebookNode) -> list[str]:
     return hidden
 
 
-@pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
-def test_solutions_pass_and_stubs_and_mutants_fail(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+SETS = {path.stem: lambda path=path: (read(path), mutants(path)) for path in PATHS}
+SETS |= {f"{path.stem}_second": lambda path=path: second_set.notebook(path, "a key for tests") for path in second_set.source_paths()}
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning", "ignore:invalid value:RuntimeWarning")  # of known wrong answers
+def test_solutions_pass_and_stubs_and_mutants_fail(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test cell is tried on the stub and on every known wrong answer of the solution cell before it, then on the solution."""
-    source, notebook, wrong = read(path), Notebook(monkeypatch), mutants(path)
+    (source, wrong), notebook = SETS[name](), Notebook(monkeypatch)
     stubs = {grade_id(c): c.source for c in release.student_copy(source).cells if role(c, "solution")}
     solution, before, tried = None, {}, []
     for cell in source.cells:
@@ -93,7 +98,7 @@ def test_the_notebooks_keep_the_courses_form(path: Path) -> None:
     notebook = read(path)
     number = int(path.stem[:2])
     assert notebook.cells[0].source.startswith(f"# Session {number}: ")
-    assert notebook.cells[-1].source.startswith("What you now know that you did not: ")
+    assert notebook.cells[-1].source.startswith("**In short.** ")
     found = exercises(notebook)
     assert {"pencil", "code", "experiment"} <= {e.kind for e in found}
     assert [e.number for e in found] == [f"{number}.{i + 1}" for i in range(len(found))]
@@ -112,14 +117,14 @@ def test_the_notebooks_keep_the_courses_form(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
 def test_students_see_no_solution(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "executed", slides.shown_cells)  # pictures are no matter here
+    monkeypatch.setattr(pages, "executed", pages.lecture_cells)  # pictures are no matter here
     source = read(path)
     seen = nbformat.writes(release.student_copy(source))
     plain = "\n".join(c.source for c in nbformat.reads(seen, as_version=4).cells)
     assert len(solutions(source)) > 3
     kept = "\n".join(c.source for c in source.cells if not role(c, "solution"))
     shown = [plain, "\n".join(c.source for c in pages.page(source, path.name).cells)]
-    shown.append("\n".join(c.source for c in slides.shown_cells(source).cells))
+    shown.append("\n".join(c.source for c in pages.lecture_cells(source).cells))
     for text in shown:
         assert not [line for line in solutions(source) if line in text and line not in kept]
         assert "BEGIN SOLUTION" not in text
@@ -245,7 +250,7 @@ def test_a_page_shows_the_lectures_pictures(session: int, drawn: list[str]) -> N
 
 
 def test_the_books_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "executed", slides.shown_cells)  # pictures are no matter here
+    monkeypatch.setattr(pages, "executed", pages.lecture_cells)  # pictures are no matter here
     written = pages.write_pages(tmp_path)
     toc = (ROOT / "book" / "_toc.yml").read_text()
     syllabus = (ROOT / "book" / "chapters" / "course.md").read_text()
@@ -254,7 +259,6 @@ def test_the_books_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert (tmp_path / "notebooks" / path.name).exists()
         text = "\n".join(c.source for c in read(path).cells)
         assert "YOUR ANSWER HERE" not in text
-        assert read(path).cells[-1].source.startswith("What you now know that you did not: ")
         assert "`notebooks/" not in text
         for link in re.findall(r"\[\]\(\.\./(\w+)\.ipynb\)", text):
             assert (ROOT / "notebooks" / f"{link}.ipynb").exists(), link
@@ -279,18 +283,11 @@ def test_syllabus_and_notebooks_name_the_same_reading_and_notes_the_same_proofs(
     assert proved[0][1] == proved[1][1]
 
 
-def test_slides_hold_everything_they_need() -> None:
-    source = read(PATHS[3])
-    page = slides.slides_html(source)
-    body = page[page.index("<body>") :]
-    assert body.count("<section") == sum(slides.slide_type(c) == "slide" for c in source.cells)
-    assert "<h1" in body
-    assert "MathJax" in page
-    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page[: page.index("window.MathJax")] + body)
+def test_solutions_do_not_stand_before_the_exercises() -> None:
     wrong = read(PATHS[3])
-    next(c for c in wrong.cells if role(c, "solution")).metadata["slideshow"] = {"slide_type": "slide"}
-    with pytest.raises(CourseError, match="must not stand on slides"):
-        slides.slides_html(wrong)
+    wrong.cells.insert(1, next(c for c in wrong.cells if role(c, "solution") and c.cell_type == "code"))
+    with pytest.raises(CourseError, match="must not stand before the first exercise"):
+        pages.lecture_cells(wrong)
 
 
 def test_exercise_headings_are_read() -> None:

@@ -1,0 +1,135 @@
+"""Read finished experiments for the slides: differences with intervals, and where a loss of obedience comes from."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from course.sessions import ROOT
+from selfimprove.evaluation.statistics import student_interval
+from selfimprove_lab.results.arms import Results, load_results
+from selfimprove_lab.results.seeds import crossed_interval
+
+RESULTS = ROOT / "book" / "results"
+SEEDS = (0, 1, 2)
+
+
+@cache
+def results(folder: str) -> Results:
+    """Return the exported runs of a folder below book/results."""
+    return load_results(RESULTS / folder)
+
+
+def judged(model: str) -> pd.DataFrame:
+    """Return the scores of every image of a model in the larger evaluation, 500 prompts with five images each."""
+    return pd.read_parquet(RESULTS / "evaluation_shapes" / "held-in" / f"{model}.parquet")
+
+
+def per_prompt(model: str, column: str) -> Float[np.ndarray, " prompts"]:
+    """Return a model's mean score per prompt of the larger evaluation."""
+    return judged(model).groupby("prompt")[column].mean().to_numpy(dtype=np.float64)
+
+
+def split_obedience(before: pd.DataFrame, after: pd.DataFrame) -> tuple[float, float]:
+    """Split a change of obedience between two tables of images in the part of images that are no scene, and the part of the attributes.
+
+    Obedience is the share S of images that are read as a scene times the share R of these with every stated attribute right. The oracle's
+    quality is 0 exactly where an image is no scene. With means over both tables, the change of S times mean R, and of R times mean S, add
+    up to the whole change.
+    """
+    scene = [float((t["oracle_quality"] > 0).mean()) for t in (before, after)]
+    right = [float(t["oracle_all_right"].mean()) / s for t, s in zip((before, after), scene, strict=True)]
+    return (scene[1] - scene[0]) * sum(right) / 2, (right[1] - right[0]) * sum(scene) / 2
+
+
+def split_with_interval(model: str) -> pd.DataFrame:
+    """Return both parts of a model's change of obedience from the base, with intervals: rows "no scene", "attributes", and "share".
+
+    `model` holds {seed}. The interval resamples prompts, the same for every seed and for the base. "share" is the first part
+    over the whole.
+    """
+    tables = [judged("base"), *(judged(model.format(seed=seed)) for seed in SEEDS)]
+    stacked = np.stack([
+        np.stack([(t["oracle_quality"] > 0).groupby(t["prompt"]).mean(), t.groupby("prompt")["oracle_all_right"].mean()]) for t in tables
+    ])  # fmt: skip
+    draws = np.random.default_rng(0).integers(stacked.shape[2], size=(1000, stacked.shape[2]))
+
+    def parts(chosen: np.ndarray | slice) -> np.ndarray:
+        scene, all_right = stacked[:, :, chosen].mean(2 if isinstance(chosen, slice) else -1).swapaxes(0, 1)
+        right = all_right / scene
+        lost = ((scene[1:] - scene[0]) * (right[1:] + right[0]) / 2).mean(0)
+        wrong = ((right[1:] - right[0]) * (scene[1:] + scene[0]) / 2).mean(0)
+        return np.stack([lost, wrong, lost / (lost + wrong)])
+
+    low, high = np.quantile(parts(draws), [0.025, 0.975], axis=1)
+    return pd.DataFrame({"mean": parts(slice(None)), "low": low, "high": high}, index=["no scene", "attributes", "share"])
+
+
+def changes(arm: str, truth: str, folder: str = "spin_shapes") -> list[float]:
+    """Return the change of a truth from the base at the end of an arm, by seed."""
+    return [results(folder)[arm][seed]["last_against_base"][f"oracle_{truth}"]["delta_prev"] for seed in SEEDS]
+
+
+def _said(values: tuple[float, float, float], points: bool = False) -> str:
+    mean, low, high = (100 * v for v in values) if points else values
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}] points" if points else f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _change(arm: str, truth: str) -> str:
+    return _said(student_interval(changes(arm, truth)), truth == "all_right")
+
+
+def _ahead(rival: str, truth: str = "quality") -> str:
+    pairs = zip(changes("spin", truth), changes(rival, truth), strict=True)
+    return _said(student_interval([a - b for a, b in pairs]), truth == "all_right")
+
+
+def _held_in(later: str, earlier: str, column: str) -> str:
+    """Return the difference of two models over seeds and prompts of the larger evaluation."""
+    matrix = np.stack([per_prompt(later.format(seed=s), column) - per_prompt(earlier.format(seed=s), column) for s in SEEDS])
+    return _said((float(matrix.mean()), *crossed_interval(matrix)), column == "oracle_all_right")
+
+
+def _share(model: str) -> str:
+    mean, low, high = (round(100 * v) for v in split_with_interval(model).loc["share"])
+    return f"{mean} % [{low}, {high}]"
+
+
+def _spread(arm: str) -> str:
+    return f"{np.std(changes(arm, 'quality'), ddof=1):.4f}"
+
+
+FINDINGS: dict[str, Callable[[], str]] = {
+    "spin quality": lambda: _change("spin", "quality"),
+    "spin obedience": lambda: _change("spin", "all_right"),
+    "sft-compute quality": lambda: _change("sft-compute", "quality"),
+    "sft-compute obedience": lambda: _change("sft-compute", "all_right"),
+    "spin less sft-steps": lambda: _ahead("sft-steps"),
+    "spin less sft-compute": lambda: _ahead("sft-compute"),
+    "spin less frozen": lambda: _ahead("frozen"),
+    "spin less frozen, obedience": lambda: _ahead("frozen", "all_right"),
+    "spin share no scene": lambda: _share("spin-round-3-seed-{seed}"),
+    "sft share no scene": lambda: _share("sft-equal-compute-seed-{seed}"),
+    "rsi share no scene": lambda: _share("rsidiff-round-8-seed-{seed}"),
+    "null spread": lambda: _spread("null"),
+    "spin spread": lambda: _spread("spin"),
+    "sft spread": lambda: _spread("sft-compute"),
+    "rsi quality 5 to 8": lambda: _held_in("rsidiff-round-8-seed-{seed}", "rsidiff-round-5-seed-{seed}", "oracle_quality"),
+    "rsi obedience 5 to 8": lambda: _held_in("rsidiff-round-8-seed-{seed}", "rsidiff-round-5-seed-{seed}", "oracle_all_right"),
+    "rsi quality 8": lambda: _held_in("rsidiff-round-8-seed-{seed}", "base", "oracle_quality"),
+    "rsi obedience 8": lambda: _held_in("rsidiff-round-8-seed-{seed}", "base", "oracle_all_right"),
+}
+
+
+@cache
+def finding(name: str) -> str:
+    """Return a finding in numbers, by its name in the slides: mean and 95 % interval, computed from book/results."""
+    return FINDINGS[name]()
+
+
+def exported(pattern: str) -> list[Path]:
+    """Return the exported files that match a pattern below book/results, sorted."""
+    return sorted(RESULTS.glob(pattern))
