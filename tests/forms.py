@@ -1,7 +1,9 @@
 """Models in the forms in which people have them, for tests: plain diffusers' images beside ours, and the names of the original code."""
 
+import gzip
 import json
 import re
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -10,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from selfimprove import draws
+from selfimprove.models.known import MERGES, VOCABULARY
 from selfimprove.models.pipeline import load_diffuser
 from selfimprove.rollout import rollout
 
@@ -91,3 +94,13 @@ def write_checkpoint(file: Path, tensors: dict[str, Tensor], **metadata: str) ->
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, file, metadata={"format": "pt", **metadata})
     return file
+
+
+def write_merges(cache: Path) -> Path:
+    """Write a stand-in for CLIP's vocabulary, of its size, into the folder of a cache."""
+    letters = [chr(n) for n in range(ord("a"), ord("z") + 1)]
+    words = ["".join(w) for n in (2, 3, 4) for w in product(letters, repeat=n)][:MERGES]
+    merges = [f"{word[:-1]} {word[-1]}" for word in words]
+    cache.mkdir()
+    (cache / VOCABULARY).write_bytes(gzip.compress("\n".join(["version", *merges, "not a merge"]).encode()))
+    return cache

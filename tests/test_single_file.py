@@ -1,31 +1,29 @@
 """Single-file checkpoints: read like plain diffusers reads them, converted once, with their configuration found without a network."""
 
-import gzip
 import json
 import re
 import shutil
 import socket
-from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import tiny_pipeline
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from forms import checkpoint, here, plainly, unet_names, vae_names, write_checkpoint
+from forms import checkpoint, here, plainly, unet_names, vae_names, write_checkpoint, write_merges
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from selfimprove.models.checks import on_meta
-from selfimprove.models.known import KNOWN, MERGES, PACKAGES, VOCABULARY, write_known
+from selfimprove.models.known import KNOWN, PACKAGES, VOCABULARY, write_known
+from selfimprove.models.original import check_fit, recognise
 from selfimprove.models.pipeline import load_diffuser
 from selfimprove.models.players import write_pipeline
 from selfimprove.models.resolve import resolve_model
-from selfimprove.models.single_file import PREFIXES, check_fit
 from selfimprove.models.weights import ModelError, model_hash
 
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model.transformer.text_model."
-XL = "conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias"
+REFINER = "conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias"
 
 
 @pytest.fixture(autouse=True)
@@ -35,12 +33,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setenv("SELFIMPROVE_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "cache").mkdir()
-    letters = [chr(n) for n in range(ord("a"), ord("z") + 1)]  # a stand-in for CLIP's vocabulary, of its size
-    words = ["".join(w) for n in (2, 3, 4) for w in product(letters, repeat=n)][:MERGES]
-    merges = [f"{word[:-1]} {word[-1]}" for word in words]
-    (tmp_path / "cache" / VOCABULARY).write_bytes(gzip.compress("\n".join(["version", *merges, "not a merge"]).encode()))
-    return tmp_path / "cache"
+    return write_merges(tmp_path / "cache")
 
 
 def configurations(tiny: Path, folder: Path) -> Path:
@@ -126,7 +119,7 @@ def test_the_configuration_is_found_in_its_own_folder_or_by_name(tiny: Path, fil
         (lambda t: [t.pop(n) for n in list(t) if n.startswith("first_stage_model.")], "holds no vae; give a complete checkpoint"),
         (lambda t: [t.pop(n) for n in list(t) if n.startswith("cond_stage_model.")], "holds no text_encoder"),
         (lambda t: t.pop(f"{TEXT}final_layer_norm.bias"), "text_encoder: its weights lack .*final_layer_norm.bias"),
-        (lambda t: t.update({XL: torch.zeros(1)}), "of the kind 'xl_base'"),
+        (lambda t: t.update({REFINER: torch.zeros(1)}), "of the kind 'xl_refiner'"),
         (lambda t: (t.clear(), t.update({"lora_unet_x.lora_up.weight": torch.zeros(1)})), "is a LoRA, no model; add it to one"),
         (lambda t: (t.clear(), t.update({"head.weight": torch.zeros(1)})), "is no checkpoint .its first tensor is 'head.weight'"),
     ],
@@ -188,12 +181,14 @@ def test_the_known_configurations_are_those_of_the_published_models(
     assert [sum(w.numel() for w in network.parameters()) for network in (denoiser, vae, encoder)] == [unet, 83_653_863, text]
     assert denoiser.config.sample_size * 8 == vae.config.sample_size == side
     names = {"unet": (unet_names, 2), "vae": (vae_names, 4)}
-    found = {}
+    found, prefixes = {}, {"unet": UNET, "vae": "first_stage_model."}
     for part, network in (("unet", denoiser), ("vae", vae)):
         for n, weight in network.state_dict().items():
             flat = part == "vae" and re.search(r"to_(q|k|v|out\.0)\.weight", n)
-            found[PREFIXES[part] + names[part][0](n, names[part][1])] = weight[..., None, None] if flat else weight
-    check_fit(folder, found)  # diffusers' conversion, from the names of the original code, at the true size
+            found[prefixes[part] + names[part][0](n, names[part][1])] = weight[..., None, None] if flat else weight
+    check_fit(
+        folder, recognise(tmp_path, found, dict.fromkeys(found, "F16"), {})
+    )  # diffusers' conversion, from the names of the original code, at the true size
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     numbers = tokenizer("a photo of a cat", padding="max_length").input_ids
     # what CLIP's merges do not decide: the marks, the letter "a" as a word, the padding, and the sizes
@@ -210,6 +205,7 @@ def test_a_player_of_a_single_file_loads_in_plain_diffusers(file: Path, tmp_path
 def test_without_clips_vocabulary_the_remedy_is_named(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (cache / VOCABULARY).unlink()
     monkeypatch.setattr("selfimprove.models.known.PACKAGES", ())
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: (tmp_path / "none").read_text())  # tries no longer
     with pytest.raises(ModelError, match=r"CLIP's vocabulary is not here .*: give a pipeline folder .*install open_clip"):
         write_known(tmp_path / "sd1", KNOWN["sd1"])
     assert PACKAGES == ("open_clip", "clip")

@@ -35,10 +35,10 @@ def _tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(PIPELINE / "tokenizer", model_max_length=LENGTH)
 
 
-def _clip(tokenizer: CLIPTokenizer, projected: bool) -> CLIPTextModel | CLIPTextModelWithProjection:
+def _clip(tokenizer: CLIPTokenizer, projected: bool, width: int = 32) -> CLIPTextModel | CLIPTextModelWithProjection:
     config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=37, num_hidden_layers=3, num_attention_heads=4,
-        max_position_embeddings=LENGTH, projection_dim=32, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=37, num_hidden_layers=3, num_attention_heads=4,
+        max_position_embeddings=LENGTH, projection_dim=width, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
@@ -63,30 +63,32 @@ def _vae(channels: int, quant: bool, **changes: float) -> AutoencoderKL:
     )  # fmt: skip
 
 
-def sdxl() -> StableDiffusionXLPipeline:
-    """16 px images, 8x8 latents of 4 channels, two text encoders."""
+def sdxl(width: int = 32) -> StableDiffusionXLPipeline:
+    """16 px images, 8x8 latents of 4 channels, two text encoders, the second of a width."""
     tokenizer = _tokenizer()
     unet = UNet2DConditionModel(
         sample_size=8, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=(2, 4), use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
-        transformer_layers_per_block=(1, 2), projection_class_embeddings_input_dim=80, cross_attention_dim=64,
+        transformer_layers_per_block=(1, 2), projection_class_embeddings_input_dim=48 + width, cross_attention_dim=32 + width,
     )  # fmt: skip
     scheduler = EulerDiscreteScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
     )
     return StableDiffusionXLPipeline(
-        vae=_vae(4, True, scaling_factor=0.13025), text_encoder=_clip(tokenizer, False), text_encoder_2=_clip(tokenizer, True),
-        tokenizer=tokenizer, tokenizer_2=_tokenizer(), unet=unet, scheduler=scheduler, add_watermarker=False,
+        vae=_vae(4, True, scaling_factor=0.13025), text_encoder=_clip(tokenizer, False),
+        text_encoder_2=_clip(tokenizer, True, width), tokenizer=tokenizer, tokenizer_2=_tokenizer(),
+        unet=unet, scheduler=scheduler, add_watermarker=False,
     )  # fmt: skip
 
 
-def sd3(with_t5: bool = True) -> StableDiffusion3Pipeline:
-    """16 px images, 8x8 latents of 16 channels in patches of 2, three text encoders or two."""
+def sd3(with_t5: bool = True, width: int = 32, **changes: object) -> StableDiffusion3Pipeline:
+    """16 px images, 8x8 latents of 16 channels in patches of 2, three text encoders, the second of a width, or two."""
     tokenizer = _tokenizer()
     transformer = SD3Transformer2DModel(
         sample_size=8, patch_size=2, in_channels=16, out_channels=16, num_layers=2, attention_head_dim=8, num_attention_heads=4,
-        joint_attention_dim=80, caption_projection_dim=32, pooled_projection_dim=64, pos_embed_max_size=16,
+        joint_attention_dim=80, caption_projection_dim=32, pooled_projection_dim=32 + width,
+        pos_embed_max_size=16, **changes,
     )  # fmt: skip
     t5, t5_tokenizer = _t5() if with_t5 else (None, None)
     if t5 is not None:
@@ -95,7 +97,7 @@ def sd3(with_t5: bool = True) -> StableDiffusion3Pipeline:
     return StableDiffusion3Pipeline(
         transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=_vae(16, False, scaling_factor=1.5305, shift_factor=0.0609), text_encoder=_clip(tokenizer, True), tokenizer=tokenizer,
-        text_encoder_2=_clip(tokenizer, True), tokenizer_2=_tokenizer(), text_encoder_3=t5, tokenizer_3=t5_tokenizer,
+        text_encoder_2=_clip(tokenizer, True, width), tokenizer_2=_tokenizer(), text_encoder_3=t5, tokenizer_3=t5_tokenizer,
     )  # fmt: skip
 
 

@@ -31,15 +31,20 @@ def write_pipeline(folder: Path, denoiser: Any, base: Path) -> None:
     absent += [part for part, named in index.items() if isinstance(named, list) and not (base / part).is_dir()]
     (folder / "model_index.json").write_text(json.dumps(index | {part: [None, None] for part in absent}, indent=2) + "\n")
     for part in (part for part in parts if part not in absent):
-        for path, name in _travelling(base / part).items():
-            target, source = folder / part / name, path.resolve()
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                if source.suffix != ".safetensors" or source.stat().st_size < LINKED:
-                    raise OSError("copied")
-                os.link(source, target)
-            except OSError:
-                shutil.copyfile(source, target)
+        copy_part(base / part, folder / part)
+
+
+def copy_part(part: Path, to: Path) -> None:
+    """Copy what a player gets of a pipeline's part into a folder, or link it."""
+    for path, name in _travelling(part).items():
+        target, source = to / name, path.resolve()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if source.suffix != ".safetensors" or source.stat().st_size < LINKED:
+                raise OSError("copied")
+            os.link(source, target)
+        except OSError:
+            shutil.copyfile(source, target)
 
 
 def _travelling(part: Path) -> dict[Path, Path | str]:

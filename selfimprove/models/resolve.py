@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from selfimprove.files import sha256
 from selfimprove.models.converted import converted
 from selfimprove.models.known import KNOWN
 from selfimprove.models.lora import FILE
+from selfimprove.models.original import read_original
 from selfimprove.models.pipeline import Diffuser, load_diffuser
 from selfimprove.models.players import write_pipeline
 from selfimprove.models.single_file import from_single_file
@@ -49,7 +51,8 @@ def _base(text: str) -> Path:
     path = Path(name).expanduser()
     if _exists(name) and path.is_file():
         if configuration and configuration not in KNOWN:
-            return from_single_file(path, Path(configuration).expanduser() if _exists(configuration) else _snapshot(configuration))
+            local = Path(configuration).expanduser() if _exists(configuration) else None
+            return from_single_file(path, local or _pipeline_of(configuration, read_original(path).lacking))
         return from_single_file(path, configuration)
     if configuration:
         raise ModelError(f"model={text!r}: there is no file {name!r} to be read as {configuration!r}; check the path")
@@ -60,11 +63,14 @@ def _exists(text: str) -> bool:
     return os.path.exists(os.path.expanduser(text))  # False for what is too long to be a path, where pathlib raises
 
 
-def _pipeline_of(name: str) -> Path:
-    """Return the local copy of a hub repository's pipeline: plain weights where it has them, else shards or a variant such as fp16."""
-    folder = _snapshot(name, *(f"{part}/{stem}.safetensors" for part, stem in WEIGHTS.items()))
+def _pipeline_of(name: str, parts: Iterable[str] = tuple(WEIGHTS)) -> Path:
+    """Return the local copy of a hub repository's pipeline: plain weights where it has them, else shards or a variant such as fp16.
+
+    `parts`: those whose weights are needed.
+    """
+    folder = _snapshot(name, *(f"{part}/{WEIGHTS[part]}.safetensors" for part in parts))
     lacking: list[str] = []
-    for part, stem in ((part, stem) for part, stem in WEIGHTS.items() if (folder / part).is_dir()):
+    for part, stem in ((part, WEIGHTS[part]) for part in parts if (folder / part).is_dir()):
         found = find_weights(folder / part)
         wanted = found.files if found else [folder / part / f"{stem}{variant}.safetensors" for variant in VARIANTS]
         lacking += [path.relative_to(folder).as_posix() for path in wanted if not path.exists()]
