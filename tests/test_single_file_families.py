@@ -312,6 +312,19 @@ def test_what_is_no_model_of_these_is_refused_in_a_line(one: dict[str, Written],
     assert "\n" not in str(refused.value)
 
 
+def test_a_damage_on_which_the_classification_of_diffusers_stumbles_is_named(one: dict[str, Written], tmp_path: Path) -> None:
+    """It looks up tensors that a damaged file lacks, and knows two sizes of the grid of Stable Diffusion 3 alone."""
+
+    def distilled(tensors: dict[str, Tensor]) -> None:
+        tensors[f"{DENOISER}guidance_in.in_layer.bias"] = torch.zeros(32)
+        del tensors[f"{DENOISER}img_in.weight"]
+
+    wide = with_(**{f"{DENOISER}joint_blocks.0.context_block.adaLN_modulation.1.bias": torch.zeros(9216)})
+    for kind, change, message in (("flux", distilled, "transformer: its weights lack"), ("sd3", wide, r"is of \(9216,\), not")):
+        with pytest.raises(ModelError, match=message):
+            resolve_model(f"{rewrite(one[kind], tmp_path, change)} as {one[kind].bare}")
+
+
 def test_files_of_other_formats_and_configurations_of_other_families_are_refused(one: dict[str, Written], tmp_path: Path) -> None:
     for suffix, message in ((".gguf", "is quantised; give the file of the same model in half precision, as .safetensors"),
                             (".ckpt", "is pickled, and can run code when loaded")):  # fmt: skip
