@@ -344,10 +344,12 @@ def test_guidance_at_some_levels_is_another_opponent_and_costs_less(tiny: Path, 
             PRESET.changed(guidance_interval=wrong)
     assert changed_settings("guidance_interval=(0.28, 5.42), steps=3") == {"guidance_interval": (0.28, 5.42), "steps": 3}
     for text in ("0.28", "(0.28, None)", "high", "((1, 2), 3)"):
-        with pytest.raises(ArgumentError, match=r"guidance_interval=.* is of the wrong kind; give two noise levels, such as \(0.28, 5.42\)"):
+        with pytest.raises(
+            ArgumentError, match=r"guidance_interval=.* is of the wrong kind; give two noise levels, such as \(0.28, 5.42\)"
+        ):
             changed_settings(f"guidance_interval={text}")
     with pytest.raises(ArgumentError, match=r"metrics='clip' is of the wrong kind"):
-        PRESET.changed(metrics="clip")
+        changed_settings("metrics=clip")
     with pytest.raises(ArgumentError, match="does nothing at guidance=1"):
         PRESET.changed(guidance_interval=(0.2, 5.0), guidance=1.0)
 
