@@ -102,11 +102,11 @@ def machines_table(captions: int, cards: int, name: str = "sd15-spin") -> pd.Dat
         rows.append(
             {
                 "stage": stage,
-                "operations": f"{unit(cost.flops)}FLOP",
+                "operations": f"{unit(float(cost.flops))}FLOP",
                 "time": duration(seconds / 60),
-                "kept": f"{unit(cost.kept)}B",
-                "read": f"{unit(cost.read)}B in {duration(cost.read / DISK / cards / 60)}",
-                "sent by each card": f"{unit(cost.reduced)}B in {duration(cost.reduced / LINK / 60)}" if cost.reduced else "nothing",
+                "kept": f"{unit(float(cost.kept))}B",
+                "read": f"{unit(float(cost.read))}B in {duration(cost.read / DISK / cards / 60)}",
+                "sent by each card": f"{unit(float(cost.reduced))}B in {duration(cost.reduced / LINK / 60)}" if cost.reduced else "nothing",
                 "done again after a node is lost": duration(cost.again / rate / (1 if cost.rows else cards) / 60),
             }
         )
