@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -61,8 +62,7 @@ def wins(published: pd.DataFrame, own: pd.DataFrame, scores: Sequence[str]) -> F
 
     Both frames have the columns model, score, mean, low and high, in per cent. The dashed line at 50 % is no difference.
     """
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    left, right = figure.subplots(1, 2, sharex=True)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), sharex=True, constrained_layout=True)
     parts = (left, "SPIN-Diffusion, table 3", published, list(pd.unique(published["score"]))), (right, "here", own, list(scores))
     for axis, title, frame, shown in parts:
         models = list(pd.unique(frame["model"]))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -41,8 +42,8 @@ def quality_figure(qualities: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9), scene
         (_scenes(alike, scene), [f"quality {q:g}" for q in qualities]),
         (_scenes(spoiled, scene), [f"low {name}" for name in FACTORS]),
     ]
-    figure = Figure(figsize=(7.2, 3.5), layout="constrained")
-    grid = figure.subplots(2, max(len(qualities), len(FACTORS)), squeeze=False)
+    columns = max(len(qualities), len(FACTORS))
+    figure, grid = plt.subplots(2, columns, figsize=(7.2, 3.5), constrained_layout=True, squeeze=False)
     for line, (images, labels) in zip(grid, rows, strict=True):
         for axis in line:
             axis.set_axis_off()

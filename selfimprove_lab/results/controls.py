@@ -1,6 +1,6 @@
 """Make the tables and figures of self-play's controls, and of the map of where self-play pays compared with fine-tuning."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,14 +103,14 @@ PATHS = {  # arms along which a method goes on
 }  # fmt: skip
 
 
-def price_figure(results: Results) -> Figure:
+def price_figure(results: Results, paths: Mapping[str, Sequence[str]] = PATHS) -> Figure:
     """Draw how much obedience is paid for how much quality: one line per method, one point per arm's end or round.
 
-    Bars are 95 % intervals over seeds and prompts.
+    Bars are 95 % intervals over seeds and prompts. `paths` maps a method's name to the arms along which it goes on.
     """
     figure, axis = plt.subplots(figsize=(7, 3.8), constrained_layout=True)
-    shades = colours(list(PATHS))
-    for marker, (name, arms) in zip(MARKERS, PATHS.items(), strict=False):
+    shades = colours(list(paths))
+    for marker, (name, arms) in zip(MARKERS, paths.items(), strict=False):
         points = []
         for seeds in (results[arm] for arm in arms if arm in results):
             for index in range(1, len(next(iter(seeds.values()))["rounds"])):

@@ -11,6 +11,8 @@ from selfimprove.evaluation.aggregate import RAW
 from selfimprove_lab.claims.table import QUALITY, RIGHT, Difference, Experiments, difference
 from selfimprove_lab.figures.comparison import picture_grid
 from selfimprove_lab.figures.network_films import cells
+from selfimprove_lab.results.arms import load_results
+from selfimprove_lab.results.controls import price_figure
 
 SPIN, RSI = ("spin_shapes", "spin"), ("rsi_rounds", "rsi")
 COLUMNS = {  # name -> experiment, arm, and the row of its exported strip: the base model or the last round
@@ -51,6 +53,18 @@ def missing_columns(root: str | Path, seed: int = 0) -> str:
     """Return a sentence that names the models whose pictures were not exported, or nothing."""
     absent = [name for name, (experiment, arm, _) in COLUMNS.items() if not Path(root, experiment, f"{arm}-{seed}.png").exists()]
     return f"Not exported yet: {', '.join(absent)} (`make spin-experiments rsi-rounds`)." if absent else ""
+
+
+METHODS = {  # all weights trained; method -> its arms, from short to long
+    "SPIN, rounds 1 to 3": ["spin"], "frozen opponent": ["frozen"], "SFT": ["sft-steps", "sft-examples", "sft-compute"],
+    "DPO": ["dpo", "dpo-compute"], "RSIDiff, rounds 1 to 8": ["rsi"],
+}  # fmt: skip
+
+
+def trade_off_figure(root: str | Path) -> Figure:
+    """Draw quality against obedience for the methods that the tour names, as changes from the base model; see `price_figure`."""
+    recursion = {arm: seeds for arm, seeds in load_results(Path(root, RSI[0])).items() if arm == RSI[1]}
+    return price_figure(load_results(Path(root, SPIN[0])) | recursion, METHODS)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ _STYLE = """
 ID{--one:#00563f;--two:#8a3e00;--three:#004f86;max-width:34rem;margin:0 auto}
 html[data-theme=dark] ID{--one:#5fd6ad;--two:#f0ae66;--three:#7cc4f5}
 ID svg{display:block;width:100%;height:auto;color:inherit}
+ID .si-note{margin:.8em 0;text-align:left}
 ID [hidden]{display:none}
 ID label{display:flex;flex-wrap:wrap;align-items:center;gap:.3em .8em;margin:0 0 .4em}
 ID input{flex:1 1 10em;min-width:6em;height:1.8em;margin:0;accent-color:var(--three)}
