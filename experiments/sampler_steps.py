@@ -1,7 +1,7 @@
 """python -m experiments.sampler_steps: does a round of self-play still gain when everybody is drawn in more sampler steps?
 
-The models are the base and rounds 1 to 3 of self-play on the base's own kind of images, played and judged without guidance in ten steps
-(`own-data-unguided` of `make spin-controls`). Each model is drawn in 10, 20 and 50 steps of DDIM, with the same prompts and the same noise.
+The models are the base and round 3 of self-play on the base's own kind of images, played and judged without guidance in ten steps
+(`own-data-unguided` of `make spin-controls`). Each model is drawn in 10 and 50 steps of DDIM, with the same prompts and the same noise.
 The players come from the run folders. The command writes book/results/spin_steps/steps-<seed>-prompts.parquet (by prompt) after every model
 and number of steps, and steps-<seed>.json after every seed. Started again, it continues where it stopped.
 """
@@ -21,13 +21,13 @@ from selfimprove.run_folder import provenance
 from selfimprove.shapes import PIPELINE
 
 OUT = Path("book/results/spin_steps")
-ARM, ROUNDS, STEPS = "own-data-unguided", 3, (10, 20, 50)
+ARM, ROUNDS, STEPS = "own-data-unguided", (3,), (10, 50)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.sampler_steps", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--count", type=int, default=512)
+    parser.add_argument("--count", type=int, default=256)
     parser.add_argument("--runs", type=Path, default=Path("runs/spin_depth"))
     arguments = parser.parse_args()
     preset = controls("full")[ARM].preset
@@ -35,7 +35,7 @@ def main() -> None:
     diffuser = load_diffuser(PIPELINE, torch.device("cpu"))
     OUT.mkdir(parents=True, exist_ok=True)
     for seed in arguments.seeds:
-        played = {k: arguments.runs / f"{ARM}-{seed}" / f"round_{k}" / "pipeline" for k in range(1, ROUNDS + 1)}
+        played = {k: arguments.runs / f"{ARM}-{seed}" / f"round_{k}" / "pipeline" for k in ROUNDS}
         pipelines = {0: PIPELINE, **played}
         missing = [k for k, folder in pipelines.items() if not (folder / "model_index.json").exists()]
         if missing:
