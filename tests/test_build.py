@@ -70,7 +70,7 @@ READ = {
     "07_spin_rounds": {"spin_shapes"},
     "07_what_a_round_is_made_of": {"spin_shapes", "spin_controls", "spin_samplers"},
     "07_how_long_how_large": {"spin_shapes", "spin_map"},
-    "07_limits_and_controls": {"spin_shapes", "spin_controls", "spin_map", "spin_steps", "evaluation_shapes", "data_quality.json"},
+    "07_limits_and_controls": {"spin_shapes", "spin_controls", "spin_map", "evaluation_shapes", "data_quality.json"},
     "08_rsi_rounds": {"rsi_rounds", "rsi_prompts", "evaluation_shapes"},
     "09_collapse": {"rsi_collapse", "rsi_rounds"},
     "10_ablations": {"rsi_ablations", "rsi_rounds", "rsi_beyond"},

@@ -38,6 +38,7 @@ SCORES = {RAW: "the scorers' average", QUALITY: "quality", RIGHT: "obedience"}
 FORMS = "chapter 11, The models of this book, in the papers' forms"
 BESIDE = "chapter 7, Beside it"
 AGAIN = "chapter 7b, A new opponent, or the old one once more?"
+SEEN = "chapter 7c, Against images seen"
 SURPASS = "chapter 7d, Can it surpass its data?"
 
 
@@ -61,7 +62,7 @@ def claims(root: str | Path) -> pd.DataFrame:
         Row("in the end it surpasses SFT at equal steps", "7.413 against 7.195", BESIDE, *against("spin", "sft-steps", 3, -1)),
         Row("... and SFT at equal compute", "not compared", BESIDE, *against("spin", "sft-compute", 3, -1)),
         Row("round 2 surpasses Diffusion-DPO", "7.395 against 7.276; not in HPS", BESIDE, *against("spin", "dpo", 2, -1)),
-        Row("fine-tuning has stopped improving", "figure 7: after 50,000 samples", "chapter 7c, Against images seen", *_stalls(experiments)),
+        Row("fine-tuning has stopped improving", "figure 7: after 50,000 samples", SEEN, *_stalls(experiments)),
         Row("playing on against the old opponent stalls", "figure 5: even a decay", AGAIN, *_old_opponent(experiments)),
         Row("a new opponent gains more than the old one", "figure 5", AGAIN, *against("spin", "continued", 2, 2, "spin_controls")),
         Row("SFT of adapters stays below full SFT", "7.171 against 7.195", BESIDE, *against("sft-steps", "sft-lora", -1, -1)),

@@ -1,5 +1,6 @@
 """Draw a table of "value [low, high]" cells: the same numbers that a reader could look up, with their intervals side by side."""
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -7,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 
@@ -30,11 +32,13 @@ def forest(table: pd.DataFrame, columns: Mapping[str, str], rows: Mapping[str, s
         for place, cell in enumerate(table[column]):
             if found := read(cell):
                 value, low, high = found
-                colour = "C0" if low > 0 else "C1" if high < 0 else "0.5"
+                # rounded to nothing, a bound still shows by its sign on which side of zero it lies
+                colour = "C0" if math.copysign(1, low) > 0 else "C1" if math.copysign(1, high) < 0 else "0.5"
                 alone = "1 seed" in str(cell) or "*" in str(cell)
                 error = np.array([[value - low], [high - value]]).clip(0)
                 axis.errorbar(value, place, xerr=error, fmt="o", ms=4, color=colour, mfc="white" if alone else colour)
         axis.axvline(0, color="0.7", lw=1)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.set(xlabel=xlabel)
     axes[0, 0].set(yticks=range(len(labels)), yticklabels=labels)
     axes[0, 0].invert_yaxis()

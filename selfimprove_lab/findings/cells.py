@@ -19,14 +19,14 @@ def spoken(cell: object) -> str:
 
 
 def cells(prefix: str, table: pd.DataFrame, rows: Mapping[Hashable, str], columns: Mapping[str, str]) -> dict[str, str]:
-    """Return `<prefix>_<row>_<column>` -> cell, for the rows and columns that are named; what a table lacks is absent.
+    """Return `<prefix>_<row>_<column>` -> cell, for the rows and columns that are named; what a table lacks or leaves empty is absent.
 
     `rows` and `columns` map the table's labels to parts of names; an empty part is left out.
     """
     found = {}
     for row, first in rows.items():
         for column, second in columns.items():
-            if row in table.index and column in table:
+            if row in table.index and column in table and table.loc[row, column] != "":
                 name = "_".join(part for part in (prefix, first, second) if part)
                 found[re.sub(r"\W", "_", name)] = spoken(table.loc[row, column])
     return found

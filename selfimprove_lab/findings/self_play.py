@@ -22,7 +22,7 @@ from selfimprove_lab.results.controls import (
 )
 from selfimprove_lab.results.controls import cells as played_cells
 from selfimprove_lab.results.signs import LIMIT, LOSS, alarm_counts, training_signs
-from selfimprove_lab.results.towards_data import SCORES, data_table, errors_table, steps_table
+from selfimprove_lab.results.towards_data import SCORES, data_table, errors_table
 
 READINGS = {QUALITY: "quality", RIGHT: "obedience"}
 
@@ -108,7 +108,7 @@ def map_cells(root: Path) -> dict[str, str]:
 
 
 def own(root: Path) -> dict[str, str]:
-    """Return rounds on the base's own kind of images: changes of samples, of the denoiser's error, and by number of sampler steps."""
+    """Return rounds on the base's own kind of images: changes of samples and of the denoiser's error."""
     cases = {"the winners": "winners", "the base's own data": "guided", "the same, no guidance": "unguided"}
     data, errors = data_table(root), errors_table(root)
     columns = {"the data's": "data", "the base's": "base", "change in one round": "round_1", "change in 3 rounds": "round_3"}
@@ -118,8 +118,7 @@ def own(root: Path) -> dict[str, str]:
         "own", errors, {key: f"{cases[key[0]]}_{key[1].replace(' ', '_').replace('-', '_')}" for key in errors.index},
         {"quality of samples": "samples", "error of the denoiser": "error"},
     )  # fmt: skip
-    steps = steps_table(root)
-    return found | cells("own", steps, {n: f"in_{n}" for n in steps.index}, {c: c.replace(" ", "_").replace(",", "") for c in steps})
+    return found
 
 
 def alarm(root: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from selfimprove.evaluation.statistics import student_interval
-from selfimprove_lab.claims.table import QUALITY, RIGHT, Experiments, difference, paired
+from selfimprove_lab.claims.table import QUALITY, RIGHT, Experiments, difference
 
 Arm = tuple[str, str]  # experiment and arm
 CASES: dict[str, tuple[str, Arm, Arm]] = {  # -> data, self-play on them, fine-tuning for as many passes as one round
@@ -120,25 +120,3 @@ def _read(cell: str) -> list[float]:
     """Return the mean, low and high of a cell such as "+0.4 % [+0.0, +0.8] (3 seeds)"; without an interval all three are the mean."""
     found = [float(number) for number in re.findall(r"[-+]\d+\.\d+", cell)]
     return found if len(found) == 3 else found[:1] * 3
-
-
-def steps_table(root: str | Path) -> pd.DataFrame:
-    """Return by number of sampler steps what the base draws without guidance and what three rounds add, the players drawn as the base.
-
-    The rounds' opponents were drawn in ten steps. The last columns are the base in that many steps less the base in ten. Intervals as in
-    `claims.table.difference`; without exported files the table is empty.
-    """
-    finished = sorted((Path(root) / "spin_steps").glob("steps-[0-9].json"))  # written when a seed is complete
-    scores = [
-        pd.read_parquet(file.with_name(f"{file.stem}-prompts.parquet")).groupby(["steps", "round", "prompt"])[list(SCORES)].mean()
-        for file in finished
-    ]
-    rows: dict[int, dict[str, str]] = {}
-    for steps in sorted(scores[0].index.unique("steps")) if scores else ():
-        row = rows[int(steps)] = {}
-        for column, name in SCORES.items():
-            row[f"base, {name}"] = f"{np.mean([s.loc[(steps, 0), column].mean() for s in scores]):.3f}"
-            pairs = {"round 3 less base": ((steps, 3), (steps, 0)), "base less base in 10": ((steps, 0), (10, 0))}
-            for label, (first, second) in pairs.items():
-                row[f"{label}, {name}"] = str(paired([s.loc[first, column] - s.loc[second, column] for s in scores]))
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("sampler steps")
