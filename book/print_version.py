@@ -49,6 +49,8 @@ def main() -> None:
     shutil.rmtree(PRINT, ignore_errors=True)
     BUILT.rename(PRINT)
     (PRINT / "intro.html").replace(PRINT / "index.html")
+    shutil.rmtree(PRINT / "slides", ignore_errors=True)  # they lie beside the book's own pages already, where links from print/ lead
+    (PRINT / "course.zip").unlink(missing_ok=True)
     built = BOOK / "_build" / "html"
     pages = [*built.glob("executed/*.html"), *built.glob("chapters/**/*.html")]
     if absent := missing((PRINT / "index.html").read_text(), pages):

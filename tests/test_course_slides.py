@@ -52,6 +52,7 @@ def test_no_number_of_a_finding_is_typed(path: Path) -> None:
     assert not [line for line in decimals if "guidance of 1.5" not in line], decimals  # a setting
 
 
+@pytest.mark.filterwarnings("ignore:The set_bad function:PendingDeprecationWarning")  # seaborn's masks
 @pytest.mark.parametrize("name", sorted(pictures.pictures()))
 def test_every_picture_is_drawn(name: str, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(pictures.png(name))
@@ -60,6 +61,7 @@ def test_every_picture_is_drawn(name: str, tmp_path: Path) -> None:
     assert image[..., :3].std() > 0.03, "nearly one colour"
 
 
+@pytest.mark.filterwarnings("ignore:The set_bad function:PendingDeprecationWarning")
 def test_decks_are_built(tmp_path: Path) -> None:
     written = slides.write_slides(tmp_path)
     assert len(written) == len(DECKS) + len(SHORT)
