@@ -150,7 +150,8 @@ def test_theory_is_executed(derived: pd.DataFrame, monkeypatch: pytest.MonkeyPat
     assert len(derived) == 14
     assert [name.partition(",")[0] for name in differing] == [
         "errors of means are errors of noise predictions", "... also in the form that is trained",
-        "what self-play ends at cannot be improved by SFT", "... of (4.9)", "... of the exact objective", "theta_k is the only global optimum",
+        "what self-play ends at cannot be improved by SFT", "... of (4.9)",
+        "... of the exact objective", "theta_k is the only global optimum",
     ]  # fmt: skip
     assert (derived["verdict"] == OPEN).sum() == 0
     exact = losses.spin_exact
