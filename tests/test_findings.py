@@ -138,7 +138,7 @@ def test_tables_are_drawn_as_they_are_written() -> None:
     assert [(p.get_color(), p.get_markerfacecolor()) for p in points] == [
         ("C1", "C1"),
         ("0.5", "white"),
-    ]  # left of zero by its sign; one seed
+    ]
     plt.close(figure)
 
 
