@@ -1,4 +1,4 @@
-"""The exported experiment: every table and figure of the page is made from it, and the README's claims hold in it."""
+"""The exported experiment: every table and figure of the page is made from it."""
 
 import hashlib
 import json
@@ -20,7 +20,6 @@ from selfimprove_lab.results.arms import (
     renamed,
     rounds_figure,
     rounds_table,
-    summary_markdown,
 )
 
 FOLDER = Path(__file__).parent.parent / "book" / "results" / "spin_shapes"
@@ -90,8 +89,3 @@ def test_intervals_over_seeds_and_prompts_by_hand() -> None:
     assert results.over_seeds([2.0, 2.0, 2.0], [(1.5, 2.5)] * 3) == "+2.000 [+1.500, +2.500]"
     assert results.over_seeds([1.0, 2.0, 3.0], [(0.0, 2.0), (0.0, 4.0), (0.0, 6.0)]) == "+2.000 [-1.189, +5.189]"
     assert results.over_seeds([0.5], [(0.4, 0.6)]) == "+0.500 [+0.400, +0.600] (one seed)"
-
-
-def test_the_readme_says_what_the_results_say() -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    assert summary_markdown(RESULTS) in readme, "paste selfimprove_lab.results.arms.summary_markdown into README.md"

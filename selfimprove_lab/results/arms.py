@@ -89,26 +89,6 @@ def _against_base(result: dict[str, Any], name: str) -> dict[str, Any]:
     return result["last_against_base"][f"oracle_{name}"]
 
 
-def summary_markdown(results: Results) -> str:
-    """Return the README's table: rounds of SPIN with each seed's own 95 % interval over prompts, then the other arms over all seeds."""
-    seeds = results["spin"]
-    lines = ["| round | quality, by seed | change from the round before, by seed | obedience, by seed |", "|---|---|---|---|"]
-    for index in range(len(next(iter(seeds.values()))["rounds"])):
-        truths = [r["rounds"][index]["oracle"] for r in seeds.values()]
-        quality = ", ".join(f"{t['quality']['mean']:.3f}" for t in truths)
-        change = ", ".join(signed(t["quality"]["delta_prev"], t["quality"]["delta_prev_ci95"]) for t in truths) if index else ""
-        right = ", ".join(f"{t['all_right']['mean']:.3f}" for t in truths)
-        lines.append(f"| {index or 'base'} | {quality} | {change} | {right} |")
-    arms = arms_table(results)
-    lines += [
-        "",
-        "| from the base to the end, mean and 95 % interval over seeds and prompts | quality | obedience |",
-        "|---|---|---|",
-    ]
-    lines += [f"| {name} | {row.iloc[1]} | {row.iloc[2]} |" for name, row in arms.iterrows() if row.iloc[0]]
-    return "\n".join(lines)
-
-
 def over_seeds(values: Sequence[float], over_prompts: Sequence[Sequence[float]]) -> str:
     """Return the mean over training seeds with a 95 % interval over seeds and prompts; a single seed has its own interval, over prompts."""
     if len(values) < 2:
