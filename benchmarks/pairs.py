@@ -209,6 +209,11 @@ def compare(row: Row, turns: int, toy: bool, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def measured() -> dict[str, dict[str, Any]]:
+    """Return the rows that are written down, by name."""
+    return {Row(*(row[name] for name in Row._fields)).name: row for row in read_json(OUT)} if OUT.exists() else {}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pairs", description=__doc__)
     parser.add_argument("--turns", type=int, default=3, help="pairs of turns a row")
@@ -223,12 +228,13 @@ def main() -> None:
     if options.row:
         take_turns(next(row for row in ROWS if row.name == options.row), options.form, options.toy, options.seed)
         return
-    there = {} if options.toy or not OUT.exists() else {f"{r['case']}, {r['precision']} against {r['against']}": r for r in read_json(OUT)}
     for row in ROWS:
+        there = {} if options.toy else measured()
         chosen = not options.only or any(row.name.startswith(name) for name in options.only)
         if not chosen or ("ratio" in there.get(row.name, {}) and not options.again):
             continue
-        there[row.name] = compare(row, options.turns, options.toy, options.seed)
+        found = compare(row, options.turns, options.toy, options.seed)
+        there = {row.name: found} if options.toy else measured() | {row.name: found}  # another process may have written meanwhile
         said = {name: there[row.name].get(name) for name in ("ratios", "low", "high", "plan_bytes", "peak_bytes", "left_out")}
         print(row.name, said, flush=True)
         if not options.toy:
