@@ -152,7 +152,7 @@ def test_theory_is_executed(derived: pd.DataFrame, monkeypatch: pytest.MonkeyPat
         "errors of means are errors of noise predictions", "... also in the form that is trained",
         "what self-play ends at cannot be improved by SFT", "... of (4.9)",
     ]  # fmt: skip
-    assert (derived["verdict"] == OPEN).sum() == 1  # the exact objective
+    assert (derived["verdict"] == OPEN).sum() == 2  # the exact objective, and rounds that are played with one seed
     exact = losses.spin_exact
     monkeypatch.setattr(losses, "spin_exact", lambda *a: exact(*a[:4], a[4] * len(a[0]), *a[5:]))  # summed over steps, not averaged
     assert theory._lemma(4).verdict == DIFFERS
@@ -209,8 +209,8 @@ def test_map_by_hand(root: Path) -> None:
     assert partner("beta-500") == "sft-default"
     table = map_table(root)
     assert table["ahead"].tolist() == [
-        "self-play in quality, fine-tuning in right", "fine-tuning in quality, self-play in right", "neither",
-        "self-play in quality, fine-tuning in right", "self-play in quality, fine-tuning in right",
+        "self-play in quality, fine-tuning in obedience", "fine-tuning in quality, self-play in obedience", "neither",
+        "self-play in quality, fine-tuning in obedience", "self-play in quality, fine-tuning in obedience",
     ]  # fmt: skip
     assert table.loc[("number of real images", "64"), "SPIN - SFT: quality"].startswith("-0.10")
     figure = map_figure(root)

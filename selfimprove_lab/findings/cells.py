@@ -1,7 +1,8 @@
 """Take named numbers from the cells of tables that pages show."""
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -18,7 +19,7 @@ def spoken(cell: object) -> str:
     return _SEEDS.sub(seeds, str(cell)).replace(" *", " (one seed)")
 
 
-def cells(prefix: str, table: pd.DataFrame, rows: Mapping[Hashable, str], columns: Mapping[str, str]) -> dict[str, str]:
+def cells(prefix: str, table: pd.DataFrame, rows: Mapping[Any, str], columns: Mapping[str, str]) -> dict[str, str]:
     """Return `<prefix>_<row>_<column>` -> cell, for the rows and columns that are named; what a table lacks or leaves empty is absent.
 
     `rows` and `columns` map the table's labels to parts of names; an empty part is left out.

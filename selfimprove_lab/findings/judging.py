@@ -20,7 +20,8 @@ def _rows(models: pd.Index) -> dict[str, str]:
 
 def judge(root: Path) -> dict[str, str]:
     """Return every model's scores, differences from the base and prompts won, on scenes seen and not seen, and by guidance."""
-    folder, found = root / "evaluation_shapes", {}
+    folder = root / "evaluation_shapes"
+    found: dict[str, str] = {}
     judged, elsewhere = (load_evaluations(folder / name) for name in ("held-in", "held-out"))
     for form, (kind, rule) in {
         "best": ("mean", Rule(5)), "gain": ("difference", MEAN), "best_gain": ("difference", Rule(5)), "won": ("wins", Rule(5)),
@@ -45,7 +46,7 @@ def judge(root: Path) -> dict[str, str]:
 
 def claims(root: Path) -> dict[str, str]:
     """Return the number of claims of each paper's experiments, by verdict; `mixed` are those whose measures disagree."""
-    found = {}
+    found: dict[str, str] = {}
     for paper, made in {"spin": spin_claims.claims(root), "rsi": rsi_claims.claims(root)}.items():
         verdicts = made["verdict"].str.replace(r", (one seed|\d+ seeds?)$", "", regex=True)
         known = {AGREES: "agree", DIFFERS: "differ", OPEN: "open", UNTESTABLE: "untestable"}
