@@ -210,8 +210,8 @@ def test_map_by_hand(root: Path) -> None:
     assert partner("beta-500") == "sft-default"
     table = map_table(root)
     assert table["ahead"].tolist() == [
-        "self-play in quality, fine-tuning in right", "fine-tuning in quality, self-play in right", "neither",
-        "self-play in quality, fine-tuning in right", "self-play in quality, fine-tuning in right",
+        "self-play in quality, fine-tuning in obedience", "fine-tuning in quality, self-play in obedience", "neither",
+        "self-play in quality, fine-tuning in obedience", "self-play in quality, fine-tuning in obedience",
     ]  # fmt: skip
     assert table.loc[("number of real images", "64"), "SPIN - SFT: quality"].startswith("-0.10")
     figure = map_figure(root)

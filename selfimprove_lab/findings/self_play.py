@@ -59,8 +59,10 @@ def play(root: Path) -> dict[str, str]:
     short, long = (("spin_map", f"sft-steps-{n}") for n in (240, 720))
     for column, name in {RAW: "average", **READINGS}.items():
         found[f"play_sft_longer_{name}"] = spoken(difference(experiments, long, short, column, 1))
-    for made in (short, long):
-        found[f"play_seen_{made[1].replace('-', '_')}"] = f"{images_seen(next(iter(experiments.load(made[0])[made[1]].values())), 1):,}"
+    for longer in (short, long):
+        found[f"play_seen_{longer[1].replace('-', '_')}"] = (
+            f"{images_seen(next(iter(experiments.load(longer[0])[longer[1]].values())), 1):,}"
+        )
     return found
 
 
