@@ -234,6 +234,7 @@ class Settings:
 
 _KINDS = {"int": "a whole number", "float": "a finite number", "bool": "True or False", "str": "text"}
 _KINDS["resolution"] = "one whole number, the pixels of a side"
+_KINDS["guidance_interval"] = "two noise levels, such as (0.28, 5.42)"
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -243,9 +244,12 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool) and finite
     if get_origin(kind) is UnionType:
         return any(_fits(value, k) for k in get_args(kind))
-    if get_origin(kind) is tuple and isinstance(value, (tuple, list)):
+    if get_origin(kind) is tuple:
+        if not isinstance(value, (tuple, list)):
+            return False
         kinds = get_args(kind)
-        return all(_fits(v, kinds[0]) for v in value) if kinds[-1] is ... else len(value) == len(kinds) and all(map(_fits, value, kinds))
+        kinds = kinds[:1] * len(value) if kinds[-1] is ... else kinds
+        return len(value) == len(kinds) and all(map(_fits, value, kinds))
     return get_origin(kind) is Literal or isinstance(value, kind)
 
 

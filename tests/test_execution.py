@@ -31,6 +31,7 @@ from selfimprove.opponent import LiveOpponent
 from selfimprove.planning.costs import Shapes, sampling_memory, training_memory
 from selfimprove.planning.plan import plan
 from selfimprove.planning.work import count
+from selfimprove.request import changed_settings
 from selfimprove.rollout import guided_at, sample_batches
 
 CPU = torch.device("cpu")
@@ -341,6 +342,14 @@ def test_guidance_at_some_levels_is_another_opponent_and_costs_less(tiny: Path, 
     for wrong in ((1.0,), (2.0, 1.0), (-1.0, 2.0)):
         with pytest.raises(ArgumentError, match="must be two noise levels"):
             PRESET.changed(guidance_interval=wrong)
+    assert changed_settings("guidance_interval=(0.28, 5.42), steps=3") == {"guidance_interval": (0.28, 5.42), "steps": 3}
+    for text in ("0.28", "(0.28, None)", "high", "((1, 2), 3)"):
+        with pytest.raises(
+            ArgumentError, match=r"guidance_interval=.* is of the wrong kind; give two noise levels, such as \(0.28, 5.42\)"
+        ):
+            changed_settings(f"guidance_interval={text}")
+    with pytest.raises(ArgumentError, match=r"metrics='clip' is of the wrong kind"):
+        changed_settings("metrics=clip")
     with pytest.raises(ArgumentError, match="does nothing at guidance=1"):
         PRESET.changed(guidance_interval=(0.2, 5.0), guidance=1.0)
 
