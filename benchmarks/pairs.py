@@ -66,7 +66,7 @@ class SmallSize(Size):
 
     def settings(self, case: Case) -> Settings:
         """Return a card's settings with the smallest batches, and no end of steps."""
-        few = {"steps": NEVER, "batch": 1, "micro_batch": 1, "rollout_batch": 1, "rollout_steps": 2}
+        few: dict[str, Any] = {"steps": NEVER, "batch": 1, "micro_batch": 1, "rollout_batch": 1, "rollout_steps": 2}
         return replace(super().settings(case), **few, **({"precision": case.changes["precision"]}))
 
     def shapes(self) -> Shapes:
