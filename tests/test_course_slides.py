@@ -72,7 +72,7 @@ def test_decks_are_built(tmp_path: Path) -> None:
         for source in re.findall(r"""(?:src|href)=["']([^"'#]+)""", page):
             assert (tmp_path / source).exists(), source
         assert all(len(words) >= 40 for words in re.findall(r'<img alt="([^"]*)"', page))
-        assert "[[" not in page
+        assert "[[" not in page[page.index("<body>") :]
     index = (tmp_path / "index.html").read_text()
     assert [*re.findall(r'href="([^"]+)"', index)] == [path.name for path in written]
     assert sum(path.stat().st_size for path in tmp_path.rglob("*")) < 12e6
