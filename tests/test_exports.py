@@ -114,7 +114,10 @@ def test_exported_arms_are_as_narrow_as_they_are_written(path: Path) -> None:
 
 
 def test_exported_pictures_are_those_that_pages_show() -> None:
-    strips = {"spin_shapes": {f"spin-{seed}" for seed in range(3)}, "rsi_rounds": {f"rsi-{seed}" for seed in range(3)}}
+    strips = {
+        "spin_shapes": {f"spin-{seed}" for seed in range(3)} | {"sft-steps-0", "dpo-0"},
+        "rsi_rounds": {f"rsi-{seed}" for seed in range(3)},
+    }
     strips["rsi_collapse"] = set(rsi_shapes.STRIPS["rsi_collapse"])
     found = list(RESULTS.glob("*/*.png"))
     assert {(p.parent.name, p.stem) for p in found} <= {(folder, name) for folder, names in strips.items() for name in names}

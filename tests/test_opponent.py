@@ -105,8 +105,8 @@ def test_rounds_are_the_same_and_the_opponent_is_not_in_memory(
     live = log("live", "")
     alive, train = [], rounds.train
     networks: list[weakref.ref] = []
-    load = Diffuser.load_denoiser
-    monkeypatch.setattr(Diffuser, "load_denoiser", lambda *a: (unet := load(*a), networks.append(weakref.ref(unet)))[0])
+    load = rounds.load_denoiser
+    monkeypatch.setattr(rounds, "load_denoiser", lambda *a: (unet := load(*a), networks.append(weakref.ref(unet)))[0])
     monkeypatch.setattr(rounds, "train", lambda *a: (alive.append(sum(n() is not None for n in networks)), train(*a))[1])
     cached = log("cached", tmp_path / "cache")
     assert alive == [1]  # the player

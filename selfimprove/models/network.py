@@ -71,7 +71,8 @@ def denoise(
 ) -> Float[Tensor, "b c h w"]:
     """Return the network's output, eps, v or a velocity, at (x_t, t, c)."""
     if isinstance(network, nn.Module) and not isinstance(t, Tensor):
-        t = torch.as_tensor(t, device=noisy.device)  # the same; but one that is compiled would be compiled again for every number
+        precise = torch.promote_types(noisy.dtype, torch.float32) if isinstance(t, float) else None
+        t = torch.as_tensor(t, dtype=precise, device=noisy.device)  # one that is compiled would be compiled again for every number
     return given.call(network, noisy, t, given.tensors)
 
 
