@@ -27,7 +27,8 @@ def score_table(infos: list[RoundInfo]) -> pd.DataFrame:
                 row["wins over round before (%)"] = _wins(score, "prev")
                 row["wins over base (%)"] = _wins(score, "base")
             rows.append(row)
-    table = pd.DataFrame(rows).sort_values(["score", "round"], kind="stable").set_index(["score", "round"])
+    table = pd.DataFrame(rows, columns=None if rows else ["score", "round", "mean", "95 % interval"])  # no scorers, nothing held out
+    table = table.sort_values(["score", "round"], kind="stable").set_index(["score", "round"])
     return table.fillna("")
 
 
