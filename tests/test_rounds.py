@@ -383,7 +383,7 @@ def test_a_round_at_another_resolution(tiny: Path, images: Path, tmp_path: Path)
 def test_a_round_that_nothing_judges_ends_with_an_empty_table(tiny: Path, images: Path, tmp_path: Path) -> None:
     """Without scorers, and without held-out images."""
     settings = Settings(samples=6, validation=0, steps=1, batch=2, rollout_steps=1, rollout_batch=4)
-    settings = dataclasses.replace(settings, evaluation_prompts=2, evaluation_images=1, evaluation_steps=1)
+    settings = dataclasses.replace(settings, evaluation_prompts=2, evaluation_images=1, evaluation_steps=1, on_collapse="ignore")
     run = set_up(Preset("", "", settings), "test", str(tiny), str(images), tmp_path / "run", 0, "cpu")
     infos = play(run, 1)
     assert score_table(infos).empty
