@@ -1,6 +1,6 @@
 """Name the numbers that prose states. Pages write `{{ name }}`, and the book takes the value from here when it is built.
 
-A name begins with its group ("play_", "map_", ...), and a group is one function that computes all its numbers from book/results and the
+A name begins with its group (`play_`, `map_`, ...), and a group is one function that computes all its numbers from book/results and the
 presets. Nearly every number is a cell of a table that some page shows, so that text and table cannot differ. `numbers` lists those of one
 page, for readers in Jupyter, where the text has the names.
 """
