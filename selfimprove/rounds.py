@@ -171,7 +171,7 @@ def _train(run: Run, settings: Settings, data: TrainingSet, start: Path, opponen
             if adapters and base == _adapted(run, opponent_folder):
                 network = adapters.opponent(_adapter(opponent_folder, base))
             else:
-                network = laid_out(rounded(load_denoiser(opponent_folder).requires_grad_(False), precision), device, precision)
+                network = laid_out(run.diffuser.load_frozen(opponent_folder, precision), device, precision)
         exact = not adapters or settings.use_dora  # DoRA asks for the lengths of weights, outside of autocast
         player = laid_out(player if exact else rounded(player, precision), device, precision)
         if settings.compile:

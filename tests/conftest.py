@@ -3,6 +3,7 @@
 import gc
 import json
 import shutil
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,6 +59,16 @@ def checked(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     folder = tmp_path_factory.mktemp("checked")
     monkeypatch.setattr(items, "CHECKED", folder)
     return folder
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks a network fails."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
 @pytest.fixture(scope="session")

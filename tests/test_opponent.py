@@ -17,6 +17,7 @@ from selfimprove import stages as samples
 from selfimprove.batches import TrainingSet, batch_rows, make_batch
 from selfimprove.config import Settings, Shared
 from selfimprove.data.latents import SHARD, Store
+from selfimprove.models import pipeline
 from selfimprove.models.pipeline import Diffuser, load_diffuser
 from selfimprove.opponent import CacheError, LiveOpponent, PrecomputedOpponent, precompute
 from selfimprove.presets import Preset
@@ -106,7 +107,8 @@ def test_rounds_are_the_same_and_the_opponent_is_not_in_memory(
     alive, train = [], rounds.train
     networks: list[weakref.ref] = []
     load = rounds.load_denoiser
-    monkeypatch.setattr(rounds, "load_denoiser", lambda *a: (unet := load(*a), networks.append(weakref.ref(unet)))[0])
+    for place in (rounds, pipeline):  # players, and what is frozen
+        monkeypatch.setattr(place, "load_denoiser", lambda *a: (unet := load(*a), networks.append(weakref.ref(unet)))[0])
     monkeypatch.setattr(rounds, "train", lambda *a: (alive.append(sum(n() is not None for n in networks)), train(*a))[1])
     cached = log("cached", tmp_path / "cache")
     assert alive == [1]  # the player

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,11 +82,7 @@ class ByProportion:
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a network was asked")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: None) -> Path:
     monkeypatch.setenv("SELFIMPROVE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(single_file_utils, "torch", ByProportion())
     return tmp_path / "cache"
