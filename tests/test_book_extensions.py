@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
@@ -11,7 +12,7 @@ sys.path.insert(0, str(ROOT / "book" / "_extensions"))
 
 from launch_links import no_dead_buttons, to_the_source  # type: ignore[import-not-found]  # noqa: E402
 from lazy_images import make_lazy  # type: ignore[import-not-found]  # noqa: E402
-from light_mathjax import drop_other_bundles  # type: ignore[import-not-found]  # noqa: E402
+from light import lighten  # type: ignore[import-not-found]  # noqa: E402
 from unbroken import keep_together  # type: ignore[import-not-found]  # noqa: E402
 
 
@@ -72,11 +73,18 @@ def test_intervals_and_formulas_stay_whole() -> None:
     assert context["body"] == f"{cell}{prose}<pre>[0.1, 0.2]</pre>"
 
 
-def test_one_bundle_stays(tmp_path: Path) -> None:
-    folder = tmp_path / "_static" / "mathjax"
-    (folder / "output").mkdir(parents=True)
-    for name in ("tex-chtml.js", "tex-svg.js", "output/chtml.js"):
-        (folder / name).write_text("")
-    app = SimpleNamespace(outdir=tmp_path, config=SimpleNamespace(mathjax_path="mathjax/tex-chtml.js"))
-    drop_other_bundles(app, None)
-    assert {p.relative_to(folder).as_posix() for p in folder.rglob("*.js")} == {"tex-chtml.js", "output/chtml.js"}
+def test_what_no_reader_loads_is_not_published(tmp_path: Path) -> None:
+    static = tmp_path / "_static"
+    kept = ("mathjax/tex-chtml.js", "mathjax/output/chtml.js", "mathjax/sre/mathmaps/en.json", "scripts/theme.js")
+    for name in (*kept, "mathjax/tex-svg.js", "mathjax/sre/mathmaps/de.json", "scripts/theme.js.map"):
+        (static / name).parent.mkdir(parents=True, exist_ok=True)
+        (static / name).write_text("")
+    shown = nbformat.v4.new_output("stream", text="long")
+    download = tmp_path / "_sources" / "executed" / "page.ipynb"
+    download.parent.mkdir(parents=True)
+    cells = [nbformat.v4.new_markdown_cell("# Title"), nbformat.v4.new_code_cell("print(1)", outputs=[shown], execution_count=1)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), download)
+    lighten(SimpleNamespace(outdir=tmp_path, config=SimpleNamespace(mathjax_path="mathjax/tex-chtml.js")), None)
+    assert {p.relative_to(static).as_posix() for p in static.rglob("*") if p.is_file()} == set(kept)
+    title, code = nbformat.read(download, as_version=4).cells
+    assert (title.source, code.source, code.outputs) == ("# Title", "print(1)", [])
