@@ -22,7 +22,7 @@ from selfimprove import __version__
 from selfimprove.config import FREE, LENGTH
 from selfimprove.errors import SelfImproveError
 from selfimprove.files import read_json, remove_unfinished, sha256, write_json
-from selfimprove.processes import IncompleteError, share, tf32, together
+from selfimprove.processes import IncompleteError, give_back, share, tf32, together
 
 try:
     import fcntl
@@ -210,6 +210,7 @@ class RunFolder:
             write_json(folder / "manifest.json", self.manifest(index) | {"stages": before})
         self.longer.pop(index, None)
         write_json(begun, made_from)
+        give_back()  # the networks of what came before
         start, added = time.perf_counter(), dict[str, Any]()
         yield added
         state = PartialState()
