@@ -174,7 +174,7 @@ from selfimprove.run_folder import open_run
 def private():
     line = next(s for s in Path("/proc/self/status").read_text().splitlines() if s.startswith("RssAnon"))
     return 1024 * int(line.split()[1])
-run = open_run(Path(sys.argv[1]), {})
+run = open_run(Path(sys.argv[1]), {}, {})
 torch.ones(7_500_000)  # from here on glibc takes blocks of 30 MB from its heap
 before = private()
 networks, kept = [], []
