@@ -192,6 +192,7 @@ class RunFolder:
         Raises:
             RunError: the stage was begun with something else.
         """
+        give_back()  # the networks of what came before
         folder = self.round(index)
         folder.mkdir(parents=True, exist_ok=True)
         begun, made_from = folder / f"{name}.begun.json", _plain({**facts, **{f"{n} version": version(n) for n in COMPUTING}})
@@ -210,7 +211,6 @@ class RunFolder:
             write_json(folder / "manifest.json", self.manifest(index) | {"stages": before})
         self.longer.pop(index, None)
         write_json(begun, made_from)
-        give_back()  # the networks of what came before
         start, added = time.perf_counter(), dict[str, Any]()
         yield added
         state = PartialState()
