@@ -507,9 +507,7 @@ def test_near_images_are_those_that_a_comparison_of_all_pairs_finds() -> None:
     thumbs[75:90] = thumbs[:15] + draws.choice([-NEAR - 1, NEAR + 1], (15, 8, 8, 3))
     thumbs[90:105] = thumbs[15:30, :, ::-1]
     seen = [Look(str(i), "", str(i), thumb.astype(np.uint8).tobytes()) for i, thumb in enumerate(thumbs)]
-    near = [
-        (i, j) for j in range(120) for i in range(j) if min(abs(thumbs[i] - b).max() for b in (thumbs[j], thumbs[j][:, ::-1])) <= NEAR
-    ]
+    near = [(i, j) for j in range(120) for i in range(j) if min(abs(thumbs[i] - b).max() for b in (thumbs[j], thumbs[j][:, ::-1])) <= NEAR]
     found = {(min(pair), max(pair)) for pair in same_images(seen) if pair[0] != pair[1]}
     assert found == set(near)
     assert found >= {(i, i + 60) for i in range(15)} | {(i + 15, i + 90) for i in range(15)}
