@@ -11,7 +11,6 @@ import pytest
 
 from selfimprove_lab.claims.table import Difference
 from selfimprove_lab.figures.network_films import cells
-from selfimprove_lab.figures.world import quality_figure
 from selfimprove_lab.results import tour
 from selfimprove_lab.results.tour import COLUMNS, columns_figure, findings, missing_columns
 
@@ -75,15 +74,3 @@ def test_strips_of_other_prompts_are_refused(tmp_path: Path) -> None:
     (tmp_path / "rsi_rounds" / "prompts.json").write_text(json.dumps(["another"] * 12))
     with pytest.raises(ValueError, match="is of other prompts than the strips before it"):
         columns_figure(tmp_path)
-
-
-def test_the_scene_becomes_what_its_quality_says() -> None:
-    figure = quality_figure((0.1, 0.9))
-    poor, good = (np.asarray(axis.images[0].get_array()) for axis in figure.axes[:2])
-    assert np.ptp(good) > np.ptp(poor)  # contrast
-    assert np.abs(np.diff(good, axis=1)).max() > np.abs(np.diff(poor, axis=1)).max()  # sharpness
-    assert [axis.get_title() for axis in figure.axes if axis.get_title()][:2] == ["quality 0.1", "quality 0.9"]
-    with pytest.raises(ValueError, match=r"qualities has \[1.2\]"):
-        quality_figure((1.2,))
-    with pytest.raises(ValueError, match="scene has 'huge'; give one of"):
-        quality_figure(scene=("huge", "red", "star", "white"))
