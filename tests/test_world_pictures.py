@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -37,7 +38,7 @@ def test_rows_of_factors_change_that_factor_alone() -> None:
         assert list(factors[:, place]) == list(LEVELS)
         assert (np.delete(factors, place, axis=1) == WELL).all()
         drawn = [pixels(cell) for cell in cells]
-        assert all(np.abs(a - b).max() > 0.04 for a, b in zip(drawn, drawn[1:], strict=False))  # every step is seen
+        assert all(np.abs(a - b).max() > 0.04 for a, b in itertools.pairwise(drawn))  # every step is seen
 
 
 def test_every_value_of_every_attribute_is_shown() -> None:
