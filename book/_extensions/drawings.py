@@ -1,7 +1,8 @@
 """Put drawings into a page as HTML, made when the book is built: diagrams, and figures that compute in the browser.
 
 `{diagram} spin-round` draws one of `selfimprove_lab.figures.diagrams`, `{world} factors` one of `selfimprove_lab.figures.world`, and
-`{live} sampling` one of `selfimprove_lab.figures.live`. The directive's content is the caption. A drawing inside the page, unlike a picture file, takes the page's colours.
+`{live} sampling` one of `selfimprove_lab.figures.live`. The directive's content is the caption. A drawing inside the page, unlike a picture
+file, takes the page's colours.
 """
 
 from collections.abc import Callable

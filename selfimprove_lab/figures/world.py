@@ -94,15 +94,15 @@ class Picture:
 PICTURES = {
     "quality": Picture(
         _quality, 112, "One scene from badly to well drawn",
-        "Two rows of five pictures of a large red star on white. Above, quality rises from 0.1 to 0.9: the star moves to the middle, turns "
-        "upright, and becomes crisp, strong in colour and lit. Below, the star is well drawn but for one factor: off centre, tilted, blurred, "
+        "Two rows of five pictures of a large red star on white. Above, quality rises from 0.1 to 0.9: the star moves to the middle, "
+        "turns upright, and becomes crisp, strong in colour and lit. Below, the star is well drawn but for one factor: off centre, tilted, blurred, "
         "pale, or flat.",
     ),
     "factors": Picture(
         _factors, 92, "The five factors of quality, together and one at a time",
-        "A grid of one scene, a large red star on white. Columns go from a factor of 0.1 to 0.9. In the first row all five factors rise "
-        "together: the star moves to the middle, turns upright, becomes crisp, strong in colour and lit. In the other rows one factor rises "
-        "alone: centring moves the star to the middle, rotation turns it upright, sharpness removes the blur, contrast takes it from pale to "
+        "A grid of one scene, a large red star on white. Columns go from a factor of 0.1 to 0.9. In the first row all five factors "
+        "rise together: the star moves to the middle, turns upright, becomes crisp, strong in colour and lit. In the other rows one "
+        "factor rises alone: centring moves the star to the middle, rotation turns it upright, sharpness removes the blur, contrast takes it from pale to "
         "strong, shading adds light from the upper left, a highlight and a shadow.",
     ),
     "scenes": Picture(

@@ -10,7 +10,7 @@ ERROR = 0.05  # chance that any difference of a table is called decided although
 def verdict(table: pd.DataFrame) -> str:
     """Return one Markdown sentence per model on the scores in which it differs from the first, and one on what the others would need.
 
-    `table` is that of `selfimprove.evaluation.aggregate.comparison`. A difference is decided if its p after Holm's correction is below 0.05.
+    `table` is that of `evaluation.aggregate.comparison`. A difference is decided if its p after Holm's correction is below 0.05.
     """
     baseline, said = table["model"].iloc[0], []
     for model, rows in table[table["difference"].notna()].groupby("model", sort=False):
