@@ -1,7 +1,6 @@
 """The tour: its findings hold in the exported experiments, its pictures are of one noise, and it is read in ten minutes."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 

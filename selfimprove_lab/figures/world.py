@@ -94,22 +94,23 @@ class Picture:
 PICTURES = {
     "quality": Picture(
         _quality, 112, "One scene from badly to well drawn",
-        "Two rows of five pictures of a large red star on white. Above, quality rises from 0.1 to 0.9: the star moves to the middle, "
-        "turns upright, and becomes crisp, strong in colour and lit. Below, the star is well drawn but for one factor: off centre, tilted, blurred, "
-        "pale, or flat.",
+        "Two rows of five pictures of a large red star on white. Above, quality rises from 0.1 to 0.9: the star moves to the "
+        "middle, turns upright, and becomes crisp, strong in colour and lit. Below, the star is well drawn but for one "
+        "factor: off centre, tilted, blurred, pale, or flat.",
     ),
     "factors": Picture(
         _factors, 92, "The five factors of quality, together and one at a time",
-        "A grid of one scene, a large red star on white. Columns go from a factor of 0.1 to 0.9. In the first row all five factors "
-        "rise together: the star moves to the middle, turns upright, becomes crisp, strong in colour and lit. In the other rows one "
-        "factor rises alone: centring moves the star to the middle, rotation turns it upright, sharpness removes the blur, contrast takes it from pale to "
-        "strong, shading adds light from the upper left, a highlight and a shadow.",
+        "A grid of one scene, a large red star on white. Columns go from a factor of 0.1 to 0.9. In the first row all five "
+        "factors rise together: the star moves to the middle, turns upright, becomes crisp, strong in colour and lit. In the "
+        "other rows one factor rises alone: centring moves the star to the middle, rotation turns it upright, sharpness "
+        "removes the blur, contrast takes it from pale to strong, shading adds light from the upper left, a highlight and a "
+        "shadow.",
     ),
     "scenes": Picture(
         _scenes, 76, "What a scene can be",
-        "Three rows of well drawn scenes. First the eight shapes in blue: circle, square, triangle, star, heart, ring, cross, moon. Then a "
-        "circle in the eight colours: red, orange, yellow, green, cyan, blue, purple, pink. Last a small and a large red star, and a cyan "
-        "heart on the four backgrounds white, black, grey and sand.",
+        "Three rows of well drawn scenes. First the eight shapes in blue: circle, square, triangle, star, heart, ring, "
+        "cross, moon. Then a circle in the eight colours: red, orange, yellow, green, cyan, blue, purple, pink. Last a small "
+        "and a large red star, and a cyan heart on the four backgrounds white, black, grey and sand.",
     ),
 }  # fmt: skip
 
