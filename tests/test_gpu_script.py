@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 def begin(command: Sequence[str], log: Path, **environment: str) -> Any:
     """Fork what `gpu.start` starts anew."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    return forks.start(["-m", *command], log, log, ROOT, TQDM_DISABLE="1", OMP_NUM_THREADS="1", **environment)
+    return forks.start(["-m", *command], log, log, ROOT, **({"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"} | environment))
 
 
 @pytest.fixture(scope="module")
