@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TRANSFORMERS_VERBOSITY ?= error
 
-.PHONY: help round test lint book book-test book-serve book-print pretrain spin-experiments spin-controls spin-map rsi-rounds rsi-collapse rsi-ablations rsi-beyond evaluation benchmarks bench faults scorer-benchmark scorer-parity study-test course course-bundle clean
+.PHONY: help round test lint style book book-test book-serve book-print pretrain spin-experiments spin-controls spin-map rsi-rounds rsi-collapse rsi-ablations rsi-beyond evaluation benchmarks bench faults scorer-benchmark scorer-parity study-test course course-bundle clean
 
 help:
 	@sed -n '1,2p' Makefile; echo "also: make book, make book-serve, make book-test, make book-print, make lint, make pretrain, make spin-experiments, make spin-controls, make spin-map, make rsi-rounds, make rsi-collapse, make rsi-ablations, make rsi-beyond, make evaluation, make benchmarks, make bench (speed beside what people use), make faults, make scorer-benchmark, make scorer-parity, make study-test, make course (students' notebooks and slides), make course-bundle RUNS=runs/..."
@@ -31,17 +31,20 @@ round: .venv/.run
 	$(BIN)/papermill --log-output --no-progress-bar notebooks/spin_round.ipynb runs/spin_round_$(ITER).ipynb -p iter $(ITER) </dev/null
 	@echo "executed notebook with pictures and tables: runs/spin_round_$(ITER).ipynb; the lines above say where the run's files are"
 
-lint: .venv/.check
+lint: style
+	$(BIN)/mypy
+
+style: .venv/.check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
 
-# side by side, each in one thread: small models gain nothing from a second. Afterwards the built book is the small one; `make book`
-# puts the published one back, and executes only what has changed since
-test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
-	$(BIN)/python book/build.py --preset smoke
+# side by side, each in one thread: small models gain nothing from a second; files go in the order that tests/conftest.py gives them. Types
+# are checked beside the book, whose second half keeps one core busy. Afterwards the built book is the small one; `make book` puts the
+# published one back, and executes only what has changed since
+test: style
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/mypy & types=$$!; $(BIN)/python book/build.py --preset smoke; built=$$?; wait $$types && exit $$built
 
 book: .venv/.check
 	$(BIN)/python book/build.py

@@ -17,18 +17,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
 from itertools import zip_longest
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import papermill
 from colophon import colophon
+from kernels import fork_kernels
 
 from selfimprove.files import write_json
 from selfimprove.run_folder import provenance
@@ -196,7 +196,7 @@ def _make(page: Page) -> None:
         link.parent.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
         link.symlink_to(Path("..") / page.earlier.player.relative_to(RUNS), target_is_directory=True)
-    papermill.execute_notebook(ROOT / "notebooks" / f"{page.name}.ipynb", page.copy, given, cwd=ROOT, progress_bar=False)
+    papermill.execute_notebook(ROOT / "notebooks" / f"{page.name}.ipynb", page.copy, given, cwd=ROOT, progress_bar=False, start_timeout=600)
     if page.banner:
         _prepend(page.copy, page.banner)
     seconds = round(time.perf_counter() - start)
@@ -275,17 +275,17 @@ def execute_in_turn(pages: list[Page]) -> int:
 def execute_all(wanted: Mapping[str, tuple[dict[str, Any], str]]) -> int:
     """Execute every page of `wanted` (name -> parameters, banner) in parallel, and return how many ran; the first failure ends the build.
 
-    Each process has one thread. Models this small gain nothing from a second thread, and sums then have the same order on every machine.
+    Each kernel is a process of one thread. Models this small gain nothing from a second thread, and sums then have the same order on every
+    machine. The threads here only wait for kernels.
     """
-    os.environ["OMP_NUM_THREADS"] = "1"
     for folder in (EXECUTED, CACHE):
         folder.mkdir(exist_ok=True)
     there, missing = [], []
     for pages in prepared(wanted):
         (there if all(page.cached() for page in pages) else missing).append(pages)
-    for pages in there:  # these are only copied, which needs no process of its own
+    for pages in there:  # these are only copied
         execute_in_turn(pages)
-    with ProcessPoolExecutor(min(4, os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:  # processes start when needed
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         try:
             return sum(done.result() for done in as_completed([pool.submit(execute_in_turn, pages) for pages in missing]))
         except BaseException:
@@ -293,16 +293,30 @@ def execute_all(wanted: Mapping[str, tuple[dict[str, Any], str]]) -> int:
             raise
 
 
+def write_course() -> None:
+    """Write the course's pages, slides and zip."""
+    sys.path.insert(0, str(ROOT))
+    from course.pages import write_extras, write_pages
+
+    write_pages()
+    write_extras()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python book/build.py", description=__doc__)
     parser.add_argument("--preset", default="shapes-spin", help="of the executed round; 'smoke' takes seconds and shows nothing")
     arguments = parser.parse_args()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # the notebooks' kernels inherit this
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.chdir(ROOT)  # where kernels start; papermill changes the folder of all threads
     start, published, chosen = time.perf_counter(), pages("shapes-spin"), pages(arguments.preset)
-    executed = execute_all({name: (made, "" if made == published[name] else SMALL) for name, made in chosen.items()})
+    fork_kernels()
+    with ThreadPoolExecutor(1) as beside:
+        course = beside.submit(write_course)
+        executed = execute_all({name: (made, "" if made == published[name] else SMALL) for name, made in chosen.items()})
+        course.result()
     ready = time.perf_counter()
     (EXECUTED / "colophon.md").write_text(colophon(EXECUTED, (ROOT / "book" / "_toc.yml").read_text()))
-    subprocess.run([sys.executable, "-m", "course.pages"], check=True, cwd=ROOT)
     builder = [str(Path(sys.executable).parent / "jupyter-book"), "build", "-W", "--keep-going", "-q", str(ROOT / "book")]
     subprocess.run(builder, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})  # selfimprove_lab is not installed
     whole = time.perf_counter() - start

@@ -23,9 +23,17 @@ from selfimprove.models.pipeline import load_diffuser
 from selfimprove.shapes import PIPELINE
 
 LENGTH = 24  # tokens
+# the files that take longest, from the longest on: begun last, one of them would keep a core waiting
+LONGEST = ("notebooks", "processes", "gpu_script", "course", "shares", "stages", "course_material", "scale")
 
 gc.collect()
 gc.freeze()  # what is imported stays: rounds collect garbage often, and need not look through half a million objects each time
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; the order of tests in a file, and of the other files, stays."""
+    ranks = {f"test_{name}": rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
 
 
 def tiny_pipeline(seed: int = 0) -> StableDiffusionPipeline:

@@ -12,9 +12,11 @@ import matplotlib.pyplot as plt
 import nbformat
 import pytest
 import torch
+from jupyter_client.provisioning import KernelProvisionerFactory
 
 from course import grade, pages, release, second_set, times
 from course.sessions import EXERCISE, ROOT, CourseError, exercises, grade_id, mutants, points, read, role, session_paths
+from tests import forks  # kernels are forks  # noqa: F401
 
 PATHS = session_paths()
 
@@ -166,6 +168,13 @@ def test_grading_restores_the_tests(tmp_path: Path, capsys: pytest.CaptureFixtur
     )
 
 
+@pytest.fixture
+def new_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are new Pythons, as they are when somebody grades."""
+    monkeypatch.setattr(KernelProvisionerFactory.instance(), "default_provisioner_name", "local-provisioner")
+
+
+@pytest.mark.usefixtures("new_kernels")
 def test_a_cell_that_never_ends_and_a_python_that_dies_are_survived(tmp_path: Path) -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("while True: pass"), nbformat.v4.new_code_cell("1")])
     assert grade.execute(notebook, timeout=2) == ""
@@ -177,6 +186,7 @@ def test_a_cell_that_never_ends_and_a_python_that_dies_are_survived(tmp_path: Pa
     assert [grade.verdict(cell, stopped) for cell in dying.cells] == [(False, stopped)] * 2
 
 
+@pytest.mark.usefixtures("new_kernels")
 def test_a_cell_that_goes_on_after_an_interrupt_ends_its_notebook_and_not_the_batch() -> None:
     stubborn = "import time\nwhile True:\n    try:\n        time.sleep(0.01)\n    except BaseException:\n        pass"
     notebook = nbformat.v4.new_notebook(
@@ -187,6 +197,7 @@ def test_a_cell_that_goes_on_after_an_interrupt_ends_its_notebook_and_not_the_ba
     assert [grade.verdict(cell, stopped)[0] for cell in notebook.cells] == [True, False, True, False, False]
 
 
+@pytest.mark.usefixtures("new_kernels")
 def test_an_error_that_is_not_shown_is_an_error() -> None:
     hidden = ("get_ipython().showtraceback = lambda *a, **k: None", "assert False", "assert True")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in hidden])

@@ -20,6 +20,7 @@ from course.pictures import play, theory
 from course.sessions import EXERCISE, ROOT, CourseError, exercises, grade_id, points, read, role
 from selfimprove import losses
 from selfimprove_lab.theory.mixture import cosine_schedule
+from tests import forks  # kernels are forks  # noqa: F401
 
 KEY = "a key for tests"
 

@@ -1,10 +1,7 @@
 """The harness that tries to break runs: it tells damage from none, three faults are survived, and its page is what its results say."""
 
 import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,16 +10,14 @@ from faults import page
 from faults.damage import KINDS, damage
 from faults.fingerprint import differing, fingerprints
 from faults.results import LOST, REFUSED, RESULTS, SAME, Row, read
+from tests.forks import python
 
 ROOT = Path(__file__).parent.parent
 
 
 def test_three_faults_are_survived(tmp_path: Path) -> None:
     results = tmp_path / "faults.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "faults", "--times", "1", "--only", "smoke", "--results", str(results)],
-        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = python("-m", "faults", "--times", "1", "--only", "smoke", "--results", str(results), folder=ROOT, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [Row(**row) for row in json.loads(results.read_text())["smoke"]["rows"]]
     assert [(row.tried, row.survived, row.lost) for row in rows] == [(1, 1, 0)] * 3, rows

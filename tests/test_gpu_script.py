@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,39 @@ from benchmarks import gpu, gpu_report
 from benchmarks.gpu import Deadline, Job, follow, run_part, start
 from benchmarks.gpu_report import Report, flops_per_unit, pack, peak_of, with_counts
 from selfimprove.planning.plan import PEAKS
+from tests import forks
 
 ROOT = Path(__file__).parent.parent
+
+
+def begin(command: Sequence[str], log: Path, **environment: str) -> Any:
+    """Fork what `gpu.start` starts anew."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return forks.start(["-m", *command], log, log, ROOT, **({"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"} | environment))
 
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a toy run wrote."""
     out = tmp_path_factory.mktemp("toy")
-    environment = os.environ | {"OUT": str(out), "TOY": "1", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "DEADLINE": "400"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpu, "start", begin)
+        patch.setattr(sys, "argv", ["gpu", "--out", str(out), "--seconds", "400", "--toy"])
+        gpu.main()
+    return out
+
+
+def test_the_script_hands_on_what_it_is_told(tmp_path: Path) -> None:
+    """With too little time for any part, all is written nevertheless."""
+    environment = os.environ | {"OUT": str(tmp_path / "out"), "TOY": "1", "PYTHON": sys.executable, "DEADLINE": "5"}
     done = subprocess.run(["bash", "benchmarks/gpu.sh"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "written: " in done.stdout
-    return out
+    assert f"written: {tmp_path / 'out' / 'gpu.json'}" in done.stdout
+    written = json.loads((tmp_path / "out" / "gpu.json").read_text())
+    assert written["manifest"]["toy"]
+    assert written["manifest"]["seconds"] <= 5
+    assert [part["status"] for part in written["parts"].values()] == ["left out: 0 s were left"] * 3
+    assert (tmp_path / "out" / "gpu.tar.gz").exists()
 
 
 @pytest.fixture

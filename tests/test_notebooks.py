@@ -1,8 +1,6 @@
 """The round notebook through papermill: its contract, its errors, and other people's images."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -12,7 +10,12 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from selfimprove.presets import PRESETS
+from tests import forks  # kernels are forks  # noqa: F401
 from tests.tiny_families import write
+
+# isort: split
+import build  # type: ignore[import-not-found]
+from papermill.cli import papermill as command
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -21,7 +24,7 @@ NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 
 def execute(output: Path, notebook: Path = SPIN, **parameters: object) -> nbformat.NotebookNode:
-    papermill.execute_notebook(notebook, output, parameters, cwd=ROOT, progress_bar=False)
+    papermill.execute_notebook(notebook, output, parameters, cwd=ROOT, progress_bar=False, start_timeout=600)
     return nbformat.read(output, as_version=4)
 
 
@@ -46,17 +49,28 @@ def test_templates(path: Path) -> None:
     assert all(p["help"] and p["inferred_type_name"] != "None" for p in inferred.values())
 
 
-def test_the_embedded_world_and_what_is_written(tmp_path: Path) -> None:
-    notebook = execute(tmp_path / "out.ipynb", iter=2, preset="smoke", run=str(tmp_path / "run"), device="cpu")
+@pytest.fixture
+def page() -> build.Page:
+    """The small book's page of two rounds, which the book's build then finds in its cache."""
+    ((made,),) = build.prepared({"spin_round": (build.pages("smoke")["spin_round"], build.SMALL)})
+    for folder in (build.EXECUTED, build.CACHE):
+        folder.mkdir(exist_ok=True)
+    build.execute(made, again=not (ROOT / made.player).exists())
+    return made
+
+
+def test_the_embedded_world_and_what_is_written(page: build.Page) -> None:
+    notebook, run_folder = nbformat.read(page.copy, as_version=4), ROOT / page.run
+    assert page.parameters == {"iter": 2, "preset": "smoke"}
     text = printed(notebook)
     for said in ("in all about", "round 1:", "margin", "Implicit accuracy", "ceiling", "skipped: 0", "truncated: 0"):
         assert said in text
-    assert str(tmp_path / "run" / "summary.png") in text
+    assert str(page.run / "summary.png") in text
     pictures = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})]
     assert len(pictures) == 2
-    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    run = json.loads((run_folder / "run.json").read_text())
     assert run["identity"]["beta"] == PRESETS["smoke"].settings.beta
-    metrics = json.loads((tmp_path / "run" / "round_2" / "metrics.json").read_text())
+    metrics = json.loads((run_folder / "round_2" / "metrics.json").read_text())
     assert {"mean", "median", "ci95", "delta_prev", "delta_prev_ci95", "win_rate_prev", "win_rate_base"} <= set(metrics["scores"]["clip"])
     assert metrics["oracle"]["ceiling"]
     assert {"loss_first", "loss_last", "implicit_accuracy"} <= set(metrics["train"])
@@ -135,10 +149,16 @@ def test_recursion_on_other_prompts_and_another_model(tiny: Path, tmp_path: Path
     assert not list((tmp_path / "run").glob("round_0"))
 
 
-def test_the_command_with_one_argument_prints_the_notebook(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "papermill", str(SPIN), "-p", "iter", "1", "-p", "preset", "smoke", "-p", "run", str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, stdin=subprocess.DEVNULL)
-    assert json.loads(done.stdout)["cells"]
+@pytest.mark.filterwarnings("ignore:the file is not specified with any extension")  # what papermill says of the standard output
+def test_the_command_with_one_argument_prints_the_notebook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    given = [str(SPIN), "-p", "iter", "1", "-p", "preset", "smoke", "-p", "run", str(tmp_path / "run")]
+    command(given, standalone_mode=False)
+    cells = json.loads(capsysbinary.readouterr().out)["cells"]
+    assert cells[-1]["outputs"]
+    assert (tmp_path / "run" / "round_1" / "metrics.json").exists()
 
 
 def test_both_notebooks_on_another_family(images: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from selfimprove.processes import choose_device, tf32
 from selfimprove.rounds import play
 from selfimprove.run import set_up
 from selfimprove.run_folder import provenance
+from tests.forks import python
 
 PRESET = PRESETS["smoke"].changed(checkpoint_every=1)
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
@@ -66,7 +67,30 @@ train.make_batch = broken
 attempt("broken")
 train.make_batch = lambda *arguments: real(*arguments) if arguments[-1] == 1 else broken(*arguments)
 attempt("nan", "broken")
+train.make_batch = real
 Path(folder, f"{rank}.json").write_text(json.dumps(said))
+"""
+PREPARING = """
+import json, os, sys
+from pathlib import Path
+from selfimprove import rsi_stages
+from selfimprove.presets import PRESETS
+from selfimprove.recursion.judges import ShapesRules
+from selfimprove.run import set_up
+
+class Counting(ShapesRules):
+    asked = []
+
+    def __call__(self, question, prompts):
+        self.asked += [[question, prompt] for prompt in prompts]
+        return super().__call__(question, prompts)
+
+rsi_stages.load_judge = lambda name, device: Counting()
+place = Path(folder, f"prepared by {os.environ.get('WORLD_SIZE', 1)}")
+run = set_up(PRESETS["smoke-rsi"], "test", run=str(place), device="cpu")
+made = rsi_stages.prepared_prompts(run, run.preset.settings)
+said = {"asked": Counting.asked, "prompts": made.prompts, "reports": list(map(str, made.reports))}
+Path(folder, "prepared " + os.environ.get("RANK", "alone") + ".json").write_text(json.dumps(said))
 """
 
 
@@ -90,9 +114,9 @@ def folder(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     gc.collect()  # gives up the folder's lock
     held = set_up(PRESET, "test", str(tiny), str(images), folder / "held", 0, "cpu")
     assert (folder / "killed" / "round_1" / "training" / "training.pt").exists()
-    (folder / "program.py").write_text(PROGRAM)
+    (folder / "program.py").write_text(PROGRAM + PREPARING)
     done = subprocess.run(
-        [*LAUNCH, str(folder / "program.py"), str(tiny), str(images), str(mixed), str(folder)], capture_output=True, text=True, timeout=300
+        [*LAUNCH, str(folder / "program.py"), str(tiny), str(images), str(mixed), str(folder)], capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
     assert held.folder.lock is not None
@@ -135,36 +159,10 @@ def test_what_processes_cannot_share_is_refused(folder: Path) -> None:
         assert re.search(r"RunError: run='.*held' is being written by process \d+ on ", said["held"])
 
 
-PREPARING = """
-import json, os, sys
-from pathlib import Path
-from selfimprove import rsi_stages
-from selfimprove.presets import PRESETS
-from selfimprove.recursion.judges import ShapesRules
-from selfimprove.run import set_up
-
-class Counting(ShapesRules):
-    asked = []
-
-    def __call__(self, question, prompts):
-        self.asked += [[question, prompt] for prompt in prompts]
-        return super().__call__(question, prompts)
-
-rsi_stages.load_judge = lambda name, device: Counting()
-run = set_up(PRESETS["smoke-rsi"], "test", run=sys.argv[1], device="cpu")
-made = rsi_stages.prepared_prompts(run, run.preset.settings)
-said = {"asked": Counting.asked, "prompts": made.prompts, "reports": list(map(str, made.reports))}
-Path(sys.argv[2], os.environ.get("RANK", "alone") + ".json").write_text(json.dumps(said))
-"""
-
-
-def test_processes_share_the_judging_of_prompts_and_prepare_the_same(tmp_path: Path) -> None:
-    (tmp_path / "program.py").write_text(PREPARING)
-    for launch, run in ((LAUNCH, "two"), ([sys.executable], "one")):
-        command = [*launch, str(tmp_path / "program.py"), str(tmp_path / run), str(tmp_path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-    first, second, alone = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("0", "1", "alone"))
+def test_processes_share_the_judging_of_prompts_and_prepare_the_same(folder: Path) -> None:
+    done = python("-c", f"folder = {str(folder)!r}\n{PREPARING}")
+    assert done.returncode == 0, done.stderr
+    first, second, alone = (json.loads((folder / f"prepared {name}.json").read_text()) for name in ("0", "1", "alone"))
     assert first["prompts"] == second["prompts"] == alone["prompts"]
     assert first["reports"] == second["reports"] == alone["reports"]
     asked = [{tuple(pair) for pair in one["asked"]} for one in (first, second, alone)]
@@ -172,7 +170,7 @@ def test_processes_share_the_judging_of_prompts_and_prepare_the_same(tmp_path: P
     assert asked[1]
     assert not asked[0] & asked[1]
     assert asked[0] | asked[1] == asked[2]
-    tables = [(tmp_path / run / "prompts.parquet").read_bytes() for run in ("one", "two")]
+    tables = [(folder / f"prepared by {number}" / "prompts.parquet").read_bytes() for number in (1, 2)]
     assert tables[0] == tables[1]
 
 

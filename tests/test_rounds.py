@@ -4,8 +4,6 @@ import dataclasses
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -30,6 +28,7 @@ from selfimprove.report import ceiling_sentence, read_training, score_table, wri
 from selfimprove.rounds import play
 from selfimprove.run import Run, set_up
 from selfimprove.run_folder import RunError
+from tests.forks import python
 
 SETTINGS = Settings(
     samples=12, validation=3, rollout_steps=2, guidance=2.0, steps=3, batch=4, lr=1e-3, evaluation_prompts=5, evaluation_steps=2,
@@ -341,13 +340,14 @@ def test_truncated_captions_are_counted(tiny: Path, images: Path, tmp_path: Path
 
 
 def test_command_line(tiny: Path, images: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "selfimprove", "spin", "--preset", "smoke", "--model", str(tiny), "--data", str(images)]
-    done = subprocess.run([*command, "--iter", "1", "--run", str(tmp_path / "run")], capture_output=True, text=True, check=True)
+    command = ["-m", "selfimprove", "spin", "--preset", "smoke", "--model", str(tiny), "--data", str(images)]
+    done = python(*command, "--iter", "1", "--run", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
     assert "round 1: 21 rollouts (DDIM in 2 steps), 3 steps of 8 pairs" in done.stdout
     assert "30 images with 30 captions: 21 to train on, " in done.stdout
     assert "images or rows skipped: 0\n" in done.stdout
     assert str(tmp_path / "run" / "summary.png") in done.stdout
-    failed = subprocess.run([*command, "--iter", "0"], capture_output=True, text=True, check=False)
+    failed = python(*command, "--iter", "0")
     assert failed.returncode != 0
     assert failed.stderr.strip().splitlines()[-1] == "error: iter=0 cannot be the round to play; give a whole number from 1 on"
 

@@ -1,8 +1,6 @@
 """Commands that each make a share of the shards, some of them killed and started again, make what one process makes, byte for byte."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from selfimprove.data import latents
 from selfimprove.data.latents import Unfinished
 from selfimprove.errors import ArgumentError
 from selfimprove.processes import IncompleteError, makers, place, take_share
+from tests.forks import python
 
 PROGRAM = """
 import os, signal, sys
@@ -80,7 +79,7 @@ LASTING = ("*.safetensors", "*.parquet", "store.json", "prompts.json", "edges.js
 
 def played(folder: Path, rest: str, *arguments: str) -> list[str]:
     """Run a program of forks, which share what was imported once; return the lines that it printed."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM + rest, str(folder), *arguments], capture_output=True, text=True, timeout=600)
+    done = python("-c", PROGRAM + rest, str(folder), *arguments)
     said = "\n".join(f"{path.name}: {path.read_text()[-600:]}" for path in sorted(folder.glob("*")) if path.is_file())
     assert done.returncode == 0, done.stderr[-1000:] + said
     return done.stdout.splitlines()
@@ -172,8 +171,7 @@ def test_a_share_and_a_whole_run_do_not_write_at_once(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from selfimprove.run_folder import open_run; from selfimprove.processes import take_share; "
     )
     code += "take_share(sys.argv[2]); open_run(Path(sys.argv[1]), {}, {})"
-    other = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run"), "2/2"], capture_output=True, text=True)
-    whole = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run"), ""], capture_output=True, text=True)
+    other, whole = (python("-c", code, str(tmp_path / "run"), share) for share in ("2/2", ""))
     assert other.returncode == 0, other.stderr
     assert RunError.__name__ in whole.stderr
     assert held.lock is not None

@@ -108,9 +108,10 @@ STAGES = [
 ]  # fmt: skip
 
 
-def test_killed_in_any_stage_it_goes_on_with_the_same_result(
+def test_killed_in_every_stage_it_goes_on_with_the_same_result(
     tiny: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One run, killed in each stage in turn: in the preparation of prompts, then in every stage of its second round."""
     play(prepared_run(tiny, prompts, tmp_path / "whole"), 2)
     for module, name in STAGES:
         real = getattr(module, name)
@@ -118,16 +119,17 @@ def test_killed_in_any_stage_it_goes_on_with_the_same_result(
 
         def killed(*arguments: object, _real: object = real, _calls: list = calls, _name: str = name, **named: object) -> object:
             _calls.append(1)
-            if len(_calls) == (1 if _name == "prepare" else 2):
+            if len(_calls) == (2 if _name == "sample_batches" else 1):  # round 1's is let through
                 raise KeyboardInterrupt
             return _real(*arguments, **named)  # type: ignore[operator]
 
         with monkeypatch.context() as patch:
             patch.setattr(module, name, killed)
             with pytest.raises(KeyboardInterrupt):
-                play(prepared_run(tiny, prompts, tmp_path / name), 2)
-        play(prepared_run(tiny, prompts, tmp_path / name), 2)
-        assert files(tmp_path / name) == files(tmp_path / "whole"), name
+                play(prepared_run(tiny, prompts, tmp_path / "killed"), 2)
+        assert (tmp_path / "killed" / "round_1" / "metrics.json").exists() == (name != "prepare")
+    play(prepared_run(tiny, prompts, tmp_path / "killed"), 2)
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 
 def test_the_reference_is_the_base_models_and_never_changes(tiny: Path, prompts: Path, tmp_path: Path) -> None:
