@@ -5,11 +5,14 @@ from pathlib import Path
 import pandas as pd
 
 from selfimprove.evaluation.aggregate import MEAN, Rule
+from selfimprove.evaluation.statistics import bootstrap_interval
+from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove_lab.claims import rsi as rsi_claims
 from selfimprove_lab.claims import spin as spin_claims
 from selfimprove_lab.claims.table import AGREES, DIFFERS, OPEN, UNTESTABLE
 from selfimprove_lab.findings.cells import cells
-from selfimprove_lab.results.evaluation import guidance_table, inflation_table, load_evaluations, table
+from selfimprove_lab.results.arms import readable, signed
+from selfimprove_lab.results.evaluation import BASE, guidance_table, load_evaluations, table, values
 
 SHOWN = {"oracle quality": "quality", "oracle obedience": "obedience", "average": "average", "average of z": "average_of_z"}
 
@@ -35,9 +38,11 @@ def judge(root: Path) -> dict[str, str]:
     beside = {"there": "there", "at 3": "at_3"}
     columns = {f"{name}, over the base {w}": f"{name}_{short}" for name in ("quality", "obedience") for w, short in beside.items()}
     found |= cells("judge_guidance", swept, names, columns)
-    inflation = inflation_table(judged, 5)
-    for score, name in SHOWN.items():
-        found[f"judge_choosing_{name}"] = f"{inflation.loc[score, 'base, best of 5'] - inflation.loc[score, 'base, all images']:+.3f}"
+    best, every = (values({BASE: judged[BASE]}, SHAPES_SCORERS, rule)[BASE] for rule in (Rule(5), MEAN))
+    for score in best:
+        if name := SHOWN.get(readable(score)):
+            gain = (best[score] - every[score])[0]
+            found[f"judge_choosing_{name}"] = signed(float(gain.mean()), bootstrap_interval(gain))
     base = next(iter(judged["base"].values()))
     found["judge_prompts"] = str(base.table["prompt"].nunique())
     found["judge_prompts_elsewhere"] = str(next(iter(elsewhere["base"].values())).table["prompt"].nunique())

@@ -21,6 +21,7 @@ from selfimprove_lab.results.controls import (
     second_round_table,
 )
 from selfimprove_lab.results.controls import cells as played_cells
+from selfimprove_lab.results.lost import share_no_scene
 from selfimprove_lab.results.signs import LIMIT, LOSS, alarm_counts, training_signs
 from selfimprove_lab.results.towards_data import SCORES, data_table, errors_table
 
@@ -56,6 +57,8 @@ def play(root: Path) -> dict[str, str]:
         end = next(iter(runs[arm].values()))
         seen = sum(images_seen(end, k) for k in range(1, len(end["rounds"])))
         found[f"play_seen_{arm.replace('-', '_')}"] = f"{seen:,}"
+    for model, name in {"spin-round-3": "no_scene", "sft-equal-compute": "no_scene_sft"}.items():
+        found[f"play_{name}"] = share_no_scene(root / "evaluation_shapes" / "held-in", f"{model}-seed-{{seed}}")
     short, long = (("spin_map", f"sft-steps-{n}") for n in (240, 720))
     for column, name in {RAW: "average", **READINGS}.items():
         found[f"play_sft_longer_{name}"] = spoken(difference(experiments, long, short, column, 1))
