@@ -12,7 +12,7 @@ from selfimprove_lab.claims import spin as spin_claims
 from selfimprove_lab.claims.table import AGREES, DIFFERS, OPEN, UNTESTABLE
 from selfimprove_lab.findings.cells import cells
 from selfimprove_lab.results.arms import readable, signed
-from selfimprove_lab.results.evaluation import BASE, guidance_table, load_evaluations, table, values
+from selfimprove_lab.results.evaluation import BASE, guidance_table, interval_widths, load_evaluations, table, values
 
 SHOWN = {"oracle quality": "quality", "oracle obedience": "obedience", "average": "average", "average of z": "average_of_z"}
 
@@ -44,6 +44,9 @@ def judge(root: Path) -> dict[str, str]:
             gain = (best[score] - every[score])[0]
             found[f"judge_choosing_{name}"] = signed(float(gain.mean()), bootstrap_interval(gain))
     base = next(iter(judged["base"].values()))
+    widths = interval_widths(next(iter(judged["SPIN round 3"].values())), base, "oracle_quality", [500]).iloc[0]
+    times = widths["difference of unpaired models"] / widths["paired difference"]
+    found["judge_unpaired_times"], found["judge_unpaired_prompts"] = f"{times:.1f}", f"{times**2:.0f}"
     found["judge_prompts"] = str(base.table["prompt"].nunique())
     found["judge_prompts_elsewhere"] = str(next(iter(elsewhere["base"].values())).table["prompt"].nunique())
     return found

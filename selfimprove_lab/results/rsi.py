@@ -253,8 +253,8 @@ def gap_table(results: Results, arms: Mapping[str, str], at: int = -1) -> pd.Dat
                 low, high = entry(base, score)["ci95"]
                 spread = (high - low) / (2 * 1.96) * base["n_prompts"] ** 0.5  # standard deviation over prompts
                 row[name] = track(result, score)[at] / spread
-            rows.append(row | {"gap to quality": row["that scorer"] - row["quality"]})
-    columns = ["selected by", "seed", "that scorer", "quality", "obedience", "gap to quality"]
+            rows.append(row | {f"gap to {truth}": row["that scorer"] - row[truth] for truth in ("quality", "obedience")})
+    columns = ["selected by", "seed", "that scorer", "quality", "obedience", "gap to quality", "gap to obedience"]
     return pd.DataFrame(rows, columns=columns).set_index(["selected by", "seed"]).round(2)
 
 
