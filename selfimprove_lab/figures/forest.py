@@ -22,14 +22,15 @@ def read(cell: object) -> tuple[float, float, float] | None:
     return (found[0], found[1], found[2]) if bracket and len(found) == 3 else None
 
 
-def forest(table: pd.DataFrame, columns: Mapping[str, str], rows: Mapping[str, str] | None = None) -> Figure:
+def forest(table: pd.DataFrame, columns: Mapping[str, str], rows: Mapping[str, str] | None = None, one_scale: bool = False) -> Figure:
     """Draw one panel per column, with the x label that `columns` gives it, and one row per row of the table; bars are its intervals.
 
-    The legend says what colours and hollow points mean. `rows` may give shorter labels.
+    The legend says what colours and hollow points mean. `rows` may give shorter labels. With `one_scale` all panels share it.
     """
     labels = [", ".join(map(str, key)) if isinstance(key, tuple) else str(key) for key in table.index]
     labels = [(rows or {}).get(label, label) for label in labels]
-    figure, axes = plt.subplots(1, len(columns), figsize=(9, 1.3 + 0.27 * len(labels)), sharey=True, constrained_layout=True, squeeze=False)
+    size = (9, 1.3 + 0.27 * len(labels))
+    figure, axes = plt.subplots(1, len(columns), figsize=size, sharex=one_scale, sharey=True, constrained_layout=True, squeeze=False)
     for axis, (column, xlabel) in zip(axes[0], columns.items(), strict=True):
         for place, cell in enumerate(table[column]):
             if found := read(cell):

@@ -105,6 +105,8 @@ def map_cells(root: Path) -> dict[str, str]:
         for arm, kind in ((f"spin-{cell}", "spin"), (partner(cell), "sft")):
             found[f"map_{cell.replace('-', '_')}_{kind}_steps"] = str(next(iter(runs[arm].values()))["identity"]["steps"])
     found["map_cells"] = str(len(table))
+    some = next(iter(runs["spin-default"].values()))["identity"]
+    found["map_pairs"] = f"{some['steps'] * some['batch']:,}"
     found["map_cells_one_seed"] = str(table["SPIN - SFT: quality"].str.contains("1 seed").sum())
     found["map_cells_self_play"] = str(table["SPIN - SFT: quality"].str.contains(r"\[\+").sum())
     found["map_cells_open"] = str(table["SPIN - SFT: quality"].str.contains(r"\[-.*, \+").sum())
