@@ -9,7 +9,7 @@ from selfimprove.evaluation.statistics import bootstrap_interval
 from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove_lab.claims import rsi as rsi_claims
 from selfimprove_lab.claims import spin as spin_claims
-from selfimprove_lab.claims.table import AGREES, DIFFERS, OPEN, UNTESTABLE
+from selfimprove_lab.claims.table import AGREES, DIFFERS, OPEN, UNTESTABLE, claimed
 from selfimprove_lab.findings.cells import cells
 from selfimprove_lab.results.arms import readable, signed
 from selfimprove_lab.results.evaluation import BASE, guidance_table, interval_widths, load_evaluations, table, values
@@ -53,12 +53,18 @@ def judge(root: Path) -> dict[str, str]:
 
 
 def claims(root: Path) -> dict[str, str]:
-    """Return the number of claims of each paper's experiments, by verdict; `mixed` are those whose measures disagree."""
+    """Return the number of claims of each paper's experiments, by verdict; `mixed` are those whose measures disagree.
+
+    `agree_scores` are those that agree by learned scores alone, because they speak of nothing else.
+    """
     found: dict[str, str] = {}
-    for paper, made in {"spin": spin_claims.claims(root), "rsi": rsi_claims.claims(root)}.items():
+    for paper, rows in {"spin": spin_claims.claims(root), "rsi": rsi_claims.claims(root)}.items():
+        made = claimed(rows)
         verdicts = made["verdict"].str.replace(r", (one seed|\d+ seeds?)$", "", regex=True)
         known = {AGREES: "agree", DIFFERS: "differ", OPEN: "open", UNTESTABLE: "untestable"}
         found |= {f"claims_{paper}_{name}": str((verdicts == verdict).sum()) for verdict, name in known.items()}
+        alone = ~made["here"].str.contains("quality|obedience")
+        found[f"claims_{paper}_agree_scores"] = str(((verdicts == AGREES) & alone).sum())
         found[f"claims_{paper}_mixed"] = str((~verdicts.isin(list(known))).sum())
         found[f"claims_{paper}_rows"] = str(len(made))
     return found
