@@ -32,21 +32,16 @@ def score_table(infos: list[RoundInfo]) -> pd.DataFrame:
                 row["wins over base (%)"] = _wins(score, "base")
             rows.append(row)
     table = pd.DataFrame(rows, columns=None if rows else ["score", "round", "mean", "95 % interval"])  # no scorers, nothing held out
-    order = list(dict.fromkeys(table["score"]))
-    table = table.sort_values(["score", "round"], key=lambda column: column.map(order.index) if column.name == "score" else column)
+    table = table.sort_values("score", key=lambda names: names.map(list(dict.fromkeys(names)).index), kind="stable")
     return table.set_index(["score", "round"]).fillna("")
 
 
 def oracle_sentence(infos: list[RoundInfo]) -> str:
     """Return a sentence on what the rounds have changed from the base by the oracle's readings; empty if there is no oracle or no round."""
-    last = infos[-1].metrics
-    read = {name: last.get("oracle", {}).get(name, {}) for name in ORACLE_SHOWN}
-    said = []
-    for name, score in read.items():
-        if "delta_base" in score:
-            bounds = score["delta_base_ci95"]
-            decided = "" if None in bounds or bounds[0] > 0 or bounds[1] < 0 else " (not decided)"
-            said.append(f"{name.replace('all_right', 'obedience')} {score['delta_base']:+.3f} {interval(bounds, sign='+')}{decided}")
+    last, said = infos[-1].metrics, list[str]()
+    for name in ORACLE_SHOWN:
+        if "delta_base" in (score := last.get("oracle", {}).get(name, {})):
+            said.append(f"{name.replace('all_right', 'obedience')} {score['delta_base']:+.3f} {interval(score['delta_base_ci95'], sign='+')}")
     return f"After round {last['round']}, changes from the base: {'; '.join(said)}." if said else ""
 
 
@@ -87,7 +82,9 @@ def read_training(log: pd.DataFrame, settings: Settings) -> str:
     verdict = "" if slope >= 0.2 else ": player and opponent are told apart so well that little is left to learn; lower beta"
     sentences.append(f"At the end an example weighed {slope:.2f} of beta on average, from 0.5 where nothing is told apart{verdict}.")
     ratios = {side: last[f"player_{side}"] / last[f"opponent_{side}"] - 1 for side in ("real", "generated")}
-    sentences.append(f"The player's error over the opponent's: {ratios['real']:+.1%} on real images, {ratios['generated']:+.1%} on generated.")
+    sentences.append(
+        f"The player's error over the opponent's: {ratios['real']:+.1%} on real images, {ratios['generated']:+.1%} on generated."
+    )
     if last["player_real"] > 1.02 * last["opponent_real"]:
         sentences.append("The player denoises real images WORSE than the opponent: it pushes more than it matches; lower lr.")
     return " ".join(sentences)

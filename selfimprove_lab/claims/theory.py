@@ -208,7 +208,8 @@ def _rounds(points: int, rounds: int = 5) -> Row:
     nearer = first["terms"] - last["terms"]
     here = (
         f"a mixture that can be the data, {self_play.SAMPLER_STEPS} sampler steps: KL of samples to the data {first['samples']:.3f} nats, "
-        f"after {rounds} rounds {last['samples']:.3f} (exact denoiser, as many steps: {self_play.exact_level(points):.3f}); one training seed, which decides nothing"
+        f"after {rounds} rounds {last['samples']:.3f} (exact denoiser, as many steps: {self_play.exact_level(points):.3f}); "
+        "one training seed, which decides nothing"
     )
     verdict = _sign(float(nearer.mean()), float(nearer.std() / math.sqrt(len(nearer))))
     return Row("rounds bring the samples towards the target distribution", "introduction: until converging to it",

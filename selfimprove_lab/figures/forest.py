@@ -45,7 +45,9 @@ def forest(table: pd.DataFrame, columns: Mapping[str, str], rows: Mapping[str, s
         axis.set(xlabel=xlabel)
     axes[0, 0].set(yticks=range(len(labels)), yticklabels=labels)
     axes[0, 0].set_ylim(len(labels) - 0.5, -0.5)
-    legend(figure, hollow="one seed: intervals over prompts alone" if any("1 seed" in c or "*" in c for c in _cells(table, columns)) else "")
+    legend(
+        figure, hollow="one seed: intervals over prompts alone" if any("1 seed" in c or "*" in c for c in _cells(table, columns)) else ""
+    )
     return figure
 
 

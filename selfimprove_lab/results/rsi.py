@@ -24,7 +24,8 @@ SELECTING = ("clip", "aesthetic", "shading")  # the scorers that the default sel
 UNSEEN = ("saturation", "alignment")
 RANDOM = ("careless",)  # arms of `rounds_figure` that take images at random
 LABELS = {
-    "rsi": "RSIDiff", "rsi-seed-0": "RSIDiff, seed 0 alone", "spin": "SPIN, 3 rounds", "sft-equal": "SFT on all the base's samples, equal steps",
+    "rsi": "RSIDiff", "rsi-seed-0": "RSIDiff, seed 0 alone", "spin": "SPIN, 3 rounds",
+    "sft-equal": "SFT on all the base's samples, equal steps",
     "sft-long": "SFT on all the base's samples, long", "careless": "no care", "prompts": "+ filtered prompts",
     "selection": "+ preference sampling", "weights": "+ weights (mean distance)", "weights-nearest": "+ weights (nearest)",
     "weights-two-sided": "+ weights (two-sided)", "real": "+ real data kept", "accumulate": "+ samples accumulated",
@@ -92,7 +93,8 @@ def rounds_figure(results: Results, arm: str, beside: Sequence[str] = (), scores
             axis.axhline(end, color=shades[label(other)], lw=1.5, ls=style, label=label(other))
         axis.axhline(0, color="0.6", lw=0.8)
         role = "oracle" if score.startswith("oracle") else "selects" if arm not in RANDOM and score in SELECTING else "unseen"
-        axis.set(xlabel="round", ylabel="change from the base" if first_column(axis) else "", title=f"{readable(score).removeprefix('oracle: ')} ({role})")
+        named = f"{readable(score).removeprefix('oracle: ')} ({role})"
+        axis.set(xlabel="round", ylabel="change from the base" if first_column(axis) else "", title=named)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
