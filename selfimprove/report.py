@@ -41,7 +41,8 @@ def oracle_sentence(infos: list[RoundInfo]) -> str:
     last, said = infos[-1].metrics, list[str]()
     for name in ORACLE_SHOWN:
         if "delta_base" in (score := last.get("oracle", {}).get(name, {})):
-            said.append(f"{name.replace('all_right', 'obedience')} {score['delta_base']:+.3f} {interval(score['delta_base_ci95'], sign='+')}")
+            by = f"{score['delta_base']:+.3f} {interval(score['delta_base_ci95'], sign='+')}"
+            said.append(f"{name.replace('all_right', 'obedience')} {by}")
     return f"After round {last['round']}, changes from the base: {'; '.join(said)}." if said else ""
 
 
