@@ -139,7 +139,11 @@ def test_tables_are_drawn_as_they_are_written() -> None:
         ("C1", "C1"),
         ("0.5", "white"),
     ]
-    plt.close(figure)
+    said = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert said[:3] == ["interval above zero", "below zero", "holds zero: not decided"]
+    assert said[3].startswith("one seed")
+    assert len(forest(table.head(1), {"q": "quality"}).legends[0].get_texts()) == 3  # no hollow point, no word on it
+    plt.close("all")
 
 
 def test_unknown_names_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:

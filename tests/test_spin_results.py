@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +17,7 @@ from selfimprove_lab.claims import rsi as rsi_claims
 from selfimprove_lab.claims import spin as spin_claims
 from selfimprove_lab.claims import theory
 from selfimprove_lab.claims.spin import claims
-from selfimprove_lab.claims.table import AGREES, CHAPTERS, DIFFERS, OPEN, UNTESTABLE
+from selfimprove_lab.claims.table import AGREES, CHAPTERS, DIFFERS, OPEN, UNTESTABLE, claimed, verdicts_figure
 from selfimprove_lab.results.arms import load_results
 from selfimprove_lab.results.controls import (
     CONTROLS,
@@ -232,7 +233,16 @@ def test_signs_by_hand(root: Path) -> None:
     assert table.loc["real error", "obedience"].startswith("-1.00")  # made to be so
     assert table.loc["margin", "quality"].startswith("+1.00")
     assert predictors_table(signs.head(2)).loc["margin", "quality"] == "too few rounds"
-    assert signs_figure(signs).axes[0].get_xlabel()
+    drawn = signs_figure(signs)
+    assert {"the alarm's limit, 10%", "a loss of 0.03"} <= {text.get_text() for text in drawn.legends[0].get_texts()}
+
+
+def test_questions_of_this_book_are_no_claims() -> None:
+    rows = pd.DataFrame({"paper": ["not compared", "7.0", "never past them"], "verdict": ["agrees", "differs", "agrees, 2 seeds"]})
+    assert claimed(rows)["paper"].tolist() == ["7.0", "never past them"]
+    figure = verdicts_figure({"a": rows})
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [1, 1]
+    plt.close(figure)
 
 
 def test_the_alarm_by_hand(tmp_path: Path) -> None:
