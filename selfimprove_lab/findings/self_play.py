@@ -46,6 +46,7 @@ def play(root: Path) -> dict[str, str]:
     some = next(iter(runs["spin"].values()))
     found["play_images"] = f"{some['identity']['evaluation_prompts']:,}"
     found["play_prompts"] = f"{experiments.prompts(*spin, 0)['round'].eq(0).sum():,}"
+    found["play_ceiling"] = f"{some['rounds'][0]['oracle']['ceiling']['winners']['all_right']:.2f}"
     found["play_seeds"] = str(len(runs["spin"]))
     for name in ("quality", "all_right"):
         ends = [np.mean([r["rounds"][k]["oracle"][name]["mean"] for r in runs["spin"].values()]) for k in (0, 3)]

@@ -211,7 +211,7 @@ def map_figure(root: str | Path) -> Figure:
                 colour = ABOVE if found.low > 0 else BELOW if found.high < 0 else OPEN
                 axis.errorbar(found.mean, row, xerr=error, fmt="o", ms=4, color=colour, mfc=colour if found.seeds >= 3 else "white")
         axis.axvline(0, color="0.7", lw=1)
-        axis.set(xlabel=f"SPIN less SFT: {label}")
+        axis.set(xlabel=f"SPIN minus SFT: {label}")
     named = [f"{AXES[axis]}: {value}" if value else AXES[axis] for axis, _, value in (cell.partition("-") for cell in played)]
     axes[0].set(yticks=range(len(played)), yticklabels=named, ylim=(len(played) - 0.5, -0.5))
     legend(figure, hollow="fewer than three seeds: intervals over prompts alone")
