@@ -182,6 +182,6 @@ def _surpasses(experiments: Experiments) -> tuple[str, str]:
     level, base = (float(rows.loc[("quality", "the base's own data"), name]) for name in ("the data's", "the base's"))
     ends = [r["rounds"][-1]["oracle"]["quality"]["mean"] for r in experiments.load("spin_shapes").get("spin", {}).values()]
     winners = float(rows.loc[("quality", "the winners"), "the data's"])
-    words = f"whether it stops at the data was not reached: three rounds end at {np.mean(ends):.2f}, the winners are at {winners:.2f}; "
+    words = f"the data were not reached: three rounds end at {np.mean(ends):.2f}, the winners are at {winners:.2f}; "
     words += f"from {base:.3f}, above data of {level:.3f}, a round changes quality by {change} and ends at {base + change.mean:.3f}"
     return words, qualified(change.reversed().verdict(), change.seeds) if base > level else UNTESTABLE
