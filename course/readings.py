@@ -10,10 +10,12 @@ from jaxtyping import Float
 
 from course.sessions import ROOT
 from selfimprove.evaluation.statistics import student_interval
+from selfimprove_lab.results import lost
 from selfimprove_lab.results.arms import Results, load_results
 from selfimprove_lab.results.seeds import crossed_interval
 
 RESULTS = ROOT / "book" / "results"
+HELD_IN = RESULTS / "evaluation_shapes" / "held-in"
 SEEDS = (0, 1, 2)
 
 
@@ -25,7 +27,7 @@ def results(folder: str) -> Results:
 
 def judged(model: str) -> pd.DataFrame:
     """Return the scores of every image of a model in the larger evaluation, 500 prompts with five images each."""
-    return pd.read_parquet(RESULTS / "evaluation_shapes" / "held-in" / f"{model}.parquet")
+    return pd.read_parquet(HELD_IN / f"{model}.parquet")
 
 
 def per_prompt(model: str, column: str) -> Float[np.ndarray, " prompts"]:
@@ -33,39 +35,9 @@ def per_prompt(model: str, column: str) -> Float[np.ndarray, " prompts"]:
     return judged(model).groupby("prompt")[column].mean().to_numpy(dtype=np.float64)
 
 
-def split_obedience(before: pd.DataFrame, after: pd.DataFrame) -> tuple[float, float]:
-    """Split a change of obedience between two tables of images in the part of images that are no scene, and the part of the attributes.
-
-    Obedience is the share S of images that are read as a scene times the share R of these with every stated attribute right. The oracle's
-    quality is 0 exactly where an image is no scene. With means over both tables, the change of S times mean R, and of R times mean S, add
-    up to the whole change.
-    """
-    scene = [float((t["oracle_quality"] > 0).mean()) for t in (before, after)]
-    right = [float(t["oracle_all_right"].mean()) / s for t, s in zip((before, after), scene, strict=True)]
-    return (scene[1] - scene[0]) * sum(right) / 2, (right[1] - right[0]) * sum(scene) / 2
-
-
 def split_with_interval(model: str) -> pd.DataFrame:
-    """Return both parts of a model's change of obedience from the base, with intervals: rows "no scene", "attributes", and "share".
-
-    `model` holds {seed}. The interval resamples prompts, the same for every seed and for the base. "share" is the first part
-    over the whole.
-    """
-    tables = [judged("base"), *(judged(model.format(seed=seed)) for seed in SEEDS)]
-    stacked = np.stack([
-        np.stack([(t["oracle_quality"] > 0).groupby(t["prompt"]).mean(), t.groupby("prompt")["oracle_all_right"].mean()]) for t in tables
-    ])  # fmt: skip
-    draws = np.random.default_rng(0).integers(stacked.shape[2], size=(1000, stacked.shape[2]))
-
-    def parts(chosen: np.ndarray | slice) -> np.ndarray:
-        scene, all_right = stacked[:, :, chosen].mean(2 if isinstance(chosen, slice) else -1).swapaxes(0, 1)
-        right = all_right / scene
-        lost = ((scene[1:] - scene[0]) * (right[1:] + right[0]) / 2).mean(0)
-        wrong = ((right[1:] - right[0]) * (scene[1:] + scene[0]) / 2).mean(0)
-        return np.stack([lost, wrong, lost / (lost + wrong)])
-
-    low, high = np.quantile(parts(draws), [0.025, 0.975], axis=1)
-    return pd.DataFrame({"mean": parts(slice(None)), "low": low, "high": high}, index=["no scene", "attributes", "share"])
+    """Return `lost.split_with_interval` of a model of the larger evaluation."""
+    return lost.split_with_interval(HELD_IN, model)
 
 
 def changes(arm: str, truth: str, folder: str = "spin_shapes") -> list[float]:
@@ -94,8 +66,7 @@ def _held_in(later: str, earlier: str, column: str) -> str:
 
 
 def _share(model: str) -> str:
-    mean, low, high = (round(100 * v) for v in split_with_interval(model).loc["share"])
-    return f"{mean} % [{low}, {high}]"
+    return lost.share_no_scene(HELD_IN, model)
 
 
 def _spread(arm: str) -> str:

@@ -15,21 +15,35 @@ ORACLE_SHOWN = ("quality", "all_right")
 
 
 def score_table(infos: list[RoundInfo]) -> pd.DataFrame:
-    """Return one row per score and round: mean, its 95 % interval, paired difference from the round before, win rates in per cent."""
+    """Return one row per score and round: mean, its 95 % interval, paired difference from the round before, win rates in per cent.
+
+    The oracle's readings, where there are any, come first; the denoising error has two more digits than scores.
+    """
     rows = []
     for info in infos:
-        named = dict(info.metrics["scores"])
-        named |= {f"oracle: {k}": info.metrics["oracle"][k] for k in ORACLE_SHOWN if "oracle" in info.metrics}
+        named = {f"oracle: {k}": info.metrics["oracle"][k] for k in ORACLE_SHOWN if "oracle" in info.metrics}
+        named |= dict(sorted(info.metrics["scores"].items()))
         for name, score in named.items():
-            row = {"score": name, "round": info.metrics["round"], "mean": score["mean"], "95 % interval": interval(score["ci95"])}
+            digits = 5 if name == "held_out_error" else 3
+            row = {"score": name, "round": info.metrics["round"], "mean": score["mean"], "95 % interval": interval(score["ci95"], digits)}
             if "delta_prev" in score:
-                row["change from round before"] = f"{score['delta_prev']:+.3f} {interval(score['delta_prev_ci95'])}"
+                row["change from round before"] = f"{score['delta_prev']:+.{digits}f} {interval(score['delta_prev_ci95'], digits, '+')}"
                 row["wins over round before (%)"] = _wins(score, "prev")
                 row["wins over base (%)"] = _wins(score, "base")
             rows.append(row)
     table = pd.DataFrame(rows, columns=None if rows else ["score", "round", "mean", "95 % interval"])  # no scorers, nothing held out
-    table = table.sort_values(["score", "round"], kind="stable").set_index(["score", "round"])
-    return table.fillna("")
+    table = table.sort_values("score", key=lambda names: names.map(list(dict.fromkeys(names)).index), kind="stable")
+    return table.set_index(["score", "round"]).fillna("")
+
+
+def oracle_sentence(infos: list[RoundInfo]) -> str:
+    """Return a sentence on what the rounds have changed from the base by the oracle's readings; empty if there is no oracle or no round."""
+    last, said = infos[-1].metrics, list[str]()
+    for name in ORACLE_SHOWN:
+        if "delta_base" in (score := last.get("oracle", {}).get(name, {})):
+            by = f"{score['delta_base']:+.3f} {interval(score['delta_base_ci95'], sign='+')}"
+            said.append(f"{name.replace('all_right', 'obedience')} {by}")
+    return f"After round {last['round']}, changes from the base: {'; '.join(said)}." if said else ""
 
 
 def _wins(score: dict[str, Any], over: str) -> str:
@@ -56,18 +70,22 @@ def read_training(log: pd.DataFrame, settings: Settings) -> str:
     if "weight" in log:
         return (
             f"Weighted denoising on the model's own images: the error went from {first['player_real']:.4f} to {last['player_real']:.4f}; "
-            f"single steps are noisy, and the model knows from the start what it draws. Mean weight {log['weight'].mean():.2f}."
+            f"single steps are noisy, so neither a rise nor a fall of this size says much. Mean weight {log['weight'].mean():.2f}."
         )
     if "margin" not in log:
         return f"SFT: the denoising error went from {first['loss']:.4f} to {last['loss']:.4f}; single steps are noisy."
     sentences = [
         f"The loss went from {first['loss']:.3f} to {last['loss']:.3f} (log 2 = 0.693 where player and opponent agree) and the margin "
-        f"from {first['margin']:+.2f} to {last['margin']:+.2f}. A loss near log 2 with a rising margin is normal at the paper's beta.",
+        f"from {first['margin']:+.2f} to {last['margin']:+.2f}.",
         f"Implicit accuracy ended at {last['implicit_accuracy']:.2f}; it saturates early and is no measure of progress.",
     ]
     slope = last["reweighting"] / settings.beta
-    verdict = "in the useful range .2 to .45" if 0.2 <= slope <= 0.45 else "outside the useful range .2 to .45: change beta"
-    sentences.append(f"At the end an example weighed {slope:.2f} of beta on average (-l'), {verdict}.")
+    verdict = "" if slope >= 0.2 else ": player and opponent are told apart so well that little is left to learn; lower beta"
+    sentences.append(f"At the end an example weighed {slope:.2f} of beta on average, from 0.5 where nothing is told apart{verdict}.")
+    ratios = {side: last[f"player_{side}"] / last[f"opponent_{side}"] - 1 for side in ("real", "generated")}
+    sentences.append(
+        f"The player's error over the opponent's: {ratios['real']:+.1%} on real images, {ratios['generated']:+.1%} on generated."
+    )
     if last["player_real"] > 1.02 * last["opponent_real"]:
         sentences.append("The player denoises real images WORSE than the opponent: it pushes more than it matches; lower lr.")
     return " ".join(sentences)

@@ -11,6 +11,7 @@ import pytest
 from course import pages, pictures, readings, slides
 from course.plan import LENGTH, NEEDS, SHORT, SHORT_EXERCISES, TITLES
 from course.sessions import ROOT, CourseError, exercises, read, session_paths
+from selfimprove_lab.results.lost import split_obedience
 
 DECKS = [slides.read_deck(path) for path in slides.deck_paths()]
 NUMBERS_OF_PLACES = r"\(\d\.\d\)|\b(?:[Ee]xercises?|and|to|that) \d\.\d\b|^- \d\.\d:"
@@ -95,12 +96,12 @@ def test_sources_of_slides_are_checked(tmp_path: Path) -> None:
 def test_a_change_of_obedience_is_split_without_a_rest() -> None:
     tables = [readings.judged(name) for name in ("base", "sft-equal-compute-seed-0")]
     whole = tables[1]["oracle_all_right"].mean() - tables[0]["oracle_all_right"].mean()
-    assert np.isclose(sum(readings.split_obedience(*tables)), whole)
+    assert np.isclose(sum(split_obedience(*tables)), whole)
     before = pd.DataFrame({"oracle_quality": [0.5, 0.5], "oracle_all_right": [1.0, 1.0]})
-    assert readings.split_obedience(before, before.assign(oracle_all_right=[1.0, 0.0])) == (0, -0.5)
-    assert readings.split_obedience(before, before.assign(oracle_quality=[0.5, 0.0], oracle_all_right=[1.0, 0.0])) == (-0.5, 0)
+    assert split_obedience(before, before.assign(oracle_all_right=[1.0, 0.0])) == (0, -0.5)
+    assert split_obedience(before, before.assign(oracle_quality=[0.5, 0.0], oracle_all_right=[1.0, 0.0])) == (-0.5, 0)
     split = readings.split_with_interval("spin-round-3-seed-{seed}")
-    one_by_one = np.mean([readings.split_obedience(tables[0], readings.judged(f"spin-round-3-seed-{s}")) for s in (0, 1, 2)], axis=0)
+    one_by_one = np.mean([split_obedience(tables[0], readings.judged(f"spin-round-3-seed-{s}")) for s in (0, 1, 2)], axis=0)
     assert np.allclose(split.loc[["no scene", "attributes"], "mean"], one_by_one)
     assert (split["low"] < split["mean"]).all()
     assert (split["mean"] < split["high"]).all()

@@ -24,8 +24,8 @@ from selfimprove.models.pipeline import load_diffuser
 from selfimprove.models.weights import ModelError, model_hash
 from selfimprove.planning.plan import plan
 from selfimprove.presets import PRESETS, Preset
-from selfimprove.report import ceiling_sentence, read_training, score_table, write_summary
-from selfimprove.rounds import play
+from selfimprove.report import ceiling_sentence, oracle_sentence, read_training, score_table, write_summary
+from selfimprove.rounds import RoundInfo, play
 from selfimprove.run import Run, set_up
 from selfimprove.run_folder import RunError
 from tests.forks import python
@@ -77,9 +77,29 @@ def test_two_rounds(tiny: Path, images: Path, tmp_path: Path) -> None:
     assert set(table.index.get_level_values("score")) == {"nearest_real", "held_out_error"}
     assert "Implicit accuracy" in read_training(infos[1].log, SETTINGS)
     assert len(training_figure(infos[1].log).axes) == 5
-    assert ceiling_sentence(infos[1]) == ""
+    assert ceiling_sentence(infos[1]) == oracle_sentence(infos) == ""
     assert all(p.exists() for p in write_summary(played, infos).values())
     load_diffuser(run / "round_2" / "pipeline", torch.device("cpu"))
+
+
+def test_the_report_begins_with_what_the_oracle_reads() -> None:
+    """By hand: the oracle's rows come first, an error of a hundredth keeps its digits, and one sentence has the changes from the base."""
+    won = {"win_rate_prev": 0.6, "win_rate_base": 0.6}
+    moved = {"delta_prev": 0.00021, "delta_prev_ci95": [0.0001, 0.0003], "delta_base": -0.2, "delta_base_ci95": [-0.3, -0.1], **won}
+    level = {"mean": 0.5, "ci95": [0.4, 0.6]}
+    scores, oracle = dict.fromkeys(("clip", "held_out_error"), level), dict.fromkeys(("quality", "all_right"), level)
+    later = [{name: entry | moved for name, entry in group.items()} for group in (scores, oracle)]
+    infos = [
+        RoundInfo({"round": 0, "scores": scores, "oracle": oracle}, None, False),
+        RoundInfo({"round": 1, "scores": later[0], "oracle": later[1]}, None, False),
+    ]
+    table = score_table(infos)
+    assert list(dict.fromkeys(table.index.get_level_values("score"))) == ["oracle: quality", "oracle: all_right", "clip", "held_out_error"]
+    assert table.loc[("held_out_error", 1), "change from round before"] == "+0.00021 [+0.00010, +0.00030]"
+    assert table.loc[("clip", 1), "change from round before"] == "+0.000 [+0.000, +0.000]"
+    changes = "quality -0.200 [-0.300, -0.100]; obedience -0.200 [-0.300, -0.100]"
+    assert oracle_sentence(infos) == f"After round 1, changes from the base: {changes}."
+    assert oracle_sentence(infos[:1]) == ""
 
 
 STAGES = ["rollout", "training step", "writing the player", "evaluation"]

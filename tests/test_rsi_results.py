@@ -36,9 +36,11 @@ from selfimprove_lab.results.rsi import (
     first_round,
     gap_table,
     peak_table,
+    pictured_table,
     rounds_figure,
     track,
     visible,
+    warning_counts,
     warnings_table,
 )
 
@@ -195,15 +197,42 @@ def test_tables_by_hand(root: Path) -> None:
     assert (warned["modes"] == 2).all()
     assert (warned["damage is plain"] == 1).all()
     assert (warned["error on real images"] == 2).all()
+    index = pd.MultiIndex.from_tuples([("a", 0), ("b", 0), ("c", 0), ("d", 0)])
+    made = {"damage is plain": [3, 3, 3, "-"], "variance": [1, 3, "-", 2], "modes": [2, 4, 5, "-"], "error on real images": [3, 1, 4, "-"]}
+    counts = warning_counts(pd.DataFrame(made, index=index, dtype=object))
+    assert counts.loc["variance"].tolist() == [1, 1, 1, 1]  # a sign that never leaves its range does not warn
+    assert counts.loc["any sign on the latents"].tolist() == [1, 1, 1, 1]
+    assert counts.loc["error on real images"].tolist() == [1, 1, 1, 0]
     gaps = gap_table(runs, {"none": "clip"})
     spread = 1 / (2 * 1.96) * 50**0.5
     assert gaps.loc[("clip", 0), "that scorer"] == pytest.approx(track(runs["none"][0], "clip")[-1] / spread, abs=0.01)
-    assert gaps.loc[("clip", 0), "gap to quality"] == 0
+    assert gaps.loc[("clip", 0), "gap to quality"] == gaps.loc[("clip", 0), "gap to obedience"] == 0
     assert first_round([False, False]) is None
     assert visible(runs["rsi"][0]) is None
     for figure in (rounds_figure(runs, "rsi", ("sft-long",)), drift_figure(runs, ["rsi", "none"])):
         assert len(figure.axes) == 7
         plt.close(figure)
+
+
+def test_the_pictured_prompts_are_counted_by_hand() -> None:
+    """From the exported files: the share of each pictured prompt's images that obey, at the base and at the end of seed 1."""
+    folder = EXPORTED / "rsi_rounds"
+    table = pictured_table(folder, "rsi")
+    assert list(table.index) == json.loads((folder / "prompts.json").read_text())
+    frame = pd.read_parquet(folder / "rsi-1-prompts.parquet").reset_index()
+    for name, number in {"base model": 0, "round 8, seed 1": 8}.items():
+        for prompt in table.index:
+            found = frame[(frame["prompt"] == prompt) & (frame["round"] == number)]["oracle_all_right"].mean()
+            assert table.loc[prompt, name] == f"{100 * found:.0f} %"
+
+
+def test_what_selects_is_said_where_something_selects(root: Path) -> None:
+    runs = load_results(root / "rsi_rounds")
+    titles = {arm: [a.get_title() for a in rounds_figure({arm: runs["rsi"]}, arm).axes] for arm in ("rsi", "careless")}
+    plt.close("all")
+    assert "clip (selects)" in titles["rsi"]
+    assert "quality (oracle)" in titles["rsi"]
+    assert not any("selects" in title for title in titles["careless"])
 
 
 def test_the_best_round_is_tested_on_other_prompts(root: Path) -> None:

@@ -44,13 +44,14 @@ def training_figure(log: pd.DataFrame) -> Figure:
 
 
 def selection_figure(folder: Path) -> Figure:
-    """Draw a round's pool: per scorer, the scores of the kept images among all; then distances to the base's samples and weights."""
+    """Draw a round's pool: per scorer, the scores of the kept images among all but the lowest hundredth; then distances and weights."""
     pool = pd.read_parquet(folder / "selection.parquet")
     metrics = [name.rpartition("_")[0] for name in pool if name.endswith(("_rank", "_zscore"))]
     edges = json.loads((folder / "edges.json").read_text()) if (folder / "edges.json").exists() else None
     figure, axes = panels(max(len(metrics) + bool(edges), 1))
     for axis, name in zip(axes, metrics, strict=False):
-        bins = np.histogram_bin_edges(pool[name], bins=30).tolist()
+        shown = pool[name].quantile(0.01), pool[name].max()  # a few failed images would squeeze the rest
+        bins = np.histogram_bin_edges(pool[name], bins=30, range=shown).tolist()
         axis.hist(pool[name], bins, density=True, color="0.75", label="pool")
         axis.hist(pool[name][pool["kept"]], bins, density=True, histtype="step", color="C0", label="kept")
         axis.set_xlabel(f"{name} (scorer's units)", parse_math=False)

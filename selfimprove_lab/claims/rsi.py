@@ -33,7 +33,7 @@ from selfimprove_lab.results.rsi import Peak, peak
 from selfimprove_lab.results.seeds import crossed_interval, seeds_with_intervals
 
 ROUNDS, BESIDE = "chapter 8, Round after round", "chapter 8, Beside it"
-LOST, CURES = "chapter 9, What is lost", "chapter 9, One cure at a time"
+LOST, CURES = "chapter 9, What is lost", "chapter 9, One remedy at a time"
 PARTS, KEPT, WEIGHTS = "chapter 10, The three parts", "chapter 10, How many to keep", "chapter 10, The weights"
 AWAY = ("distance", "nearest", "precision")  # signs that images have left the base's distribution
 MEASURES = (RAW, QUALITY, RIGHT)  # the learned scores, which are all that the paper has, and the two truths

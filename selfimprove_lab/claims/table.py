@@ -151,19 +151,24 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[f.replace("_", " ") for f in Row._fields]).set_index("claim")
 
 
+def claimed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that the paper claims; those whose second column begins with "not " are this book's own questions."""
+    return rows[~rows["paper"].str.startswith("not ")]
+
+
 def verdicts_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """Draw how many rows of each table have which verdict; rows whose measures disagree, or are split, count as mixed."""
+    """Draw how many of each paper's claims have which verdict; rows whose measures disagree, or are split, count as mixed."""
     known = {AGREES: "C0", "mixed": "0.75", DIFFERS: "C1", OPEN: "0.9", UNTESTABLE: "white"}
     figure, axis = plt.subplots(figsize=(8, 0.6 + 0.5 * len(tables)), constrained_layout=True)
     for place, rows in enumerate(tables.values()):
-        plain = rows["verdict"].str.replace(r", \d+ seeds$", "", regex=True)
+        plain = claimed(rows)["verdict"].str.replace(r", \d+ seeds$", "", regex=True)
         counts, left = plain.where(plain.isin(list(known)), "mixed").value_counts(), 0
         for verdict, colour in known.items():
             if number := int(counts.get(verdict, 0)):
                 axis.barh(place, number, left=left, color=colour, edgecolor="0.4", label=verdict)
                 axis.text(left + number / 2, place, str(number), ha="center", va="center")
                 left += number
-    axis.set(yticks=range(len(tables)), yticklabels=list(tables), xlabel="rows")
+    axis.set(yticks=range(len(tables)), yticklabels=list(tables), xlabel="claims")
     axis.invert_yaxis()
     handles, labels = axis.get_legend_handles_labels()
     named = dict(zip(labels, handles, strict=True))

@@ -73,7 +73,7 @@ def _noise_form(examples: int) -> Row:
     here = f"relative error with h_t as extracted from the PDF {printed:.2g} or more; as derived {_small(derived)}"
     verdict = OPEN if derived > ROUNDING else DIFFERS if printed > 0.01 else AGREES
     return Row(
-        "errors of means are errors of noise predictions, with h_t as printed", "(C.3), (C.4)",
+        "errors of means are errors of noise predictions, with h_t as the PDF's text has it", "(C.3), (C.4)",
         "chapter 2, From means to noise predictions", here, verdict,
     )  # fmt: skip
 
@@ -208,7 +208,8 @@ def _rounds(points: int, rounds: int = 5) -> Row:
     nearer = first["terms"] - last["terms"]
     here = (
         f"a mixture that can be the data, {self_play.SAMPLER_STEPS} sampler steps: KL of samples to the data {first['samples']:.3f} nats, "
-        f"after {rounds} rounds {last['samples']:.3f} (exact denoiser, as many steps: {self_play.exact_level(points):.3f})"
+        f"after {rounds} rounds {last['samples']:.3f} (exact denoiser, as many steps: {self_play.exact_level(points):.3f}); "
+        "one training seed, which decides nothing"
     )
     verdict = _sign(float(nearer.mean()), float(nearer.std() / math.sqrt(len(nearer))))
     return Row("rounds bring the samples towards the target distribution", "introduction: until converging to it",

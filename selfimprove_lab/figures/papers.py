@@ -64,6 +64,7 @@ def wins(published: pd.DataFrame, own: pd.DataFrame, scores: Sequence[str]) -> F
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), sharex=True, constrained_layout=True)
     parts = (left, "SPIN-Diffusion, table 3", published, list(pd.unique(published["score"]))), (right, "here", own, list(scores))
+    shades = colours([f"{score} ({title})" for _, title, _, shown in parts for score in shown])  # no colour means two scorers
     for axis, title, frame, shown in parts:
         models = list(pd.unique(frame["model"]))
         for i, (score, marker) in enumerate(zip(shown, MARKERS, strict=False)):
@@ -71,8 +72,9 @@ def wins(published: pd.DataFrame, own: pd.DataFrame, scores: Sequence[str]) -> F
             y = np.arange(len(models)) + 0.6 * (i / max(len(shown) - 1, 1) - 0.5)
             bars = None if rows["low"].isna().any() else np.abs(rows[["low", "high"]].to_numpy().T - rows["mean"].to_numpy())
             axis.errorbar(
-                rows["mean"], y, xerr=bars, fmt=marker, ms=5, capsize=2, lw=1, color=colours(shown)[score], label=score.replace("_", " ")
-            )
+                rows["mean"], y, xerr=bars, fmt=marker, ms=5, capsize=2, lw=1, color=shades[f"{score} ({title})"],
+                label=score.replace("_", " "),
+            )  # fmt: skip
         axis.axvline(50, color="0.5", lw=1, ls="--")
         axis.set(title=title, yticks=range(len(models)), yticklabels=models, xlabel="prompts won over the base (%)", xlim=(0, 100))
         axis.invert_yaxis()

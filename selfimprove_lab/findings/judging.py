@@ -5,11 +5,14 @@ from pathlib import Path
 import pandas as pd
 
 from selfimprove.evaluation.aggregate import MEAN, Rule
+from selfimprove.evaluation.statistics import bootstrap_interval
+from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove_lab.claims import rsi as rsi_claims
 from selfimprove_lab.claims import spin as spin_claims
-from selfimprove_lab.claims.table import AGREES, DIFFERS, OPEN, UNTESTABLE
+from selfimprove_lab.claims.table import AGREES, DIFFERS, OPEN, UNTESTABLE, claimed
 from selfimprove_lab.findings.cells import cells
-from selfimprove_lab.results.evaluation import guidance_table, inflation_table, load_evaluations, table
+from selfimprove_lab.results.arms import readable, signed
+from selfimprove_lab.results.evaluation import BASE, guidance_table, interval_widths, load_evaluations, table, values
 
 SHOWN = {"oracle quality": "quality", "oracle obedience": "obedience", "average": "average", "average of z": "average_of_z"}
 
@@ -35,22 +38,33 @@ def judge(root: Path) -> dict[str, str]:
     beside = {"there": "there", "at 3": "at_3"}
     columns = {f"{name}, over the base {w}": f"{name}_{short}" for name in ("quality", "obedience") for w, short in beside.items()}
     found |= cells("judge_guidance", swept, names, columns)
-    inflation = inflation_table(judged, 5)
-    for score, name in SHOWN.items():
-        found[f"judge_choosing_{name}"] = f"{inflation.loc[score, 'base, best of 5'] - inflation.loc[score, 'base, all images']:+.3f}"
+    best, every = (values({BASE: judged[BASE]}, SHAPES_SCORERS, rule)[BASE] for rule in (Rule(5), MEAN))
+    for score in best:
+        if name := SHOWN.get(readable(score)):
+            gain = (best[score] - every[score])[0]
+            found[f"judge_choosing_{name}"] = signed(float(gain.mean()), bootstrap_interval(gain))
     base = next(iter(judged["base"].values()))
+    widths = interval_widths(next(iter(judged["SPIN round 3"].values())), base, "oracle_quality", [500]).iloc[0]
+    times = widths["difference of unpaired models"] / widths["paired difference"]
+    found["judge_unpaired_times"], found["judge_unpaired_prompts"] = f"{times:.1f}", f"{times**2:.0f}"
     found["judge_prompts"] = str(base.table["prompt"].nunique())
     found["judge_prompts_elsewhere"] = str(next(iter(elsewhere["base"].values())).table["prompt"].nunique())
     return found
 
 
 def claims(root: Path) -> dict[str, str]:
-    """Return the number of claims of each paper's experiments, by verdict; `mixed` are those whose measures disagree."""
+    """Return the number of claims of each paper's experiments, by verdict; `mixed` are those whose measures disagree.
+
+    `agree_scores` are those that agree by learned scores alone, because they speak of nothing else.
+    """
     found: dict[str, str] = {}
-    for paper, made in {"spin": spin_claims.claims(root), "rsi": rsi_claims.claims(root)}.items():
+    for paper, rows in {"spin": spin_claims.claims(root), "rsi": rsi_claims.claims(root)}.items():
+        made = claimed(rows)
         verdicts = made["verdict"].str.replace(r", (one seed|\d+ seeds?)$", "", regex=True)
         known = {AGREES: "agree", DIFFERS: "differ", OPEN: "open", UNTESTABLE: "untestable"}
         found |= {f"claims_{paper}_{name}": str((verdicts == verdict).sum()) for verdict, name in known.items()}
+        alone = ~made["here"].str.contains("quality|obedience")
+        found[f"claims_{paper}_agree_scores"] = str(((verdicts == AGREES) & alone).sum())
         found[f"claims_{paper}_mixed"] = str((~verdicts.isin(list(known))).sum())
         found[f"claims_{paper}_rows"] = str(len(made))
     return found

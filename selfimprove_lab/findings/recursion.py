@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from selfimprove.evaluation.aggregate import RAW
 from selfimprove_lab.claims.table import QUALITY, RIGHT, Experiments, difference
 from selfimprove_lab.findings.cells import cells, spoken
 from selfimprove_lab.results.arms import load_results
 from selfimprove_lab.results.evaluation import later_table, load_evaluations
+from selfimprove_lab.results.lost import share_no_scene
 from selfimprove_lab.results.rsi import (
     CURES,
     ERROR_LIMIT,
@@ -20,6 +19,7 @@ from selfimprove_lab.results.rsi import (
     peak,
     prompt_sources_table,
     visible,
+    warning_counts,
     warnings_table,
 )
 
@@ -43,6 +43,7 @@ def rsi(root: Path) -> dict[str, str]:
     sources = prompt_sources_table(load_results(root / "rsi_prompts"))
     found |= cells("rsi", sources, {"oracle: quality": "quality"}, {f"{s} less plain": f"{s}_prompts" for s in ("filtered", "template")})
     best = [peak(runs, "rsi", seed, "oracle: quality", root / "rsi_rounds").best for seed in runs["rsi"]]
+    found["rsi_no_scene"] = share_no_scene(root / "evaluation_shapes" / "held-in", "rsidiff-round-8-seed-{seed}")
     found["rsi_best"] = ", ".join(map(str, best))
     found["rsi_prompts"] = str(next(iter(runs["rsi"].values()))["rounds"][0]["n_prompts"])
     found["rsi_damage"] = ", ".join(str(visible(result)) for result in runs["rsi"].values())
@@ -76,9 +77,16 @@ def collapse(root: Path) -> dict[str, str]:
     error = [[r["rounds"][k]["scores"]["held_out_error"]["mean"] for k in (0, 1)] for r in careless.values()]
     found["collapse_error_1"] = ", ".join(f"{100 * (after / before - 1):+.0f} %" for before, after in error)
     found["collapse_error_limit"] = _percent(ERROR_LIMIT)
-    warned = warnings_table(runs | {"rsi": load_results(root / "rsi_rounds")["rsi"]}).drop(columns="error on real images")
-    early = (warned.drop(columns="damage is plain").replace("-", np.inf).min(axis=1) < warned["damage is plain"].replace("-", np.inf)).sum()
-    found["collapse_warned_early"], found["collapse_runs"] = str(early), str(len(warned))
+    warned = warnings_table(runs | {"rsi": load_results(root / "rsi_rounds")["rsi"]})
+    damaged = int(warned["damage is plain"].ne("-").sum())
+    found["collapse_runs"], found["collapse_damaged"] = str(len(warned)), str(damaged)
+    found["collapse_undamaged"] = str(len(warned) - damaged)
+    counts = warning_counts(warned)
+    for row, name in {"any sign on the latents": "sign", "error on real images": "error"}.items():
+        for column, when in {
+            "before the damage": "before", "in the same round": "with", "later or never": "late", "false alarm": "false",
+        }.items():  # fmt: skip
+            found[f"collapse_{name}_{when}"] = str(counts.loc[row, column])
     found["collapse_prompts"] = str(careless[0]["rounds"][0]["n_prompts"])
     return found
 
@@ -86,8 +94,9 @@ def collapse(root: Path) -> dict[str, str]:
 def ablation(root: Path) -> dict[str, str]:
     """Return every cell of the ablations at round 3, the default beside them, and what lies beyond both papers."""
     made, runs, experiments = load_results(root / "rsi_ablations"), load_results(root / "rsi_rounds"), Experiments(root)
-    rows = {label(arm): arm.replace("-", "_").replace(".", "_") for arm in ("rsi", *made)}
-    found = cells("ablation", ends_table(runs | made, ["rsi", *made], at=AT), rows, SCORES)
+    made_first = made | {"rsi-seed-0": {0: runs["rsi"][0]}}
+    rows = {label(arm): arm.replace("-", "_").replace(".", "_") for arm in ("rsi", *made_first)}
+    found = cells("ablation", ends_table(runs | made_first, ["rsi", *made_first], at=AT), rows, SCORES)
     for arm in made:
         for column, name in {RAW: "average", QUALITY: "quality", RIGHT: "obedience"}.items():
             less = difference(experiments, ("rsi_rounds", "rsi"), ("rsi_ablations", arm), column, AT)

@@ -21,6 +21,7 @@ from selfimprove_lab.results.controls import (
     second_round_table,
 )
 from selfimprove_lab.results.controls import cells as played_cells
+from selfimprove_lab.results.lost import share_no_scene
 from selfimprove_lab.results.signs import LIMIT, LOSS, alarm_counts, training_signs
 from selfimprove_lab.results.towards_data import SCORES, data_table, errors_table
 
@@ -45,6 +46,7 @@ def play(root: Path) -> dict[str, str]:
     some = next(iter(runs["spin"].values()))
     found["play_images"] = f"{some['identity']['evaluation_prompts']:,}"
     found["play_prompts"] = f"{experiments.prompts(*spin, 0)['round'].eq(0).sum():,}"
+    found["play_ceiling"] = f"{some['rounds'][0]['oracle']['ceiling']['winners']['all_right']:.2f}"
     found["play_seeds"] = str(len(runs["spin"]))
     for name in ("quality", "all_right"):
         ends = [np.mean([r["rounds"][k]["oracle"][name]["mean"] for r in runs["spin"].values()]) for k in (0, 3)]
@@ -56,6 +58,8 @@ def play(root: Path) -> dict[str, str]:
         end = next(iter(runs[arm].values()))
         seen = sum(images_seen(end, k) for k in range(1, len(end["rounds"])))
         found[f"play_seen_{arm.replace('-', '_')}"] = f"{seen:,}"
+    for model, name in {"spin-round-3": "no_scene", "sft-equal-compute": "no_scene_sft"}.items():
+        found[f"play_{name}"] = share_no_scene(root / "evaluation_shapes" / "held-in", f"{model}-seed-{{seed}}")
     short, long = (("spin_map", f"sft-steps-{n}") for n in (240, 720))
     for column, name in {RAW: "average", **READINGS}.items():
         found[f"play_sft_longer_{name}"] = spoken(difference(experiments, long, short, column, 1))
@@ -102,6 +106,8 @@ def map_cells(root: Path) -> dict[str, str]:
         for arm, kind in ((f"spin-{cell}", "spin"), (partner(cell), "sft")):
             found[f"map_{cell.replace('-', '_')}_{kind}_steps"] = str(next(iter(runs[arm].values()))["identity"]["steps"])
     found["map_cells"] = str(len(table))
+    some = next(iter(runs["spin-default"].values()))["identity"]
+    found["map_pairs"] = f"{some['steps'] * some['batch']:,}"
     found["map_cells_one_seed"] = str(table["SPIN - SFT: quality"].str.contains("1 seed").sum())
     found["map_cells_self_play"] = str(table["SPIN - SFT: quality"].str.contains(r"\[\+").sum())
     found["map_cells_open"] = str(table["SPIN - SFT: quality"].str.contains(r"\[-.*, \+").sum())

@@ -118,7 +118,7 @@ def arms_table(results: Results) -> pd.DataFrame:
 
 
 def rounds_figure(results: Results, arm: str = "spin") -> Figure:
-    """Draw both oracle readings against the round, one line per seed, 95 % intervals over prompts; grey is the oracle's own ceiling."""
+    """Draw both oracle readings against the round, one line per seed, 95 % intervals over prompts."""
     figure, axes = plt.subplots(1, 2, figsize=(8, 3), constrained_layout=True)
     for axis, (name, label) in zip(axes, TRUTH_LABELS.items(), strict=True):
         for offset, (seed, result) in enumerate(results.get(arm, {}).items()):
@@ -128,9 +128,7 @@ def rounds_figure(results: Results, arm: str = "spin") -> Figure:
             x = np.arange(len(means)) + 0.06 * (offset - 1)
             axis.errorbar(x, means, yerr=np.abs(bounds.T - means), marker="o", ms=3, capsize=2, label=f"seed {seed}")
         axis.set(xlabel="round (0 is the base model)", ylabel=label, xticks=range(4))
-    some = next(iter(results.get(arm, {}).values()), None)
-    if some:
-        axes[1].axhline(some["rounds"][0]["oracle"]["ceiling"]["winners"]["all_right"], color="0.7", lw=1)
+    if results.get(arm):
         axes[0].legend(frameon=False)
     return figure
 

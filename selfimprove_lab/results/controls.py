@@ -15,6 +15,7 @@ from selfimprove.models.samplers import SAMPLERS
 from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove_lab.claims.table import QUALITY, RIGHT, Experiments, difference
 from selfimprove_lab.figures.comparison import MARKERS, colours
+from selfimprove_lab.figures.forest import ABOVE, BELOW, OPEN, legend
 from selfimprove_lab.results.arms import Results, signed
 from selfimprove_lab.results.seeds import seeds_with_intervals
 
@@ -201,18 +202,19 @@ def map_figure(root: str | Path) -> Figure:
         figure = plt.figure(figsize=(9, 0.6))
         figure.text(0.5, 0.5, "no cell has been played yet: make spin-map", ha="center", va="center")
         return figure
-    figure, axes = plt.subplots(1, 2, figsize=(9, 1 + 0.28 * max(len(played), 1)), sharey=True, constrained_layout=True)
+    figure, axes = plt.subplots(1, 2, figsize=(9, 1.3 + 0.28 * max(len(played), 1)), sharey=True, constrained_layout=True)
     for axis, column, label in zip(axes, (QUALITY, RIGHT), ("quality (oracle)", "obedience (oracle)"), strict=True):
         for row, cell in enumerate(played):
             found = difference(experiments, ("spin_map", f"spin-{cell}"), ("spin_map", partner(cell)), column, 1)
             if found:
                 error = [[found.mean - found.low], [found.high - found.mean]]
-                colour = "C0" if found.low > 0 else "C1" if found.high < 0 else "0.5"
+                colour = ABOVE if found.low > 0 else BELOW if found.high < 0 else OPEN
                 axis.errorbar(found.mean, row, xerr=error, fmt="o", ms=4, color=colour, mfc=colour if found.seeds >= 3 else "white")
         axis.axvline(0, color="0.7", lw=1)
-        axis.set(xlabel=f"SPIN less SFT: {label}")
-    axes[0].set(yticks=range(len(played)), yticklabels=played)
-    axes[0].invert_yaxis()
+        axis.set(xlabel=f"SPIN minus SFT: {label}")
+    named = [f"{AXES[axis]}: {value}" if value else AXES[axis] for axis, _, value in (cell.partition("-") for cell in played)]
+    axes[0].set(yticks=range(len(played)), yticklabels=named, ylim=(len(played) - 0.5, -0.5))
+    legend(figure, hollow="fewer than three seeds: intervals over prompts alone")
     return figure
 
 

@@ -1,5 +1,6 @@
 """Make the tables and figures of the exported experiments on recursive self-improvement: `book/results/rsi_*`."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -21,8 +22,10 @@ from selfimprove_lab.results.seeds import seeds_with_intervals
 
 SELECTING = ("clip", "aesthetic", "shading")  # the scorers that the default selects by
 UNSEEN = ("saturation", "alignment")
+RANDOM = ("careless",)  # arms of `rounds_figure` that take images at random
 LABELS = {
-    "rsi": "RSIDiff", "spin": "SPIN, 3 rounds", "sft-equal": "SFT on all the base's samples, equal steps",
+    "rsi": "RSIDiff", "rsi-seed-0": "RSIDiff, seed 0 alone", "spin": "SPIN, 3 rounds",
+    "sft-equal": "SFT on all the base's samples, equal steps",
     "sft-long": "SFT on all the base's samples, long", "careless": "no care", "prompts": "+ filtered prompts",
     "selection": "+ preference sampling", "weights": "+ weights (mean distance)", "weights-nearest": "+ weights (nearest)",
     "weights-two-sided": "+ weights (two-sided)", "real": "+ real data kept", "accumulate": "+ samples accumulated",
@@ -89,8 +92,9 @@ def rounds_figure(results: Results, arm: str, beside: Sequence[str] = (), scores
             end = np.mean([track(r, score)[-1] for r in results[other].values()])
             axis.axhline(end, color=shades[label(other)], lw=1.5, ls=style, label=label(other))
         axis.axhline(0, color="0.6", lw=0.8)
-        role = "selects" if score in SELECTING else "unseen" if score in UNSEEN else "truth"
-        axis.set(xlabel="round", ylabel="change from the base" if first_column(axis) else "", title=f"{readable(score)} ({role})")
+        role = "oracle" if score.startswith("oracle") else "selects" if arm not in RANDOM and score in SELECTING else "unseen"
+        named = f"{readable(score).removeprefix('oracle: ')} ({role})"
+        axis.set(xlabel="round", ylabel="change from the base" if first_column(axis) else "", title=named)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
@@ -116,6 +120,18 @@ def peak(results: Results, arm: str, seed: int, score: str, folder: str | Path) 
     fall = (prompts[prompts["round"] == last][column] - prompts[prompts["round"] == best][column]).to_numpy(dtype=np.float64)
     gain = signed(changes[best], track(results[arm][seed], score, "delta_base_ci95")[best - 1]) if best else "the base is best"
     return Peak(best, gain, float(fall.mean()), bootstrap_interval(fall))
+
+
+def pictured_table(folder: str | Path, arm: str) -> pd.DataFrame:
+    """Return the share of images that obey of every prompt that the strips show, at the base and at the end of every seed."""
+    folder, columns = Path(folder), dict[str, pd.Series]()
+    shown = json.loads((folder / "prompts.json").read_text())
+    for path in sorted(folder.glob(f"{arm}-[0-9]-prompts.parquet")):
+        frame = pd.read_parquet(path)
+        by_round = {k: rows["oracle_all_right"].groupby(level="prompt").mean() for k, rows in frame.groupby("round")}
+        columns.setdefault("base model", by_round[0])
+        columns[f"round {max(by_round)}, seed {path.name.split('-')[-2]}"] = by_round[max(by_round)]
+    return pd.DataFrame({name: 100 * found.loc[shown] for name, found in columns.items()}).map("{:.0f} %".format).rename_axis("prompt")
 
 
 def peak_table(results: Results, arm: str, folder: str | Path) -> pd.DataFrame:
@@ -204,6 +220,27 @@ def warnings_table(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index(["arm", "seed"]).astype("Int64").astype(object).fillna("-")
 
 
+def warning_counts(warned: pd.DataFrame) -> pd.DataFrame:
+    """Count the runs of `warnings_table` by when each sign leaves its range: before the damage, in its round, later or never; or falsely.
+
+    Runs without plain damage cannot be warned of: a sign that leaves its range there is a false alarm. The first row takes the earliest of
+    all signs on latents.
+    """
+    rounds = warned.replace("-", np.inf).astype(np.float64)
+    damage, error = rounds.pop("damage is plain"), rounds.pop("error on real images")
+    plain = np.isfinite(damage)
+    rows = {
+        name: {
+            "before the damage": (plain & (first < damage)).sum(),
+            "in the same round": (plain & (first == damage)).sum(),
+            "later or never": (plain & (first > damage)).sum(),
+            "false alarm": (~plain & np.isfinite(first)).sum(),
+        }
+        for name, first in {"any sign on the latents": rounds.min(axis=1), **rounds, "error on real images": error}.items()
+    }
+    return pd.DataFrame(rows).T.rename_axis("sign")
+
+
 def gap_table(results: Results, arms: Mapping[str, str], at: int = -1) -> pd.DataFrame:
     """Return the over-optimisation of arms that select by one scorer: the change of that scorer and of the oracle's readings, and the gap.
 
@@ -218,8 +255,8 @@ def gap_table(results: Results, arms: Mapping[str, str], at: int = -1) -> pd.Dat
                 low, high = entry(base, score)["ci95"]
                 spread = (high - low) / (2 * 1.96) * base["n_prompts"] ** 0.5  # standard deviation over prompts
                 row[name] = track(result, score)[at] / spread
-            rows.append(row | {"gap to quality": row["that scorer"] - row["quality"]})
-    columns = ["selected by", "seed", "that scorer", "quality", "obedience", "gap to quality"]
+            rows.append(row | {f"gap to {truth}": row["that scorer"] - row[truth] for truth in ("quality", "obedience")})
+    columns = ["selected by", "seed", "that scorer", "quality", "obedience", "gap to quality", "gap to obedience"]
     return pd.DataFrame(rows, columns=columns).set_index(["selected by", "seed"]).round(2)
 
 

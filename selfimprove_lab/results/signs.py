@@ -88,15 +88,20 @@ def predictors_table(signs: pd.DataFrame) -> pd.DataFrame:
 
 
 def signs_figure(signs: pd.DataFrame) -> Figure:
-    """Draw the change of obedience in a round against the player's error on real images, relative to the opponent's, at its end."""
+    """Draw the change of obedience in a round against the player's error on real images, relative to the opponent's.
+
+    `signs` are those half way through the rounds, where the alarm listens. Dashed lines are its limit, and the loss that it should foresee.
+    """
     figure, axis = plt.subplots(figsize=(5.5, 3.4), constrained_layout=True)
     for marker, (name, part) in zip("os^", signs.groupby("experiment"), strict=False):
         axis.scatter(100 * part["real_error"], part["all_right"], s=14, marker=marker, alpha=0.7, label=EXPERIMENTS[str(name)])
     axis.axhline(0, color="0.7", lw=1)
     axis.axvline(0, color="0.7", lw=1)
+    axis.axvline(100 * LIMIT, color="0.3", lw=1, ls="--", label=f"the alarm's limit, {LIMIT:.0%}")
+    axis.axhline(-LOSS, color="0.3", lw=1, ls=":", label=f"a loss of {LOSS:g}")
     axis.xaxis.set_major_locator(MaxNLocator(6))
-    axis.set(xlabel="error on real images, player over opponent, change (%)", ylabel="obedience, change in the round")
-    figure.legend(loc="outside upper left", ncols=3, frameon=False, columnspacing=1)
+    axis.set(xlabel="half way: error on real images, player over opponent, less 1 (%)", ylabel="obedience, change in the round")
+    figure.legend(loc="outside upper left", ncols=3, frameon=False, columnspacing=1, fontsize=8)
     return figure
 
 
