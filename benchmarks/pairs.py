@@ -3,8 +3,8 @@
 Each row has two processes, ours and the naive form's (`benchmarks/gpu_naive.py`), which hold their networks and take turns: one step or one
 image each, in an order that alternates. A ratio is that of a pair of turns, in seconds of the processor, which other work on the machine
 leaves alone if there is one thread. Where two processes do not fit into memory together, each turn is a process of its own. The weights
-are random. The command writes book/results/speed_cpu.json, row by row: a row that is there is not measured again unless --again. With --toy
-the networks are tiny, to check that the code runs, and nothing is written.
+are random. The command writes book/results/speed_cpu.json after each pair of turns. A row that has fewer than --turns goes on, unless
+--again begins it again. With --toy the networks are tiny, to check that the code runs, and nothing is written.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ from selfimprove.run_folder import provenance
 
 OUT = Path("book/results/speed_cpu.json")
 SPARE = 1.5e9  # bytes of a process beside its networks
+KINDS = ("ours", "naive")
 NEVER = 10**6  # turns are taken until nobody asks for more
 
 
@@ -132,7 +133,8 @@ class Player:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
         self.parts = 2 if (row.case, form) == ("rollouts", "ours") else 1
         self._read()
-        self.turn()  # not timed: the first of everything is slower
+        if row.case != "rollouts":  # which have drawn once before they are ready
+            self.turn()  # not timed: the first of everything is slower
 
     def _read(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -167,8 +169,10 @@ def planned_bytes(row: Row, toy: bool) -> int:
     return training_memory(size.shapes(), replace(settings, steps=2), live_opponent=row.case == "all weights").peak
 
 
-def interval(ratios: Sequence[float]) -> tuple[float, float, float]:
-    """Return the geometric mean of ratios and its 95 % interval, from Student's distribution of their logarithms."""
+def interval(ratios: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Return the geometric mean of ratios and its 95 % interval, from Student's distribution of their logarithms; one ratio has none."""
+    if len(ratios) == 1:
+        return ratios[0], None, None
     logs = np.log(ratios)
     half = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs))
     return math.exp(logs.mean()), math.exp(logs.mean() - half), math.exp(logs.mean() + half)
@@ -180,33 +184,36 @@ def free_bytes() -> int:
     return int(line.split()[1]) * 1024
 
 
-def compare(row: Row, turns: int, toy: bool, seed: int) -> dict[str, Any]:
-    """Return all that was measured of a row: turns in pairs, the ratio of each pair, and the memory beside the plan."""
+def compare(row: Row, turns: int, toy: bool, seed: int, before: Mapping[str, Any] = {}) -> Iterator[dict[str, Any]]:
+    """Yield, after each pair of turns, all that was measured of a row: turns, the ratio of each pair, and the memory beside the plan.
+
+    `before`: what an earlier call has yielded last, whose turns count.
+    """
     plan, free = planned_bytes(row, toy), free_bytes()
     found: dict[str, Any] = {**row._asdict(), "plan_bytes": plan}
     needed = plan + SPARE
     if needed > free:
-        return found | {"left_out": f"one process needs {needed / 1e9:.0f} GB of memory, and {free / 1e9:.0f} GB were free"}
+        yield found | {"left_out": f"one process needs {needed / 1e9:.0f} GB of memory, and {free / 1e9:.0f} GB were free"}
+        return
     together = 2.2 * needed < free
     forms: tuple[str, str] = ("ours", row.against)
-    seen: dict[str, list[dict[str, float]]] = {form: [] for form in forms}
+    seen: dict[str, list[dict[str, float]]] = {form: [*before.get(kind, [])] for form, kind in zip(forms, KINDS, strict=True)}
     players = {form: Player(row, form, toy, seed) for form in forms} if together else {}
-    for index in range(turns):
+    for index in range(len(seen["ours"]), turns):
         for form in forms if index % 2 == 0 else forms[::-1]:
             player = players.get(form) or Player(row, form, toy, seed)
             seen[form].append(player.turn())
             if not together:
                 player.end()
+        ours, naive = (np.array([turn["processor"] for turn in seen[form]]) for form in forms)
+        ratio, low, high = interval((naive / ours).tolist())
+        peaks = {f"{name}peak_bytes": max(t["peak_bytes"] for t in seen[form]) for form, name in zip(forms, ("", "naive_"), strict=True)}
+        yield found | peaks | {
+            "ours": seen["ours"], "naive": seen[row.against], "ratios": (naive / ours).tolist(), "ratio": ratio, "low": low, "high": high,
+            "together": together, "load": os.getloadavg(), "provenance": provenance(),
+        }  # fmt: skip
     for player in players.values():
         player.end()
-    ours, naive = (np.array([turn["processor"] for turn in seen[form]]) for form in forms)
-    ratio, low, high = interval(naive / ours)
-    peak = max(turn["peak_bytes"] for turn in seen["ours"])
-    return found | {
-        "ours": seen["ours"], "naive": seen[row.against], "ratios": (naive / ours).tolist(), "ratio": ratio, "low": low, "high": high,
-        "together": together, "peak_bytes": peak, "naive_peak_bytes": max(turn["peak_bytes"] for turn in seen[row.against]),
-        "load": os.getloadavg(), "provenance": provenance(),
-    }  # fmt: skip
 
 
 def measured() -> dict[str, dict[str, Any]]:
@@ -229,16 +236,16 @@ def main() -> None:
         take_turns(next(row for row in ROWS if row.name == options.row), options.form, options.toy, options.seed)
         return
     for row in ROWS:
-        there = {} if options.toy else measured()
+        before = {} if options.toy or options.again else measured().get(row.name, {})
         chosen = not options.only or any(row.name.startswith(name) for name in options.only)
-        if not chosen or ("ratio" in there.get(row.name, {}) and not options.again):
+        if not chosen or len(before.get("ratios", [])) >= options.turns:
             continue
-        found = compare(row, options.turns, options.toy, options.seed)
-        there = {row.name: found} if options.toy else measured() | {row.name: found}  # another process may have written meanwhile
-        said = {name: there[row.name].get(name) for name in ("ratios", "low", "high", "plan_bytes", "peak_bytes", "left_out")}
-        print(row.name, said, flush=True)
-        if not options.toy:
-            write_json(OUT, [there[r.name] for r in ROWS if r.name in there])
+        for found in compare(row, options.turns, options.toy, options.seed, before):
+            said = {name: found.get(name) for name in ("ratios", "low", "high", "plan_bytes", "peak_bytes", "left_out")}
+            print(row.name, said, flush=True)
+            if not options.toy and ("ratio" in found or "ratio" not in before):
+                there = measured() | {row.name: found}  # another process may have written meanwhile
+                write_json(OUT, [there[r.name] for r in ROWS if r.name in there])
 
 
 if __name__ == "__main__":

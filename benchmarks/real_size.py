@@ -1,6 +1,6 @@
 """python -m benchmarks.real_size WORK: play a round at Stable Diffusion 1.5's true size by the command line; the plan beside what it took.
 
-The weights are random, which changes neither time nor memory. The command writes a pipeline folder (4.3 GB) and five images of 512 pixels
+The weights are random, which changes neither time nor memory. The command writes a pipeline folder (4.3 GB) and six images of 512 pixels
 into WORK, then plays `python -m selfimprove spin --preset sd15-spin-lora` on four of them, with two training steps, in a process that this
 one watches: the system's peak of its resident memory in every stage. It takes some minutes of a CPU and 12 GB of memory, and writes
 book/results/real_size_<device>.json. With --toy the networks are tiny, to check that the code runs, and nothing is written.
@@ -62,7 +62,7 @@ def make_inputs(work: Path, toy: bool, seed: int) -> tuple[Path, Path]:
     height, width = size.shapes().image
     draws = np.random.default_rng(seed)
     lines = []
-    for index in range(IMAGES + 1):  # one is kept out of training
+    for index in range(IMAGES + 2):  # one is kept out to validate, one to test
         coarse = Image.fromarray(draws.integers(0, 256, (8, 8, 3), dtype=np.uint8))
         coarse.resize((width, height), Image.Resampling.BICUBIC).save(data / f"{index}.png")
         lines.append(json.dumps({"file_name": f"{index}.png", "text": f"a red star above a blue circle, number {index}"}))

@@ -4,7 +4,6 @@ Round k starts from the player of round k-1: make the training set (`selfimprove
 of the base model.
 """
 
-import gc
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -193,8 +192,6 @@ def _train(run: Run, settings: Settings, data: TrainingSet, start: Path, opponen
                 write_pipeline(unfinished, player, run.diffuser.folder)
             record["player"] = model_hash(folder / "pipeline")
             write_table(folder / "train.parquet", log)
-    del player, opponent, adapters
-    gc.collect()  # the network that was trained lies in reference cycles, and would stay beside those of the evaluation
 
 
 def _adapted(run: Run, player: Path) -> Path:

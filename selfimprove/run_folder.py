@@ -22,7 +22,7 @@ from selfimprove import __version__
 from selfimprove.config import FREE, LENGTH
 from selfimprove.errors import SelfImproveError
 from selfimprove.files import read_json, remove_unfinished, sha256, write_json
-from selfimprove.processes import IncompleteError, share, tf32, together
+from selfimprove.processes import IncompleteError, give_back, share, tf32, together
 
 try:
     import fcntl
@@ -192,6 +192,7 @@ class RunFolder:
         Raises:
             RunError: the stage was begun with something else.
         """
+        give_back()  # the networks of what came before
         folder = self.round(index)
         folder.mkdir(parents=True, exist_ok=True)
         begun, made_from = folder / f"{name}.begun.json", _plain({**facts, **{f"{n} version": version(n) for n in COMPUTING}})

@@ -77,7 +77,7 @@ READ = {
     "11_evaluation": {"evaluation_shapes"},
     "papers_tables": {"evaluation_shapes"},
     "13_at_scale": {"scale.json", "training_memory_cpu.json", "rsi_stages.json", "scorer_speed.json"},
-    "15_speed": {"real_size_cpu.json", "captions.json", "scorer_speed.json", "training_memory_cpu.json"},
+    "15_speed": {"speed_cpu.json", "real_size_cpu.json", "captions.json", "scorer_speed.json", "training_memory_cpu.json"},
     "claims": {
         "spin_shapes",
         "spin_controls",

@@ -26,8 +26,8 @@ from test_rounds import PRESET
 from selfimprove.batches import batch_rows
 from selfimprove.data import items
 from selfimprove.data.images import ImageText, load_data
-from selfimprove.data.opening import look, open_image
-from selfimprove.data.splits import same_images
+from selfimprove.data.opening import Look, look, open_image
+from selfimprove.data.splits import NEAR, same_images
 from selfimprove.draws import image_of
 from selfimprove.errors import DataError
 from selfimprove.planning.plan import plan
@@ -496,6 +496,21 @@ def test_cut_outs_of_one_photograph_are_different_images() -> None:
     found = {(min(pair), max(pair)) for pair in same_images([*seen, *mirrored]) if pair[0] != pair[1]}
     assert found <= {(i, 64 + i) for i in range(32)}
     assert len(found) > 24  # the others, such as a piece of grey sky, have too little contrast to be told
+
+
+def test_near_images_are_those_that_a_comparison_of_all_pairs_finds() -> None:
+    """Among images that are equal in some colours, equal but for noise, or mirrored."""
+    draws = np.random.default_rng(0)
+    thumbs = draws.integers(10, 245, (120, 8, 8, 3))
+    thumbs[30:60, ..., 1] = thumbs[:30, ..., 1]  # the same greens, other reds and blues
+    thumbs[60:75] = thumbs[:15] + draws.integers(-NEAR, NEAR + 1, (15, 8, 8, 3))
+    thumbs[75:90] = thumbs[:15] + draws.choice([-NEAR - 1, NEAR + 1], (15, 8, 8, 3))
+    thumbs[90:105] = thumbs[15:30, :, ::-1]
+    seen = [Look(str(i), "", str(i), thumb.astype(np.uint8).tobytes()) for i, thumb in enumerate(thumbs)]
+    near = [(i, j) for j in range(120) for i in range(j) if min(abs(thumbs[i] - b).max() for b in (thumbs[j], thumbs[j][:, ::-1])) <= NEAR]
+    found = {(min(pair), max(pair)) for pair in same_images(seen) if pair[0] != pair[1]}
+    assert found == set(near)
+    assert found >= {(i, i + 60) for i in range(15)} | {(i + 15, i + 90) for i in range(15)}
 
 
 def test_captions_that_differ_by_capitals_alone_are_the_same(tmp_path: Path) -> None:

@@ -164,3 +164,34 @@ def test_a_round_of_another_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"round_0 is round 1 of another run"):
         ours.manifest(0)
     assert open_run(tmp_path / "ours", {"seed": 0}, {}).is_done(1, "training")
+
+
+HEAP = """
+import sys
+from pathlib import Path
+import torch
+from selfimprove.run_folder import open_run
+def private():
+    line = next(s for s in Path("/proc/self/status").read_text().splitlines() if s.startswith("RssAnon"))
+    return 1024 * int(line.split()[1])
+run = open_run(Path(sys.argv[1]), {}, {})
+torch.ones(7_500_000)  # from here on glibc takes blocks of 30 MB from its heap
+before = private()
+networks, kept = [], []
+for _ in range(20):
+    networks.append(torch.ones(7_000_000))
+    kept.append(torch.ones(3_000))
+networks.append(networks)  # a cycle, as hooks of networks make them
+del networks
+freed = private()
+with run.stage(1, "training"):
+    print(before, freed, private())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_stage_begins_without_the_memory_of_what_came_before(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", HEAP, str(tmp_path / "run")], capture_output=True, text=True, check=True)
+    before, freed, begun = map(int, done.stdout.split())
+    assert freed - before > 5e8, "freed in vain: the process holds what no tensor needs"
+    assert begun - before < 5e7

@@ -16,10 +16,11 @@ from selfimprove_lab.findings.judging import claims, judge
 from selfimprove_lab.findings.recursion import ablation, collapse, rsi
 from selfimprove_lab.findings.self_play import alarm, map_cells, own, part, play
 from selfimprove_lab.findings.settings import cost, setting
+from selfimprove_lab.results.speed import named as speed
 
 GROUPS: dict[str, Callable[[Path], dict[str, str]]] = {
     "play": play, "part": part, "map": map_cells, "own": own, "alarm": alarm, "rsi": rsi, "collapse": collapse, "ablation": ablation,
-    "judge": judge, "claims": claims, "setting": setting, "cost": cost,
+    "judge": judge, "claims": claims, "setting": setting, "cost": cost, "speed": speed,
 }  # fmt: skip
 NAME = re.compile(r"\{\{ (\w+) \}\}")
 
