@@ -89,18 +89,6 @@ def stub() -> None:
         setattr(kind, name, answer)
 
 
-def mapped_bytes(folder: Path) -> int:
-    """Return how much of the files below a folder this process has in memory because it maps them."""
-    found, below = 0, False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        head = line.split(maxsplit=5)
-        if not head[0].endswith(":"):
-            below = len(head) == 6 and Path(head[5]).is_relative_to(folder.resolve())
-        elif below and head[0] == "Rss:":
-            found += 1024 * int(head[1])
-    return found
-
-
 def play(folder: Path, captions: int) -> None:
     """Run the command line in this process without the time of its networks, and print what it took."""
     torch.set_num_threads(1)
@@ -131,7 +119,6 @@ def play(folder: Path, captions: int) -> None:
         "captions": captions, "set_up_seconds": ready[0] - imported, "plan_seconds": ready[1] - ready[0], "seconds": end - ready[1],
         "bytes": sum(p.stat().st_size for p in files) - weights, "bytes_of_weights": weights, "stages": stages,
         "peak_bytes": _status("VmHWM"), "private_bytes": _status("RssAnon"), "libraries_bytes": base,
-        "mapped_bytes": mapped_bytes(folder),
     }  # fmt: skip
     Path(folder / "said.json").write_text(json.dumps(said))
 

@@ -157,7 +157,6 @@ def captions_table(results: str | Path) -> pd.DataFrame:
             "a caption, ms": round(1000 * row["seconds"] / row["captions"], 2),
             "peak memory, with mapped files": f"{unit(float(row['peak_bytes']))}B",
             "private memory at the end": f"{unit(float(row['private_bytes']))}B",
-            "mapped stores at the end": f"{unit(float(row['mapped_bytes']))}B" if "mapped_bytes" in row else "",
             "written": f"{unit(float(row['bytes']))}B",
             "share, embedded model": f"{row['seconds'] / (row['seconds'] + row['embedded_network_seconds']):.1%}",
             "share, Stable Diffusion 1.5 on an H100": f"{row['seconds'] / (row['seconds'] + row['sd15_network_seconds']):.1%}",
