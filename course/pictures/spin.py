@@ -118,7 +118,10 @@ def luck() -> Figure:
         axis.text(0.115, row, f"SD {np.std(values, ddof=1):.4f}", va="center", fontsize=9)
     axis.axvline(0, color="0.7", lw=1)
     axis.set(
-        yticks=range(len(arms)), yticklabels=[ARMS[arm] for arm in arms], xlabel="change of quality from the base, one dot a training seed", xlim=(-0.02, 0.135)
+        yticks=range(len(arms)),
+        yticklabels=[ARMS[arm] for arm in arms],
+        xlabel="change of quality from the base, one dot a training seed",
+        xlim=(-0.02, 0.135),
     )
     axis.invert_yaxis()
     return figure

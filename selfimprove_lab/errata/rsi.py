@@ -22,7 +22,10 @@ def _conventions() -> str:
     edges = weighting.Edges(BETA, SIGMA2)
     weights = weighting.weights(torch.tensor(apart.to_numpy()), edges)
     said = "; ".join(f"`{name}` {d:.3g}, weight {float(w):.2f}" for (name, d), w in zip(apart.items(), weights, strict=True))
-    return f"distance of two unrelated latents of unit variance and Stable Diffusion's shape, and the weight that (5) gives it, by how the distance is taken: {said}"
+    return (
+        "distance of two unrelated latents of unit variance and Stable Diffusion's shape, and the weight that (5) gives it, by how the "
+        f"distance is taken: {said}"
+    )
 
 
 def _shrinking() -> str:

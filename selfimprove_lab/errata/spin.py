@@ -21,7 +21,10 @@ def _h() -> str:
     table = objective.noise_form(8)
     printed = table["as extracted"]
     errors = f"{_below(table['derived'].max(), 1e-10)} as derived, {printed.min():.2g} to {printed.max():.0f} as printed"
-    return f"largest relative error of the noise form against the means, over t, examples, three values of eta, and the real and the opponent's side: {errors}"
+    return (
+        "largest relative error of the noise form against the means, over t, examples, three values of eta, and the real and the opponent's "
+        f"side: {errors}"
+    )
 
 
 def _whose_point() -> str:
@@ -72,8 +75,8 @@ def _two_theorems() -> str:
     own, practical = (table[table["form"] == form].iloc[0] for form in ("own path", "practical"))
     values = [f"{form['excess']:+.4f} ± {2 * form['error']:.4f}" for form in (own, practical)]
     return (
-        "one dimension and one step; the opponent draws exactly the data's law, and its denoiser is not the best one. Theorem 5.2 says that "
-        "something then beats the opponent, 5.3 that nothing does. The objective at the best denoiser less that at the opponent is "
+        "one dimension and one step; the opponent draws exactly the data's law, and its denoiser is not the best one. Theorem 5.2 says "
+        "that something then beats the opponent, 5.3 that nothing does. The objective at the best denoiser less that at the opponent is "
         f"{values[0]} on the opponent's own path, {values[1]} in practical form (two standard errors)"
     )
 

@@ -76,6 +76,10 @@ def drift_report(features: Mapping[str, Float[np.ndarray, "n d"]], prompts: Sequ
         halves = own is base
         distance = frechet_floor(base, prompts) if halves else frechet_distance(own, base)
         rows.append(
-            {"model": name, "diversity within a prompt": f"{mean:.4f} [{low:.4f}, {high:.4f}]", "Frechet distance": f"{distance:.4f}{' (its own halves)' * halves}"}
+            {
+                "model": name,
+                "diversity within a prompt": f"{mean:.4f} [{low:.4f}, {high:.4f}]",
+                "Frechet distance": f"{distance:.4f}{' (its own halves)' * halves}",
+            }
         )
     return pd.DataFrame(rows).set_index("model")

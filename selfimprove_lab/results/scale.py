@@ -89,8 +89,8 @@ def scale_table(path: str | Path, examples: int | None = None) -> pd.DataFrame:
         if examples and (preset.settings.objective == "weighted" or preset.settings.samples <= examples):
             continue
         cost = costs_of(name, simulated[name], examples)
-        row = {"preset": name, "captions": f"{examples or preset.settings.samples:,}", "rounds": cost.rounds, "cards": cost.cards, "operations": f"{unit(cost.flops)}FLOP"}
-        row |= {"of it training": f"{cost.training / cost.flops:.0%}"}
+        row = {"preset": name, "captions": f"{examples or preset.settings.samples:,}", "rounds": cost.rounds, "cards": cost.cards}
+        row |= {"operations": f"{unit(cost.flops)}FLOP", "of it training": f"{cost.training / cost.flops:.0%}"}
         for card, (peak, gigabytes) in PEAKS.items():
             row[f"if {card}"] = rough(cost.flops / peak / REACHED / 60 / cost.cards) if cost.memory < gigabytes * 1e9 else "does not fit"
         rows.append(row | {"memory a process": f"{unit(cost.memory)}B", "disk": f"{unit(cost.disk)}B"})
