@@ -22,8 +22,8 @@ def _h() -> str:
     printed = table["as extracted"]
     errors = f"{_below(table['derived'].max(), 1e-10)} as derived, {printed.min():.2g} to {printed.max():.0f} as printed"
     return (
-        "largest relative error of the noise form against the means, over t, examples, three values of eta, and the real and the opponent's "
-        f"side: {errors}"
+        "largest relative error of the noise form against the means, over t, examples, three values of eta, and the real and the "
+        f"opponent's side: {errors}"
     )
 
 
