@@ -11,6 +11,7 @@ from jaxtyping import Float
 from course.sessions import ROOT
 from selfimprove.evaluation.statistics import student_interval
 from selfimprove_lab.results import lost
+from selfimprove_lab.findings import findings
 from selfimprove_lab.results.arms import Results, load_results
 from selfimprove_lab.results.seeds import crossed_interval
 
@@ -50,13 +51,10 @@ def _said(values: tuple[float, float, float], points: bool = False) -> str:
     return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}] points" if points else f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
-def _change(arm: str, truth: str) -> str:
-    return _said(student_interval(changes(arm, truth)), truth == "all_right")
-
-
-def _ahead(rival: str, truth: str = "quality") -> str:
-    pairs = zip(changes("spin", truth), changes(rival, truth), strict=True)
-    return _said(student_interval([a - b for a, b in pairs]), truth == "all_right")
+@cache
+def _stated() -> dict[str, str]:
+    """Return the numbers that chapter 7 states, so that slides and chapter cannot differ."""
+    return findings(RESULTS, ["play"])
 
 
 def _held_in(later: str, earlier: str, column: str) -> str:
@@ -74,14 +72,11 @@ def _spread(arm: str) -> str:
 
 
 FINDINGS: dict[str, Callable[[], str]] = {
-    "spin quality": lambda: _change("spin", "quality"),
-    "spin obedience": lambda: _change("spin", "all_right"),
-    "sft-compute quality": lambda: _change("sft-compute", "quality"),
-    "sft-compute obedience": lambda: _change("sft-compute", "all_right"),
-    "spin less sft-steps": lambda: _ahead("sft-steps"),
-    "spin less sft-compute": lambda: _ahead("sft-compute"),
-    "spin less frozen": lambda: _ahead("frozen"),
-    "spin less frozen, obedience": lambda: _ahead("frozen", "all_right"),
+    "spin less sft-steps": lambda: _stated()["play_over_sft_equal_steps_quality"],
+    "spin less sft-compute": lambda: _stated()["play_over_sft_equal_compute_quality"],
+    "adapters, spin less sft-steps": lambda: _stated()["play_adapters_over_sft_equal_steps_quality"],
+    "spin less frozen": lambda: _stated()["play_over_frozen_opponent_equal_steps_quality"],
+    "spin less frozen, obedience": lambda: _stated()["play_over_frozen_opponent_equal_steps_obedience"],
     "spin share no scene": lambda: _share("spin-round-3-seed-{seed}"),
     "sft share no scene": lambda: _share("sft-equal-compute-seed-{seed}"),
     "rsi share no scene": lambda: _share("rsidiff-round-8-seed-{seed}"),

@@ -118,11 +118,15 @@ def position_bias(answers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["question", "answers", "share", "low", "high"])
 
 
-def self_agreement(answers: pd.DataFrame) -> pd.DataFrame:
-    """Return, per rater and question, the share of repeated pairs answered alike both times (same model, or tie), with Wilson interval."""
+def self_agreement(answers: pd.DataFrame, pooled: bool = False) -> pd.DataFrame:
+    """Return, per rater and question, the share of repeated pairs answered alike both times (same model, or tie), with Wilson interval.
+
+    If `pooled`, the repeats of all raters are counted together: one rater's are few.
+    """
     told = answers[answers["answer"] != SKIP]
     keys = ["rater", "question", "pair"]
     both = told[~told["repeat"]].merge(told[told["repeat"]], on=keys, suffixes=("", "_again"))
+    both = both.assign(rater="all") if pooled else both
     rows = []
     for (rater, question), some in both.groupby(["rater", "question"]):
         alike = int((some["winner"] == some["winner_again"]).sum())

@@ -12,6 +12,7 @@ from course import pages, pictures, readings, slides
 from course.plan import LENGTH, NEEDS, SHORT, SHORT_EXERCISES, TITLES
 from course.sessions import ROOT, CourseError, exercises, read, session_paths
 from selfimprove_lab.results.lost import split_obedience
+from selfimprove_lab.findings import findings
 
 DECKS = [slides.read_deck(path) for path in slides.deck_paths()]
 NUMBERS_OF_PLACES = r"\(\d\.\d\)|\b(?:[Ee]xercises?|and|to|that) \d\.\d\b|^- \d\.\d:"
@@ -107,8 +108,11 @@ def test_a_change_of_obedience_is_split_without_a_rest() -> None:
     assert (split["mean"] < split["high"]).all()
 
 
-def test_findings_are_what_the_exercises_compute() -> None:
-    assert readings.finding("spin less frozen") == "-0.008 [-0.011, -0.004]"  # as session 6's model answer has it
+def test_findings_are_what_the_chapter_and_the_exercises_compute() -> None:
+    frozen = readings.finding("spin less frozen")
+    assert frozen == findings(readings.RESULTS, ["play"])["play_over_frozen_opponent_equal_steps_quality"]
+    apart = np.subtract(readings.changes("spin", "quality"), readings.changes("frozen", "quality"))
+    assert frozen.startswith(f"{apart.mean():+.3f} [")  # session 6's exercise has the same mean, and an interval over seeds alone
     assert readings.finding("rsi quality 5 to 8").startswith("+0.004")  # and session 7's
     answers = [cell.source for path in session_paths()[5:7] for cell in read(path).cells if "nbgrader" in cell.metadata]
     assert any("0.008 [0.004, 0.011]" in answer for answer in answers)

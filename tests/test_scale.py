@@ -6,7 +6,7 @@ import pytest
 from selfimprove.config import Settings
 from selfimprove.planning.costs import count_flops
 from selfimprove_lab.results.many_machines import disk_of, machines_sentence, machines_table, stages
-from selfimprove_lab.results.scale import SCALED, costs_of, memory_table, scale_sentence, scale_table, simulate
+from selfimprove_lab.results.scale import SCALED, costs_of, memory_table, rough, scale_sentence, scale_table, simulate
 from selfimprove_lab.results.true_sizes import true_size
 
 EXPORTED = Path(__file__).parent.parent / "book" / "results" / "scale.json"
@@ -33,11 +33,14 @@ def test_three_rounds_of_stable_diffusion() -> None:
 
 def test_the_table_has_every_preset() -> None:
     table = scale_table(EXPORTED, 50_000)
-    assert list(table.index) == [name for name in SCALED if "rsi" not in name], "recursion has no captions"
+    more = [name for name in SCALED if "rsi" not in name and SCALED[name].settings.samples > 50_000]
+    assert list(table.index) == more != [], "recursion has no captions, and with fewer than 50,000 nothing is left out"
+    assert (table["captions"] == "50,000").all()
     assert table.loc["sd15-spin", "cards"] == 8
     assert list(scale_table(EXPORTED).index) == list(SCALED)
     few = scale_table(EXPORTED, 12_800).loc["sd15-spin-lora"]
-    assert (few["operations"], few["if an RTX 4090"]) == ("4.7 EFLOP", "26.3 h")
+    assert (few["operations"], few["if an RTX 4090"]) == ("4.7 EFLOP", "26 h")
+    assert [rough(m) for m in (0.47, 40.7, 11_034)] == ["0.47 min", "41 min", "180 h"]
 
 
 def test_recursion_on_stable_diffusion_3() -> None:

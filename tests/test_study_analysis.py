@@ -117,6 +117,9 @@ def test_agreement_with_oneself() -> None:
     row = self_agreement(pd.DataFrame(told)).iloc[0]
     assert (row["repeats"], row["share"]) == (3, pytest.approx(2 / 3))
     assert self_agreement(pd.DataFrame(told[:1])).empty
+    other = [{**row, "rater": "s"} for row in told[:2]]
+    both = self_agreement(pd.DataFrame(told + other), pooled=True)
+    assert (len(both), both.iloc[0]["repeats"], both.iloc[0]["share"]) == (1, 4, pytest.approx(3 / 4))
 
 
 def test_leaning_to_a_side_shows() -> None:

@@ -61,11 +61,16 @@ def five_sessions() -> Figure:
 def spin_round() -> Figure:
     """Draw one round of self-play."""
     prompts, opponent, drawn, real = "prompts, noise", "opponent\n(frozen)", "own images $x'_0$", "real images $x_0$"
-    noised, errors, loss, player = "noise both\nat one $t$", "four squared\nerrors", "margin,\nloss", "player\n(trained)"
+    noised, errors, loss, player = (
+        "noise both\nat one $t$",
+        "four squared\nerrors, two of\neach network",
+        "margin,\nloss",
+        "player\n(trained)",
+    )
     places = {prompts: (0.09, 0.75), opponent: (0.27, 0.75), drawn: (0.47, 0.75), real: (0.27, 0.2), noised: (0.63, 0.45)}
     places |= {errors: (0.8, 0.45), loss: (0.94, 0.45), player: (0.8, 0.1)}
     arrows = [(prompts, opponent, ""), (opponent, drawn, "sampler"), (drawn, noised, ""), (real, noised, ""), (noised, errors, "")]
-    arrows += [(errors, loss, ""), (loss, player, "step"), (player, errors, "")]
+    arrows += [(errors, loss, ""), (loss, player, ""), (player, errors, "")]
     return boxes(places, arrows, {real: REAL, drawn: OWN, opponent: OWN}, (10, 3.2))
 
 

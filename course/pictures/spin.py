@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from course.pictures import picture
 from course.readings import RESULTS, changes, judged, per_prompt, results, split_with_interval
 from selfimprove_lab.figures.theory import COLOURS
-from selfimprove_lab.results.arms import rounds_figure
-from selfimprove_lab.results.controls import map_figure, price_figure, samples_figure
+from selfimprove_lab.results.arms import ARMS, rounds_figure
+from selfimprove_lab.results.controls import PATHS, map_figure, price_figure, samples_figure
 
 
 def strip(path: str) -> Figure:
@@ -92,7 +92,7 @@ def spin_rounds() -> Figure:
 @picture("price")
 def price() -> Figure:
     """Draw quality against its price."""
-    return price_figure(results("spin_shapes"))
+    return price_figure(results("spin_shapes"), {name: arms for name, arms in PATHS.items() if "adapters" not in name})
 
 
 @picture("samples")
@@ -111,14 +111,17 @@ def map_of_settings() -> Figure:
 def luck() -> Figure:
     """Draw what a training seed is worth in each arm."""
     arms = ("spin", "frozen", "sft-steps", "sft-compute", "dpo", "null", "null-reencoded")
-    figure, axis = plt.subplots(figsize=(7, 3), constrained_layout=True)
+    figure, axis = plt.subplots(figsize=(9, 3), constrained_layout=True)
     for row, arm in enumerate(arms):
         values = changes(arm, "quality")
         axis.plot(values, [row] * len(values), "o", ms=6, alpha=0.6, color=COLOURS[0] if "null" not in arm else COLOURS[1])
         axis.text(0.115, row, f"SD {np.std(values, ddof=1):.4f}", va="center", fontsize=9)
     axis.axvline(0, color="0.7", lw=1)
     axis.set(
-        yticks=range(len(arms)), yticklabels=arms, xlabel="change of quality from the base, one dot a training seed", xlim=(-0.02, 0.135)
+        yticks=range(len(arms)),
+        yticklabels=[ARMS[arm] for arm in arms],
+        xlabel="change of quality from the base, one dot a training seed",
+        xlim=(-0.02, 0.135),
     )
     axis.invert_yaxis()
     return figure
@@ -155,6 +158,6 @@ def own_data() -> Figure:
             error = [r["scores"]["held_out_error"]["mean"] for r in result["rounds"]]
             axis.plot(quality, [100 * (e / error[0] - 1) for e in error], "o-", ms=4, color=colour, label=name if seed == 0 else None)
     axis.axhline(0, color="0.7", lw=1)
-    axis.set(xlabel="quality of the samples", ylabel="denoising error on real\nimages, change (%)")
+    axis.set(xlabel="quality of the samples", ylabel="denoising error on real\nimages, change (%; up is worse)")
     axis.legend(frameon=False)
     return figure

@@ -128,11 +128,11 @@ def links() -> Figure:
     """Draw three links."""
     figure, axis, m = *_one(), np.linspace(-3, 4, 200)
     drawn = {"logistic": np.log1p(np.exp(-m)), "hinge": np.maximum(0, 1 - m), "correlation": 1 - m}
-    for colour, (name, values) in zip(COLOURS, drawn.items(), strict=False):
-        axis.plot(m, values, color=colour, label=name)
+    for colour, style, (name, values) in zip(COLOURS, ("-", "-", "--"), drawn.items(), strict=False):
+        axis.plot(m, values, style, color=colour, label=name)
     axis.axvline(0, color="0.7", lw=1)
-    axis.annotate("a round begins here", (0, math.log(2)), (0.8, 2.2), arrowprops={"arrowstyle": "->", "color": "0.4"})
-    axis.set(xlabel="margin", ylabel="loss (nats)", ylim=(-0.6, 4.2))
+    axis.text(0.1, 3.8, "a round begins here")
+    axis.set(xlabel="margin", ylabel="link", ylim=(-0.6, 4.2))
     axis.legend(frameon=False)
     return figure
 
@@ -176,7 +176,12 @@ def gap() -> Figure:
 @picture("two-forms")
 def two_forms() -> Figure:
     """Draw the two forms of the one-step objective."""
-    return figures.two_forms(objective.per_example_losses(64, (0.0,))[0.0], "the same number, written twice")
+    losses = objective.per_example_losses(64, (0.0,))[0.0]
+    figure = figures.two_forms(losses, "the same number, written twice")
+    least, most = losses[["(4.9)", "(C.5)"]].min().min(), losses[["(4.9)", "(C.5)"]].max().max()
+    edges = (0.98 * least, 1.02 * most)
+    figure.axes[0].set(xlim=edges, ylim=edges, xlabel="loss in means (4.9)", ylabel="loss in noise (C.5)")
+    return figure
 
 
 @picture("practical-bias")

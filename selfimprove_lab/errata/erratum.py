@@ -21,9 +21,9 @@ class Erratum:
 
 
 def listed(errata: Iterable[Erratum]) -> str:
-    """Return Markdown of the places, one heading per place, with evidence computed now."""
+    """Return Markdown of the places, one heading per place, with evidence computed now; those that matter come first."""
     blocks = []
-    for e in errata:
+    for e in sorted(errata, key=lambda e: 0 if e.matters.startswith("Yes") else 2 if e.matters.startswith("No") else 1):
         evidence = e.evidence if isinstance(e.evidence, str) else e.evidence()
         lines = {"Printed": e.printed, "To be chosen" if e.left_open else "Derived": e.derived, "Evidence": evidence}
         block = "".join(f"- *{name}:* {text}.\n" for name, text in lines.items())

@@ -14,11 +14,13 @@ HEAD = """# Errata
 <!-- written by python -m selfimprove_lab.errata.page; edit that file -->
 
 Two lists of places in {cite:t}`yuan2024spin` and {cite:t}`zhang2025rsidiff`: **what does not hold** as printed, and **what is left open**
-and has to be chosen by whoever repeats the work. The second list names no mistakes.
+and has to be chosen by whoever repeats the work. The second list names no mistakes. Most places are slips without effect. In each part,
+those that matter to anybody who builds on the paper come first, and those that do not come last.
 
-We had the papers' text as extracted from PDF and HTML, not the originals, so the extraction may be at fault in some formulas. Every
+We had the papers' text as extracted from PDF and HTML, not the originals. An extraction can lose a root, an index, a dash or a decimal
+point, so a place that hangs on one such sign, as the last display of C.3 does, may be no fault of the authors. Every
 place was settled by numbers that the code below this book computes, or, where words contradict words, by reading both. The last line of
-each place says whether it matters to who builds on the paper. Numbers of equations, tables and sections are the papers' own.
+each place says whether it matters. Numbers of equations, tables and sections are the papers' own.
 
 In this book SPIN-Diffusion's (C.3) and (C.4) are {prf:ref}`lem-noise-form`; (4.8) is {eq}`eq-exact`, (4.9) {eq}`eq-approximate`, (C.5)
 {eq}`eq-decoupled`, the last display of C.3 {eq}`eq-practical`; Theorem 5.2 is {prf:ref}`thm-own-path` and Theorem 5.3
@@ -31,8 +33,10 @@ TABLES_HEAD = """
 ## What does not hold: the printed tables
 
 Every table was recomputed from its printed digits: averages from their scores, win rates from both sides, the text's sentences from the
-cells. What does not come out:
+cells. Where a sentence states a number, it is the first of the two here. None of this changes how a method is built; some of it is listed
+above as well.
 
+:::{dropdown} What does not come out
 """
 
 
@@ -59,7 +63,7 @@ def _tables() -> str:
                 sides.add(pair)
                 said += "; ties that count for both sides would explain it"
             lines.append(f"- *{'SPIN-Diffusion' if paper == 'spin-diffusion' else 'RSIDiff'}, table {number}:* {said}.")
-    return TABLES_HEAD + "\n".join(lines) + "\n"
+    return TABLES_HEAD + "\n".join(lines) + "\n:::\n"
 
 
 if __name__ == "__main__":

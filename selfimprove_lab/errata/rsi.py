@@ -22,7 +22,10 @@ def _conventions() -> str:
     edges = weighting.Edges(BETA, SIGMA2)
     weights = weighting.weights(torch.tensor(apart.to_numpy()), edges)
     said = "; ".join(f"`{name}` {d:.3g}, weight {float(w):.2f}" for (name, d), w in zip(apart.items(), weights, strict=True))
-    return f"distance of two unrelated latents of unit variance and Stable Diffusion's shape, and what (5) makes of it: {said}"
+    return (
+        "distance of two unrelated latents of unit variance and Stable Diffusion's shape, and the weight that (5) gives it, by how the "
+        f"distance is taken: {said}"
+    )
 
 
 def _shrinking() -> str:
@@ -111,7 +114,7 @@ RSI = (
         "$\\lambda_t$ is \"a time-dependent weighting factor\"",
         "the weight itself",
         _time_weight,
-        "Yes, to who repeats it. Here it is the signal-to-noise ratio, which leaves the plain error in the noise "
+        "Yes, to whoever repeats it. Here it is the signal-to-noise ratio, which leaves the plain error in the noise "
         "({prf:ref}`prop-clean-error`), and 1 is an option.",
         left_open=True,
     ),
@@ -157,13 +160,13 @@ RSI = (
         "better than SFT after round 4, \"using only 1,200 samples, significantly fewer than the scale of the SFT training set\"",
         "1,200 images trained on, chosen from many more that were drawn and scored",
         _drawn,
-        "To who counts costs: in images drawn the method is not the cheaper one.",
+        "To whoever counts costs: in images drawn the method is not the cheaper one.",
     ),
     Erratum(
         "Section 4.2: the user study",
         "outperforms the base model \"by 69.0%\", an improvement \"by 59.8%\" over SFT",
         "these are shares of answers, not differences",
         _shares,
-        "To who quotes them.",
+        "To whoever quotes them.",
     ),
 )  # fmt: skip

@@ -20,8 +20,11 @@ def _below(value: float, bound: float) -> str:
 def _h() -> str:
     table = objective.noise_form(8)
     printed = table["as extracted"]
-    errors = f"{_below(table['derived'].max(), 1e-10)} as derived, {printed.min():.2g} to {printed.max():.2g} as printed"
-    return f"largest relative error of the noise form against the means, over t and examples, in six cases of eta and side: {errors}"
+    errors = f"{_below(table['derived'].max(), 1e-10)} as derived, {printed.min():.2g} to {printed.max():.0f} as printed"
+    return (
+        "largest relative error of the noise form against the means, over t, examples, three values of eta, and the real and the "
+        f"opponent's side: {errors}"
+    )
 
 
 def _whose_point() -> str:
@@ -72,8 +75,9 @@ def _two_theorems() -> str:
     own, practical = (table[table["form"] == form].iloc[0] for form in ("own path", "practical"))
     values = [f"{form['excess']:+.4f} ± {2 * form['error']:.4f}" for form in (own, practical)]
     return (
-        "one dimension, T = 1, p_k = p_data, eps_k not eps*: the objective at eps* less l(0) is "
-        f"{values[0]} on the opponent's own path, {values[1]} in practical form"
+        "one dimension and one step; the opponent draws exactly the data's law, and its denoiser is not the best one. Theorem 5.2 says "
+        "that something then beats the opponent, 5.3 that nothing does. The objective at the best denoiser less that at the opponent is "
+        f"{values[0]} on the opponent's own path, {values[1]} in practical form (two standard errors)"
     )
 
 
@@ -141,7 +145,7 @@ SPIN = (
         "$h_t$ ends in $\\sqrt{1-\\alpha_{t-1}}$",
         "$h_t=\\sqrt{1-\\alpha_{t-1}-\\sigma_t^2}-\\sqrt{\\alpha_{t-1}/\\alpha_t}\\,\\sqrt{1-\\alpha_t}$",
         _h,
-        "Only to who computes $h_t$. Code that folds $\\beta_th_t^2$ into one constant never does.",
+        "Only to whoever computes $h_t$. Code that folds $\\beta_th_t^2$ into one constant never does.",
     ),
     Erratum(
         "(C.4): whose point",
@@ -233,7 +237,7 @@ SPIN = (
         "200 warm-up steps, 50 steps in round 1",
         "whether the warm-up is counted from the start of each round, and if so how long it is: as printed the round ends inside it",
         _warm_up,
-        "Yes, to who repeats it: say whether the warm-up is counted from each round's start.",
+        "Yes, to whoever repeats it: say whether the warm-up is counted from each round's start.",
         left_open=True,
     ),
     Erratum(
@@ -241,7 +245,7 @@ SPIN = (
         "SFT stops improving after about 50k samples (A.4); its best checkpoint is that of step 2000 (A.1)",
         "which run figure 7 shows: if it is A.1's, the chosen checkpoint lies twenty times as far on as the end of the improvement",
         _plateau,
-        "Yes, to who takes 50k for SFT's limit.",
+        "Yes, to whoever takes 50k for SFT's limit.",
         left_open=True,
     ),
     Erratum(
@@ -249,7 +253,7 @@ SPIN = (
         "an average score of 8.9 to 9.1",
         "the mean of three scores, without ImageReward; the tables average four",
         _averages,
-        "Only to who compares them: table 1's averages are near 7.",
+        "Only to whoever compares them: table 1's averages are near 7.",
     ),
     Erratum(
         "Figure 3's caption",
@@ -274,7 +278,7 @@ SPIN = (
         'iteration"',
         "tables 7 to 10 have no row of the reproduction, and the DPO that they have is above round 1",
         _other_prompts,
-        "To who compares first rounds on these prompts.",
+        "To whoever compares first rounds on these prompts.",
     ),
     Erratum(
         "Appendix A.3: which tables",

@@ -47,7 +47,9 @@ def cost(root: Path) -> dict[str, str]:
         }
     first = PRESETS["sd15-spin-lora"].for_round(1).reached(500_000)
     found["cost_first_captions"] = f"{first:,}"
-    return found
+    steps = json.loads((root / "training_memory_cpu.json").read_text())["cases"]
+    over = [case["measured_mb"] / case["estimate_mb"] for case in steps]
+    return found | {"cost_memory_least": f"{min(over):.1f}", "cost_memory_most": f"{max(over):.1f}"}
 
 
 def _plain(value: int | float) -> str:

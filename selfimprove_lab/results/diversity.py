@@ -73,8 +73,13 @@ def drift_report(features: Mapping[str, Float[np.ndarray, "n d"]], prompts: Sequ
     rows = []
     for name, own in features.items():
         mean, low, high = within_prompt_diversity(own, prompts)
-        distance = frechet_floor(base, prompts) if own is base else frechet_distance(own, base)
+        halves = own is base
+        distance = frechet_floor(base, prompts) if halves else frechet_distance(own, base)
         rows.append(
-            {"model": name, "diversity within a prompt": f"{mean:.4f} [{low:.4f}, {high:.4f}]", "Frechet distance": round(distance, 4)}
+            {
+                "model": name,
+                "diversity within a prompt": f"{mean:.4f} [{low:.4f}, {high:.4f}]",
+                "Frechet distance": f"{distance:.4f}{' (its own halves)' * halves}",
+            }
         )
     return pd.DataFrame(rows).set_index("model")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from selfimprove.planning.costs import Flops, Shapes, count_flops, evaluation_memory, sampling_memory, training_memory
-from selfimprove.planning.plan import PEAKS, REACHED, disk_space, duration, second_network, unit
+from selfimprove.planning.plan import PEAKS, REACHED, disk_space, second_network, unit
 from selfimprove.planning.work import count, operations
 from selfimprove.presets import PRESETS, Preset
 from selfimprove_lab.results.true_sizes import largest_scorer, true_size
@@ -72,21 +72,27 @@ def costs_of(name: str, simulated: dict[str, Any], examples: int | None = None, 
     return Cost(last, cards, total, training, memory, disk)
 
 
+def rough(minutes: float) -> str:
+    """Return minutes as text with two digits, as many as an assumed speed can bear."""
+    value, name = (minutes, "min") if minutes < 100 else (minutes / 60, "h")
+    return f"{float(f'{value:.2g}'):g} {name}"
+
+
 def scale_table(path: str | Path, examples: int | None = None) -> pd.DataFrame:
     """Return for every preset for Stable Diffusion: operations, time of its cards at 30 % of their peak, memory per process, disk.
 
     `path` is the file that `python -m benchmarks.scale` wrote. If `examples`, the number of the data's captions, is given, the table has
-    only the presets that train on data.
+    only the presets that train on data and have more.
     """
     simulated, rows = json.loads(Path(path).read_text())["presets"], []
     for name, preset in SCALED.items():
-        if examples and preset.settings.objective == "weighted":
+        if examples and (preset.settings.objective == "weighted" or preset.settings.samples <= examples):
             continue
         cost = costs_of(name, simulated[name], examples)
-        row = {"preset": name, "rounds": cost.rounds, "cards": cost.cards, "operations": f"{unit(cost.flops)}FLOP"}
-        row |= {"of it training": f"{cost.training / cost.flops:.0%}"}
+        row = {"preset": name, "captions": f"{examples or preset.settings.samples:,}", "rounds": cost.rounds, "cards": cost.cards}
+        row |= {"operations": f"{unit(cost.flops)}FLOP", "of it training": f"{cost.training / cost.flops:.0%}"}
         for card, (peak, gigabytes) in PEAKS.items():
-            row[f"if {card}"] = duration(cost.flops / peak / REACHED / 60 / cost.cards) if cost.memory < gigabytes * 1e9 else "does not fit"
+            row[f"if {card}"] = rough(cost.flops / peak / REACHED / 60 / cost.cards) if cost.memory < gigabytes * 1e9 else "does not fit"
         rows.append(row | {"memory a process": f"{unit(cost.memory)}B", "disk": f"{unit(cost.disk)}B"})
     return pd.DataFrame(rows).set_index("preset")
 
