@@ -16,6 +16,8 @@ from selfimprove_lab.figures.comparison import (
     radar,
     win_rate_bars,
 )
+from selfimprove_lab.figures.forest import forest
+from selfimprove_lab.results.verdict import in_spreads, verdict
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,28 @@ def test_every_figure_names_its_axes_and_models(table: pd.DataFrame) -> None:
     spokes = radar(table, {"wide": 2.0, "narrow": 0.01}).axes[0]
     assert [t.get_text() for t in spokes.get_xticklabels()] == ["wide", "narrow"]
     plt.close("all")
+
+
+def test_the_verdict_says_what_is_decided_and_what_is_not() -> None:
+    rows = pd.DataFrame({
+        "model": ["a", "a", "a", "b", "b", "b"], "score": ["up", "down", "open"] * 2, "difference": [np.nan] * 3 + [1.0, -0.5, 0.2],
+        "difference_low": [np.nan] * 3 + [0.5, -0.8, -0.2], "difference_high": [np.nan] * 3 + [1.5, -0.2, 0.6],
+        "p_holm": [np.nan] * 3 + [0.001, 0.01, 0.3], "prompts_needed": [np.nan] * 3 + [10.0, 20.0, 1234.4],
+    })  # fmt: skip
+    assert verdict(rows) == (
+        "**`b` is above `a` in up, and below `a` in down.** Not decided: open. "
+        "Prompts that would find differences of this size eight times in ten: open 1,234."
+    )
+    assert verdict(rows.assign(p_holm=0.2)).startswith("**No score tells `b` from `a`.** Not decided: up, down and open. Prompts")
+    assert list(in_spreads(rows, {"up": 2.0, "open": 0.1})["difference"]) == ["+0.5000 [+0.2500, +0.7500]", "+2.0000 [-2.0000, +6.0000]"]
+
+
+def test_differences_in_spreads_are_drawn_for_every_model(table: pd.DataFrame) -> None:
+    cells = in_spreads(table, {"wide": 2.0, "narrow": 0.01})
+    assert list(cells.index) == [(m, s) for m in ("SPIN round 1", "mine") for s in ("wide", "narrow")]
+    figure = forest(cells, {"difference": "difference"})
+    assert len([line for line in figure.axes[0].lines if line.get_marker() == "o"]) == 4
+    plt.close(figure)
 
 
 HARD = [

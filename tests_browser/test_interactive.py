@@ -1,6 +1,5 @@
 """The sliders of `figures.sliders` in a real browser, from a file: keys, mouse, playing, calm readers, no script, a narrow window."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,19 +22,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     style = "<meta name=viewport content='width=device-width'><style>body{margin:8px}</style>"
     path.write_text(f"<!doctype html><html lang=en><title>sliders</title>{style}<body>{one}{two}{one}</body></html>")
     return path.as_uri()
-
-
-@pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
-    page = browser.new_page(viewport={"width": 1000, "height": 900})
-    requests, problems = [], []
-    page.on("request", lambda request: requests.append(request.url))
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.goto(address)
-    yield page
-    assert not problems
-    assert [url for url in requests if not url.startswith("data:")] == [address], "the page asked for something"
-    page.close()
 
 
 def colour(page: Page, tmp_path: Path, number: int) -> int:

@@ -1,7 +1,6 @@
 """Figures that compute in the browser, from a file and by keyboard: what they find is what the package finds."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,19 +20,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     figures = "".join(f"<figure>{markup(name)}</figure>" for name in [*WORLDS, next(iter(WORLDS))])
     path.write_text(f"<!doctype html><html lang=en><title>figures</title>{LOOK}<body><main><h1>Figures</h1>{figures}</main></body></html>")
     return path.as_uri()
-
-
-@pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
-    page = browser.new_page(viewport={"width": 1000, "height": 900})
-    requests, problems = [], []
-    page.on("request", lambda request: requests.append(request.url))
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.goto(address)
-    yield page
-    assert not problems
-    assert requests == [address], "the page asked for something"
-    page.close()
 
 
 def figure(page: Page, name: str) -> Locator:

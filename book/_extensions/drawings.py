@@ -1,7 +1,8 @@
 """Put drawings into a page as HTML, made when the book is built: diagrams, and figures that compute in the browser.
 
-`{diagram} spin-round` draws one of `selfimprove_lab.figures.diagrams`, and `{live} sampling` one of `selfimprove_lab.figures.live`. The
-directive's content is the caption. A drawing inside the page, unlike a picture file, takes the page's colours.
+`{diagram} spin-round` draws one of `selfimprove_lab.figures.diagrams`, `{world} factors` one of `selfimprove_lab.figures.world`, and
+`{live} sampling` one of `selfimprove_lab.figures.live`. The directive's content is the caption. A drawing inside the page, unlike a picture
+file, takes the page's colours.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from selfimprove_lab.figures import diagrams, live
+from selfimprove_lab.figures import diagrams, live, world
 
 HERE = Path(diagrams.__file__).parent
 
@@ -50,11 +51,16 @@ class Diagram(Drawing):
     draw = staticmethod(diagrams.svg)
 
 
+class World(Drawing):
+    draw = staticmethod(world.svg)
+
+
 class Live(Drawing):
     draw = staticmethod(live.markup)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("diagram", Diagram)
+    app.add_directive("world", World)
     app.add_directive("live", Live)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

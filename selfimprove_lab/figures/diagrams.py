@@ -234,12 +234,16 @@ def svg(name: str) -> str:
     if name not in DIAGRAMS:
         raise ValueError(f"name={name!r} is no diagram; give one of {sorted(DIAGRAMS)}")
     made = DIAGRAMS[name]
-    sheet = made.draw()
+    return framed(name, made.draw(), html.escape(made.title), html.escape(made.words))
+
+
+def framed(name: str, sheet: Sheet, title: str, words: str) -> str:
+    """Return a sheet as one `<svg>` element with the book's style; `title` and `words` are HTML for readers who do not see it."""
     label = f"si-{name}"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="si-d" role="img" aria-labelledby="{label}-title {label}-words" '
         f'viewBox="0 0 {sheet.width} {sheet.height}" width="{sheet.width}" height="{sheet.height}">'
-        f'<title id="{label}-title">{html.escape(made.title)}</title><desc id="{label}-words">{html.escape(made.words)}</desc>'
+        f'<title id="{label}-title">{title}</title><desc id="{label}-words">{words}</desc>'
         f"<style>{_STYLE}</style>{''.join(sheet.parts)}</svg>"
     )
 
