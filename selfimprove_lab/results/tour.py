@@ -15,7 +15,6 @@ SPIN, RSI = ("spin_shapes", "spin"), ("rsi_rounds", "rsi")
 COLUMNS = {  # name -> experiment, arm, and the row of its exported strip: the base model or the last round
     "base": (*SPIN, 0),
     "SFT": ("spin_shapes", "sft-steps", -1),
-    "DPO": ("spin_shapes", "dpo", -1),
     "SPIN": (*SPIN, -1),
     "RSIDiff": (*RSI, -1),
 }
@@ -44,12 +43,6 @@ def columns_figure(root: str | Path, chosen: tuple[int, ...] = (1, 3, 5, 7, 8, 1
         raise ValueError(f"{root} holds no strip of pictures; export some by make spin-experiments rsi-rounds")
     images = np.stack([np.stack(pictures) for pictures in shown.values()], axis=1)
     return picture_grid(images, [prompts[i] for i in chosen], list(shown))
-
-
-def missing_columns(root: str | Path, seed: int = 0) -> str:
-    """Return a sentence that names the models whose pictures were not exported, or nothing."""
-    absent = [name for name, (experiment, arm, _) in COLUMNS.items() if not Path(root, experiment, f"{arm}-{seed}.png").exists()]
-    return f"Not exported yet: {', '.join(absent)} (`make spin-experiments rsi-rounds`)." if absent else ""
 
 
 METHODS = {  # all weights trained; method -> its arms, from short to long
