@@ -35,7 +35,7 @@ def sampling_error(table: pd.DataFrame) -> Figure:
 
 
 def two_forms(table: pd.DataFrame, title: str) -> Figure:
-    """Draw the decoupled against the approximate objective, one mark per example and step, coloured by t; marks beyond 3 nats are left out."""
+    """Draw the decoupled against the approximate objective: a mark per example and step, coloured by t, up to 3 nats."""
     figure, axis = plt.subplots(figsize=(4.6, 3.6), constrained_layout=True)
     marks = axis.scatter(table["(4.9)"], table["(C.5)"], c=table["t"] + 1, s=6, cmap="viridis")
     axis.plot([0, 3], [0, 3], color="0.6", lw=0.8)
