@@ -70,7 +70,7 @@ def test_files_hold_the_same_pictures(tmp_path: Path) -> None:
 
 def test_what_cannot_be_drawn_is_refused() -> None:
     with pytest.raises(ValueError, match=r"factors has \[1.2\]"):
-        picture(Cell(SCENE, [1.2, 0, 0, 0, 0]))
+        picture(Cell(SCENE, [1.2, 0.0, 0.0, 0.0, 0.0]))
     with pytest.raises(ValueError, match="scene has size 'huge'; give one of"):
         picture(Cell({**SCENE, "size": "huge"}, [0.5] * 5))
     with pytest.raises(ValueError, match="'stars' is no picture of the world; give one of"):

@@ -135,6 +135,9 @@ def svg(name: str) -> str:
             x = left + place * (made.wide + GAP)
             data = base64.b64encode(picture(cell)).decode()
             sheet.parts.append(f'<image x="{x}" y="{top}" width="{made.wide}" height="{made.wide}" href="data:image/webp;base64,{data}"/>')
+            sheet.parts.append(
+                f'<rect x="{x}" y="{top}" width="{made.wide}" height="{made.wide}" style="stroke-width:1;stroke-opacity:.3"/>'
+            )
             if cell.label:
                 sheet.words(x + made.wide // 2, top - 7, cell.label)
         sheet.height = top + made.wide
