@@ -15,6 +15,7 @@ SPIN, RSI = ("spin_shapes", "spin"), ("rsi_rounds", "rsi")
 COLUMNS = {  # name -> experiment, arm, and the row of its exported strip: the base model or the last round
     "base": (*SPIN, 0),
     "SFT": ("spin_shapes", "sft-steps", -1),
+    "DPO": ("spin_shapes", "dpo", -1),
     "SPIN": (*SPIN, -1),
     "RSIDiff": (*RSI, -1),
 }
