@@ -9,9 +9,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from course.sessions import ROOT
-from selfimprove.evaluation.statistics import student_interval
-from selfimprove_lab.results import lost
 from selfimprove_lab.findings import findings
+from selfimprove_lab.results import lost
 from selfimprove_lab.results.arms import Results, load_results
 from selfimprove_lab.results.seeds import crossed_interval
 

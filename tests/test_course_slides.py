@@ -11,8 +11,8 @@ import pytest
 from course import pages, pictures, readings, slides
 from course.plan import LENGTH, NEEDS, SHORT, SHORT_EXERCISES, TITLES
 from course.sessions import ROOT, CourseError, exercises, read, session_paths
-from selfimprove_lab.results.lost import split_obedience
 from selfimprove_lab.findings import findings
+from selfimprove_lab.results.lost import split_obedience
 
 DECKS = [slides.read_deck(path) for path in slides.deck_paths()]
 NUMBERS_OF_PLACES = r"\(\d\.\d\)|\b(?:[Ee]xercises?|and|to|that) \d\.\d\b|^- \d\.\d:"

@@ -61,4 +61,4 @@ def test_pairs_of_arms_by_hand() -> None:
     found = flows.paired(pd.DataFrame(rows), "a", "b").loc[1]  # nearer by 2, 2, -1, -1
     assert found["nearer by"] == pytest.approx(0.5)
     assert found["error"] == pytest.approx(1.5 / 2)
-    assert found["seeds"] == 1
+    assert found["seeds ahead"] == 1

@@ -35,7 +35,9 @@ def gradient_claims() -> Checks:
 
 
 def dpo_claims() -> Checks:
-    runs = pd.DataFrame([{"method": m, "round": 0, "utility": 0.0, "winners": 0.0, "error": 0.0} for m in ("dpo", "spin")])
+    runs = pd.DataFrame(
+        [{"method": m, "round": 0} | dict.fromkeys(["utility", "winners", "error"], 0.0) | {"base": -1.0} for m in ("dpo", "spin")]
+    )
     return dpo.checks(dpo.same_formula(8), dpo.convention_spread(), runs)[:2]
 
 

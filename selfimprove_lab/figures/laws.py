@@ -19,12 +19,13 @@ def phase_diagram(table: pd.DataFrame) -> Figure:
     axis.axhline(1, color="0.6", lw=0.8, ls=":", label="opponent's law is the data's")
     kinds = (
         (table["moves"], COLOURS[0], "o", "a better function was found: the round moves"),
-        (~table["moves"] & (table["variance"] != 1), COLOURS[1], "X", "none was found, although the laws differ"),
+        (~table["moves"] & (table["variance"] < 1), COLOURS[1], "X", "none was found, although the laws differ"),
+        (~table["moves"] & (table["variance"] > 1), COLOURS[0], "^", "none was found on the grid, but one exists"),
         (~table["moves"] & (table["variance"] == 1), COLOURS[2], "s", "none was found, and the laws agree"),
     )
     for chosen, colour, marker, label in kinds:
         axis.scatter(table[chosen]["scale"], table[chosen]["variance"], s=34, color=colour, marker=marker, label=label, zorder=3)
-    axis.set(xscale="log", xlabel="scale s, proportional to beta", ylabel="variance of the opponent's points")
+    axis.set(xscale="log", xlabel="scale s = beta h² (gamma = 1)", ylabel="variance of the opponent's points")
     axis.set_xlim(table["scale"].min() / 1.4, table["scale"].max() * 1.4)
     figure.legend(*axis.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2, fontsize=8)
     return figure

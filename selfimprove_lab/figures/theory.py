@@ -35,11 +35,11 @@ def sampling_error(table: pd.DataFrame) -> Figure:
 
 
 def two_forms(table: pd.DataFrame, title: str) -> Figure:
-    """Draw (C.5) against (4.9), one mark per example and step, coloured by t; marks beyond 3 nats are left out."""
+    """Draw the decoupled against the approximate objective: a mark per example and step, coloured by t, up to 3 nats."""
     figure, axis = plt.subplots(figsize=(4.6, 3.6), constrained_layout=True)
     marks = axis.scatter(table["(4.9)"], table["(C.5)"], c=table["t"] + 1, s=6, cmap="viridis")
     axis.plot([0, 3], [0, 3], color="0.6", lw=0.8)
-    axis.set(xlim=(0, 3), ylim=(0, 3), xlabel="loss of (4.9) (nats)", ylabel="loss of (C.5) (nats)", title=title)
+    axis.set(xlim=(0, 3), ylim=(0, 3), xlabel="approximate objective (nats)", ylabel="decoupled objective (nats)", title=title)
     figure.colorbar(marks, label="t (1 is the least noise)", ticks=MaxNLocator(integer=True))
     return figure
 
@@ -48,7 +48,7 @@ def practical_bias(table: pd.DataFrame) -> Figure:
     """Draw the practical objective less the one on the opponent's own path, split in two; bars are two standard errors."""
     figure, axis = plt.subplots(figsize=(8, 3.6), constrained_layout=True)
     places = np.arange(len(table))
-    names = {"target": "e' in place of eps_k(x'_t)", "law": "forward-noised in place of own x'_t", "total": "both"}
+    names = {"target": "first part: the target", "law": "second part: the law of the points", "total": "both"}
     for offset, (colour, (name, label)) in enumerate(zip(COLOURS, names.items(), strict=False)):
         axis.barh(places + 0.27 * (offset - 1), table[name], 0.25, xerr=2 * table[f"{name} error"], color=colour, label=label, capsize=2)
     axis.axvline(0, color="0.4", lw=0.8)
@@ -66,7 +66,7 @@ def gap(table: pd.DataFrame) -> Figure:
         axis.scatter(shown["variance over t"], shown["gap"], s=14, color=colour, label=str(link))
     x = np.geomspace(1e-4, 10, 20)
     axis.plot(x, x / 8, color="0.5", lw=1, label="variance / 8")
-    axis.set(xscale="log", yscale="log", xlabel="variance over t of beta_t * bracket_t", ylabel="(4.9) less (4.8) (nats)")
+    axis.set(xscale="log", yscale="log", xlabel="variance over t of beta_t * bracket_t", ylabel="approximate less exact (nats)")
     axis.legend(frameon=False)
     return figure
 

@@ -110,6 +110,7 @@ def map_cells(root: Path) -> dict[str, str]:
     found["map_pairs"] = f"{some['steps'] * some['batch']:,}"
     found["map_cells_one_seed"] = str(table["SPIN - SFT: quality"].str.contains("1 seed").sum())
     found["map_cells_self_play"] = str(table["SPIN - SFT: quality"].str.contains(r"\[\+").sum())
+    found["map_cells_sft"] = str(table["SPIN - SFT: quality"].str.contains(r"\[-.*, -").sum())
     found["map_cells_open"] = str(table["SPIN - SFT: quality"].str.contains(r"\[-.*, \+").sum())
     found["map_prompts"] = str(next(iter(runs["spin-default"].values()))["identity"]["evaluation_prompts"])
     return found

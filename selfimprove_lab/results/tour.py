@@ -46,12 +46,6 @@ def columns_figure(root: str | Path, chosen: tuple[int, ...] = (1, 3, 5, 7, 8, 1
     return picture_grid(images, [prompts[i] for i in chosen], list(shown))
 
 
-def missing_columns(root: str | Path, seed: int = 0) -> str:
-    """Return a sentence that names the models whose pictures were not exported, or nothing."""
-    absent = [name for name, (experiment, arm, _) in COLUMNS.items() if not Path(root, experiment, f"{arm}-{seed}.png").exists()]
-    return f"Not exported yet: {', '.join(absent)} (`make spin-experiments rsi-rounds`)." if absent else ""
-
-
 METHODS = {  # all weights trained; method -> its arms, from short to long
     "SPIN, rounds 1 to 3": ["spin"], "frozen opponent": ["frozen"], "SFT": ["sft-steps", "sft-examples", "sft-compute"],
     "DPO": ["dpo", "dpo-compute"], "RSIDiff, rounds 1 to 8": ["rsi"],

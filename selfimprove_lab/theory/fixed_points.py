@@ -141,8 +141,8 @@ def _between(products: Tensor, chosen: list[int]) -> float:
     return float((block.sum() - block.trace()) / (count * (count - 1)))
 
 
-def checks(line: pd.DataFrame, directions: pd.DataFrame, left: pd.DataFrame, played: pd.DataFrame) -> list[Check]:
-    """Return what the notebook asserts."""
+def checks(line: pd.DataFrame, directions: pd.DataFrame, left: pd.DataFrame, played: pd.DataFrame, guided: float) -> list[Check]:
+    """Return what the notebook asserts; `guided` is the distance of the exact denoiser's samples at guidance 2, in nats."""
     moving = line[(line["scale"] > 0) & ~np.isclose(line["slope"], OPPONENT)]
     own, practical = moving[moving["form"] == "own path"], moving[moving["form"] == "practical"]
     best = own[np.isclose(own["slope"], BEST)].sort_values("scale")
@@ -173,4 +173,7 @@ def checks(line: pd.DataFrame, directions: pd.DataFrame, left: pd.DataFrame, pla
               float(nearer.mean() + 2 * error), "<=", 0),
         Check("and its denoiser ends farther from eps*", "eps distance of SPIN over SFT's",
               float(spin["denoiser"].mean() / sft["denoiser"].mean()), ">=", 1),
+        Check("with guidance in the rollout self-play undoes more than half of what guidance 2 does to the exact denoiser's samples",
+              "KL of the worst seed over the exact denoiser's",
+              float(ends.loc["SPIN, reachable, guidance 2"]["samples"].max() / guided), "<=", 0.5),
     ]  # fmt: skip

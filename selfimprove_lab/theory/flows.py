@@ -122,7 +122,7 @@ def beta_table(beta: float = 2000.0, quantiles: Sequence[float] = (0.05, 0.25, 0
 def paired(played: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     """Return, by round, how much nearer to the data the samples of arm `first` are than those of `second`, in nats.
 
-    Points are paired by seed and initial noise. `seeds` counts the seeds in which the first arm is nearer.
+    Points are paired by seed and initial noise. `seeds ahead` counts the seeds in which the first arm is nearer.
     """
     rows = []
     for index, part in played.groupby("round"):
@@ -130,7 +130,7 @@ def paired(played: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
         nearer = [terms[1][seed] - terms[0][seed] for seed in terms[0].index]
         every = np.concatenate(nearer)
         rows.append({"round": index, "nearer by": every.mean(), "error": every.std() / math.sqrt(len(every)),
-                     "seeds": sum(float(n.mean()) > 0 for n in nearer)})  # fmt: skip
+                     "seeds ahead": sum(float(n.mean()) > 0 for n in nearer)})  # fmt: skip
     return pd.DataFrame(rows).set_index("round")
 
 

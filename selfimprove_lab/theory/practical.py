@@ -42,12 +42,12 @@ class Case:
 
 
 CASES = (
-    Case("consistent opponent, 100 steps"),
-    Case("5 sampler steps", steps=5),
-    Case("x_T not quite noise", last_alpha=0.3),
-    Case("eps_k not best on its samples", factor=0.7),
-    Case("the same, beta 0.5", factor=0.7, beta=0.5),
-    Case("guidance 3", guidance=3.0),
+    Case("consistent: the best denoiser, 100 steps"),
+    Case("samples of 5 steps", steps=5),
+    Case("samples of a start that is not noise", last_alpha=0.3),
+    Case("denoiser scaled by 0.7", factor=0.7),
+    Case("the same, at beta 0.5", factor=0.7, beta=0.5),
+    Case("samples and denoiser at guidance 3", guidance=3.0),
 )
 
 

@@ -116,7 +116,7 @@ def distances(world: PointWorld, model: Denoiser, guidance: float, samples: int)
     return {"samples": excess, "denoiser": float(losses.squared_error(ours, best).mean()), "terms": terms}
 
 
-def exact_level(samples: int, world: PointWorld | None = None) -> float:
+def exact_level(samples: int, world: PointWorld | None = None, guidance: float = 1.0) -> float:
     """Return the KL of `distances` for the exact denoiser: what SAMPLER_STEPS steps cost a perfect model, on a diffusion by default."""
     world = world or point_world(100)
-    return float(distances(world, data_mixture(world.schedule), 1.0, samples)["samples"])
+    return float(distances(world, data_mixture(world.schedule), guidance, samples)["samples"])
