@@ -16,12 +16,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
 from itertools import zip_longest
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -272,11 +273,11 @@ def execute_in_turn(pages: list[Page]) -> int:
     return made
 
 
-def execute_all(wanted: Mapping[str, tuple[dict[str, Any], str]]) -> int:
+def execute_all(wanted: Mapping[str, tuple[dict[str, Any], str]], *others: Callable[[], int]) -> int:
     """Execute every page of `wanted` (name -> parameters, banner) in parallel, and return how many ran; the first failure ends the build.
 
-    Each kernel is a process of one thread. Models this small gain nothing from a second thread, and sums then have the same order on every
-    machine. The threads here only wait for kernels.
+    `others` are done beside them, and count what they return. Each kernel is a process of one thread. Models this small gain nothing from
+    a second thread, and sums then have the same order on every machine.
     """
     for folder in (EXECUTED, CACHE):
         folder.mkdir(exist_ok=True)
@@ -285,21 +286,23 @@ def execute_all(wanted: Mapping[str, tuple[dict[str, Any], str]]) -> int:
         (there if all(page.cached() for page in pages) else missing).append(pages)
     for pages in there:  # these are only copied
         execute_in_turn(pages)
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with ProcessPoolExecutor(min(4, os.cpu_count() or 1), mp_context=get_context("spawn"), initializer=fork_kernels) as pool:
         try:
-            return sum(done.result() for done in as_completed([pool.submit(execute_in_turn, pages) for pages in missing]))
+            parts = [*(pool.submit(execute_in_turn, pages) for pages in missing), *map(pool.submit, others)]
+            return sum(done.result() for done in as_completed(parts))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def write_course() -> None:
-    """Write the course's pages, slides and zip."""
+def write_course() -> int:
+    """Write the course's pages, slides and zip, none of which is a page executed here."""
     sys.path.insert(0, str(ROOT))
     from course.pages import write_extras, write_pages
 
     write_pages()
     write_extras()
+    return 0
 
 
 def main() -> None:
@@ -308,13 +311,9 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # the notebooks' kernels inherit this
     os.environ["OMP_NUM_THREADS"] = "1"
-    os.chdir(ROOT)  # where kernels start; papermill changes the folder of all threads
+    os.chdir(ROOT)  # where the processes that kernels are forks of find what they import
     start, published, chosen = time.perf_counter(), pages("shapes-spin"), pages(arguments.preset)
-    fork_kernels()
-    with ThreadPoolExecutor(1) as beside:
-        course = beside.submit(write_course)
-        executed = execute_all({name: (made, "" if made == published[name] else SMALL) for name, made in chosen.items()})
-        course.result()
+    executed = execute_all({name: (made, "" if made == published[name] else SMALL) for name, made in chosen.items()}, write_course)
     ready = time.perf_counter()
     (EXECUTED / "colophon.md").write_text(colophon(EXECUTED, (ROOT / "book" / "_toc.yml").read_text()))
     builder = [str(Path(sys.executable).parent / "jupyter-book"), "build", "-W", "--keep-going", "-q", str(ROOT / "book")]
