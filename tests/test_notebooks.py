@@ -157,7 +157,7 @@ def test_the_command_with_one_argument_prints_the_notebook(
     given = [str(SPIN), "-p", "iter", "1", "-p", "preset", "smoke", "-p", "run", str(tmp_path / "run")]
     command(given, standalone_mode=False)
     cells = json.loads(capsysbinary.readouterr().out)["cells"]
-    assert cells[-1]["outputs"]
+    assert [cell for cell in cells if cell["cell_type"] == "code"][-1]["outputs"]
     assert (tmp_path / "run" / "round_1" / "metrics.json").exists()
 
 

@@ -40,7 +40,7 @@ def test_the_table_has_every_preset() -> None:
     assert list(scale_table(EXPORTED).index) == list(SCALED)
     few = scale_table(EXPORTED, 12_800).loc["sd15-spin-lora"]
     assert (few["operations"], few["if an RTX 4090"]) == ("4.7 EFLOP", "26 h")
-    assert [rough(m) for m in (0.47, 40.7, 11_034)] == ["0.47 min", "41 min", "180 h"]
+    assert [rough(m) for m in (0.47, 40.7, 11_034.0)] == ["0.47 min", "41 min", "180 h"]
 
 
 def test_recursion_on_stable_diffusion_3() -> None:
