@@ -11,7 +11,7 @@ from transformers import CLIPTokenizer
 from selfimprove.scorers import load_scorers
 from selfimprove.shapes import ASSETS, PIPELINE
 from selfimprove.shapes.captions import HELD_OUT, KIND_WEIGHTS, SCENES, TEMPLATES, canonical, caption, phrasings
-from selfimprove.shapes.image_sets import base_set, losers, pairs, utility, winners
+from selfimprove.shapes.image_sets import base_set, confused, losers, pairs, utility, winners
 from selfimprove.shapes.oracle import load_oracle
 from selfimprove.shapes.render import FACTORS, Drawing, drawing, render
 
@@ -90,6 +90,16 @@ def test_image_sets() -> None:
     assert [c.text for c in again.captions] == [c.text for c in won.captions]
     assert not torch.equal(again.drawing.factors, won.drawing.factors)
     assert torch.equal(winners(10, 5).drawing.factors, won.drawing.factors[:10])  # each image by itself
+
+
+def test_the_base_set_is_wrong_by_a_rule_that_guidance_cannot_undo() -> None:
+    shown = confused(SCENES)
+    wrong = shown != SCENES
+    assert 0.2 < wrong.any(1).float().mean() < 0.3
+    assert wrong.any(0).tolist() == [False, True, True, False]  # colours or shapes, and in no scene both
+    assert wrong.sum(1).max() == 1
+    captions, drawn = base_set(200, 5)
+    assert torch.equal(drawn.attributes, confused(torch.tensor([c.scene for c in captions])))
 
 
 def test_the_card_keeps_its_promises() -> None:

@@ -1,6 +1,6 @@
 """Image distributions of the shapes world. Each image is a function of (seed, index).
 
-`base` has low quality and some wrong captions; the shipped generator was trained on it. `pairs` has two images per prompt, labelled by a
+`base` has low quality, and a quarter of its captions are wrong by a rule (`confused`); the base model is trained on it. `pairs` has two images per prompt, labelled by a
 Bradley-Terry coin on their true utility (for DPO). `winners` is the preferred side of the same pairs (p_data for SPIN and SFT). Scenes of
 `HELD_OUT` appear in none of them.
 """
@@ -8,16 +8,15 @@ Bradley-Terry coin on their true utility (for DPO). `winners` is the preferred s
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from selfimprove.draws import generator
 from selfimprove.shapes.captions import HELD_OUT, KIND_WEIGHTS, SCENES, Caption, caption
-from selfimprove.shapes.render import ATTRIBUTES, Drawing, drawing
+from selfimprove.shapes.render import ATTRIBUTES, COLOURS, SHAPES, Drawing, drawing
 
 HELD_IN_SCENES = SCENES[~HELD_OUT]
 BASE_QUALITY = (0.08, 0.62)
-BASE_WRONG = 0.10  # share of base images with one attribute that contradicts the caption
 PAIR_QUALITY = (0.50, 0.92)
 PAIR_WRONG = 0.06
 PREFERENCE_SLOPE = 8.0  # log odds per unit of utility
@@ -73,11 +72,25 @@ def utility(captions: list[Caption], drawn: Drawing) -> Float[Tensor, " b"]:
     return drawn.quality - 0.5 * ((drawn.attributes != scenes) & stated).sum(1)
 
 
+def confused(scenes: Int[Tensor, "b 4"]) -> Int[Tensor, "b 4"]:
+    """Return what the base set draws for these scenes: a quarter of the pairs of colour and shape always come out as another one.
+
+    Half of those have another shape, half another colour. Guidance undoes captions that are wrong at random, because it draws what most
+    images of a caption show. So faults that a model is to have at every guidance are a function of the caption.
+    """
+    colour, shape = scenes[:, 1], scenes[:, 2]
+    mistaken = (colour + 3 * shape) % 4 == 0
+    shown = scenes.clone()
+    shown[:, 2] = torch.where(mistaken & (shape % 2 == 0), (shape + 3) % len(SHAPES), shape)
+    shown[:, 1] = torch.where(mistaken & (shape % 2 == 1), (colour + 3) % len(COLOURS), colour)
+    return shown
+
+
 def base_set(count: int, seed: int) -> Captioned:
-    """Return the set that the shipped generator was trained on: captions of every kind, quality in BASE_QUALITY."""
+    """Return the set that the base model is trained on: captions of every kind, quality in BASE_QUALITY, scenes `confused`."""
     scenes = _scenes(seed, "base/scene", count)
     captions = _captions(scenes, seed, "base", KIND_WEIGHTS)
-    return Captioned(captions, _draw(scenes, seed, "base/image", BASE_QUALITY, BASE_WRONG))
+    return Captioned(captions, _draw(confused(scenes), seed, "base/image", BASE_QUALITY, wrong=0.0))
 
 
 def pairs(count: int, seed: int, copy: int = 0) -> Pairs:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-SIZES = {"small": 0.29, "large": 0.50}  # radius of the shape, in half image widths
+SIZES = {"small": 0.36, "large": 0.54}  # radius of the shape, in half image widths
 COLOURS = {  # RGB in [0, 1]
     "red": (0.86, 0.13, 0.16),
     "orange": (0.96, 0.50, 0.08),
