@@ -1,4 +1,4 @@
-"""What pretraining builds on: a rate that is held, runs that go on, a flow whose folder is an ordinary one."""
+"""What pretraining builds on: a UNet that starts as a copy, a rate that is held, latents of one scale, runs that go on."""
 
 from pathlib import Path
 
@@ -9,9 +9,25 @@ from torch import nn
 from selfimprove.draws import generator
 from selfimprove.models.pipeline import load_diffuser
 from selfimprove.shapes import PIPELINE
+from selfimprove.shapes.render import render
 from selfimprove_lab.pretrain import flow
-from selfimprove_lab.pretrain.fit import Hold, Workshop, fit
+from selfimprove_lab.pretrain.fit import Hold, Workshop, fit, random_drawing
+from selfimprove_lab.pretrain.generator import build_unet, copying, draw_times
 from selfimprove_lab.pretrain.text import PROJECTED, WIDTH
+from selfimprove_lab.pretrain.vae import standardise
+
+
+def test_a_fresh_unet_copies_its_input() -> None:
+    torch.manual_seed(0)
+    unet = copying(build_unet()).eval()
+    noise, text = torch.randn(4, unet.config.in_channels, 16, 16), torch.randn(4, 32, WIDTH)
+    with torch.inference_mode():
+        guess = unet(noise, torch.tensor([900, 950, 980, 990]), text).sample
+    assert (guess - noise).square().mean() < 2e-3
+    (unet(noise, 500, text).sample - torch.randn_like(noise)).square().mean().backward()
+    last = unet.up_blocks[-1].resnets[-1]  # paths that start at zero can grow: each row's weight or what feeds it has a slope
+    slope = unet.conv_out.weight.grad.abs().sum((0, 2, 3)) + last.conv2.weight.grad.abs().sum((1, 2, 3))
+    assert slope.min() > 0
 
 
 def test_the_rate_warms_up_stays_and_falls_to_zero() -> None:
@@ -20,6 +36,13 @@ def test_the_rate_warms_up_stays_and_falls_to_zero() -> None:
     assert set(factors[9:50]) == {1.0}
     assert factors[100] == 0
     assert factors[50:] == sorted(factors[50:], reverse=True)
+
+
+def test_times_are_in_range_and_lean_to_the_middle() -> None:
+    times = torch.cat([draw_times(generator(0, "test/times", i), 1000) for i in range(50)])
+    assert times.min() >= 0
+    assert times.max() < 1000
+    assert ((times > 300) & (times < 800)).float().mean() > 0.5
 
 
 def test_a_killed_run_goes_on_with_the_same_result(tmp_path: Path) -> None:
@@ -44,6 +67,25 @@ def test_a_killed_run_goes_on_with_the_same_result(tmp_path: Path) -> None:
 
     whole, parts = trained(tmp_path / "a", (20,)), trained(tmp_path / "b", (7, 20))
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
+
+
+def test_standardised_latents_decode_as_before() -> None:
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, block_out_channels=(8, 8),
+        latent_channels=3, norm_num_groups=4, sample_size=64, mid_block_add_attention=False,
+    )  # fmt: skip
+    images, _ = render(random_drawing(8, generator(0, "test/standardise")))
+    with torch.inference_mode():
+        before = vae.decode(vae.encode(2 * images - 1).latent_dist.mean).sample
+    standardise(vae, images)
+    with torch.inference_mode():
+        posterior = vae.encode(2 * images - 1).latent_dist
+        after = vae.decode(posterior.mean).sample
+    assert torch.allclose(before, after, atol=1e-4)
+    second = posterior.mean.var((0, 2, 3)) + posterior.var.mean((0, 2, 3))
+    assert torch.allclose(second, torch.ones(3), atol=1e-3)
+    assert posterior.mean.mean((0, 2, 3)).abs().max() < 1e-4
 
 
 def test_one_counted_token_stands_for_all_that_the_plain_pipeline_gives() -> None:

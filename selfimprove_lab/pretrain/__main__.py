@@ -1,6 +1,7 @@
 """Rebuild every shipped weight from scratch, deterministically on one machine: python -m selfimprove_lab.pretrain.
 
-It takes about 85 minutes on two idle cores, and the same code runs on a GPU. A killed run continues from its last checkpoint.
+It takes about six hours of one core, nearly all of them the UNet's, and the same code runs on a GPU. A killed run continues from its
+last checkpoint.
 """
 
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import save_file
 from torch import nn
-from transformers import CLIPImageProcessor
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
 
 from selfimprove.shapes import ASSETS
 from selfimprove.shapes.oracle import Oracle, load_oracle
@@ -20,6 +21,7 @@ from selfimprove_lab.pretrain.generator import train_generator
 from selfimprove_lab.pretrain.oracle import train_oracle
 from selfimprove_lab.pretrain.scorers import train_scorers
 from selfimprove_lab.pretrain.stages import SHIPPED, load_autoencoder, run_stages, save_pipeline
+from selfimprove_lab.pretrain.text import train_text_encoder
 from selfimprove_lab.pretrain.tokenizer import train_tokenizer
 
 
@@ -34,10 +36,18 @@ def _oracle(workshop: Workshop, vae: AutoencoderKL) -> Oracle:
     return load_oracle(workshop.folder).to(workshop.device)
 
 
+def _text_encoder(workshop: Workshop, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    folder = workshop.folder / "pipeline" / "text_encoder"
+    if not folder.exists():
+        train_text_encoder(workshop, tokenizer).to("cpu", SHIPPED).save_pretrained(folder)
+    return CLIPTextModel.from_pretrained(folder, dtype=torch.float32).to(workshop.device).eval()
+
+
 def _generator(workshop: Workshop, vae: AutoencoderKL) -> StableDiffusionPipeline:
     folder = workshop.folder / "pipeline"
     if not (folder / "model_index.json").exists():
-        save_pipeline(train_generator(workshop, vae, train_tokenizer()), folder)
+        tokenizer = train_tokenizer()
+        save_pipeline(train_generator(workshop, vae, tokenizer, _text_encoder(workshop, tokenizer)), folder)
         vae.to(workshop.device, torch.float32)
     return StableDiffusionPipeline.from_pretrained(folder).to(workshop.device)
 

@@ -133,7 +133,7 @@ on {card["images"]} images.
 **Data.** Drawn by `selfimprove/shapes/render.py`; no photograph, no text of others. {int(HELD_OUT.sum())} of {len(SCENES)} scenes
 were held out from the text encoder and the UNet. The autoencoder, the scorers and the oracle saw all scenes.
 
-**Autoencoder** (64 px to 8x8x16, {card["steps"]["vae"]} steps of {autoencoder.BATCH}, error inside the shape weighted
+**Autoencoder** (64 px to 16x16x6, {card["steps"]["vae"]} steps of {autoencoder.BATCH}, error inside the shape weighted
 {1 + autoencoder.MASK_WEIGHT:.0f} to 1). On winners: PSNR {vae["psnr_image_db"]:.1f} dB over the image,
 {vae["psnr_shape_db"]:.1f} dB inside the shape's mask. Quality read after a round trip: Spearman {vae["quality_spearman"]:.3f} with the
 truth over all qualities, bias {vae["quality_bias_winners"]:+.3f} at the winners' level ({card["winners_quality"]:.3f}).
@@ -144,8 +144,9 @@ truth over all qualities, bias {vae["quality_bias_winners"]:+.3f} at the winners
 |---|---|---|
 {ceilings}
 
-**Base model** ({card["steps"]["generator"]} steps of {base_model.BATCH}; quality {BASE_QUALITY[0]} to {BASE_QUALITY[1]}, one caption in ten
-wrong; mediocre on purpose), sampled with {card["sampler"]["steps"]} DDIM steps at guidance {card["sampler"]["guidance"]:.0f}:
+**Base model** ({card["steps"]["generator"]} steps of {base_model.BATCH}; quality {BASE_QUALITY[0]} to {BASE_QUALITY[1]}, a quarter of the
+pairs of colour and shape always drawn as another one; mediocre on purpose), sampled with {card["sampler"]["steps"]} DDIM steps at
+guidance {card["sampler"]["guidance"]:.0f}:
 
 | captions | all four right | mean quality |
 |---|---|---|
