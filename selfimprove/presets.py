@@ -92,6 +92,25 @@ _SHAPES_RSI = replace(
     evaluation_guidance=3.0,
 )  # fmt: skip
 
+# A flow's beta and times are those of _FLOW below; its rates are where each method's tuning begins (`experiments.tuning`).
+_VELOCITY: dict[str, Any] = {"time_density": "logit-normal", "time_shift": 3.0, "rollout_steps": 20, "evaluation_steps": 20}
+_SHAPES_FLOW = replace(_SHAPES, beta=100.0, error_in="velocity", **_VELOCITY)
+_ADAPTER: dict[str, Any] = {"lora_rank": 8, "lora_alpha": 8, "lr": 5e-4}
+_SHAPES_FLOW_RSI = replace(_SHAPES_RSI, time_weight="inverse-variance", **_ADAPTER, **_VELOCITY)  # with an adapter, as the paper's SD3
+
+
+def _world(model: str, spin: Settings, rsi: Settings) -> dict[str, Preset]:
+    """Return the presets of an embedded model. DPO: the pairs' losers in place of the model's own images, the base always the opponent."""
+    long = 3 * spin.steps
+    return {
+        f"{model}-spin": Preset(model, "shapes", spin, ({}, {}, {})),
+        f"{model}-rsi": Preset(model, "shapes-base", rsi, prompts="shapes"),
+        f"{model}-dpo": Preset(model, "shapes", replace(spin, generated_source="loser", opponent="base", steps=long)),
+        f"{model}-sft": Preset(model, "shapes", replace(spin, objective="sft", steps=long)),
+        f"{model}-spin-lora": Preset(model, "shapes", replace(spin, **_ADAPTER), ({}, {}, {})),
+    }
+
+
 _SD15_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 _SD15 = Settings(samples=500_000, batch=2048, micro_batch=8, lr=2e-5, warmup=200, precision="bf16", evaluation_prompts=500)
 _SD15_ROUNDS = ({"beta": 2000.0, "steps": 50}, {"beta": 5000.0, "steps": 500}, {"beta": 5000.0, "steps": 200, "lr": 5e-8})
@@ -102,56 +121,22 @@ _SD15_SCORERS = ("pickscore", "hpsv2", "imagereward")  # "aesthetic=path" can be
 # SDXL's noise, 100 on a flow's velocity, whose squared error is 16 times that in eps three quarters of the way to noise. Training times
 # of flows are SD3's, logit-normal and moved towards noise by 3; sampling is the published pipelines' own.
 _LARGE = replace(
-    _SD15,
-    samples=10_000,
-    batch=64,
-    micro_batch=1,
-    rollout_batch=4,
-    lr=1e-4,
-    warmup=10,
-    steps=200,
-    lora_rank=16,
-    lora_alpha=16,
+    _SD15, samples=10_000, batch=64, micro_batch=1, rollout_batch=4, lr=1e-4, warmup=10, steps=200, lora_rank=16, lora_alpha=16,
     gradient_checkpointing=True,
-)
+)  # fmt: skip
 _SDXL = replace(_LARGE, beta=5000.0, guidance=5.0, evaluation_guidance=5.0)
 _FLOW = replace(
-    _LARGE,
-    beta=100.0,
-    error_in="velocity",
-    time_density="logit-normal",
-    time_shift=3.0,
-    rollout_steps=28,
-    evaluation_steps=28,
-    guidance=7.0,
-    evaluation_guidance=7.0,
-)
+    _LARGE, beta=100.0, error_in="velocity", time_density="logit-normal", time_shift=3.0, rollout_steps=28, evaluation_steps=28,
+    guidance=7.0, evaluation_guidance=7.0,
+)  # fmt: skip
 # RSIDiff's section 4.4: 13,000 images a round, 1,000 kept by hand, 2,000 steps. What it does not say is as in sd14-rsi (a batch of 12, 500
 # evaluation prompts), as in sd15-spin-lora (the rank), or as in the published pipeline (28 steps, guidance 7); its eq. 6 is plain flow
 # matching where lambda is 1 / s^2.
 _SD3_RSI = replace(
-    _RSI,
-    precision="bf16",
-    evaluation_prompts=500,
-    samples=13_000,
-    strategy="manual",
-    selected=1000,
-    epochs=0,
-    steps=2000,
-    lora_rank=16,
-    lora_alpha=16,
-    batch=12,
-    micro_batch=1,
-    rollout_batch=4,
-    gradient_checkpointing=True,
-    rollout_steps=28,
-    guidance=7.0,
-    evaluation_steps=28,
-    evaluation_guidance=7.0,
-    time_weight="inverse-variance",
-    time_density="logit-normal",
-    time_shift=3.0,
-)
+    _RSI, precision="bf16", evaluation_prompts=500, samples=13_000, strategy="manual", selected=1000, epochs=0, steps=2000,
+    lora_rank=16, lora_alpha=16, batch=12, micro_batch=1, rollout_batch=4, gradient_checkpointing=True, rollout_steps=28, guidance=7.0,
+    evaluation_steps=28, evaluation_guidance=7.0, time_weight="inverse-variance", time_density="logit-normal", time_shift=3.0,
+)  # fmt: skip
 
 # For 30 to 5,000 images: passes over the images in place of steps, so that neither number is overfitted or hardly read. The rate and beta
 # of an adapter lie between those of diffusers' own Diffusion-DPO script (1e-5, 5000) and of sd15-spin-lora. Nobody has measured them.
@@ -161,10 +146,8 @@ _OWN = Settings(
 )  # fmt: skip
 
 PRESETS: dict[str, Preset] = {
-    "shapes-spin": Preset("shapes", "shapes", _SHAPES, ({}, {}, {})),
-    "shapes-rsi": Preset("shapes", "shapes-base", _SHAPES_RSI, prompts="shapes"),
-    # Diffusion-DPO: the loss of self-play, the pairs' losers in place of the model's own images, the base model as opponent in every round
-    "shapes-dpo": Preset("shapes", "shapes", replace(_SHAPES, generated_source="loser", opponent="base", steps=3 * _SHAPES.steps)),
+    **_world("shapes", _SHAPES, _SHAPES_RSI),
+    **_world("shapes-flow", _SHAPES_FLOW, _SHAPES_FLOW_RSI),
     # runs the same code within seconds, as a check that it works; its numbers mean nothing
     "smoke": Preset(
         "shapes", "shapes",
@@ -227,7 +210,7 @@ PRESETS: dict[str, Preset] = {
 }  # fmt: skip
 
 
-EMBEDDED = ("", "shapes", "shapes-base")  # models, data and prompts that are not a user's own
+EMBEDDED = ("", "shapes", "shapes-flow", "shapes-base")  # models, data and prompts that are not a user's own
 
 
 def choose_preset(name: str, model: str, source: str, recursive: bool = False) -> str:
@@ -245,7 +228,8 @@ def choose_preset(name: str, model: str, source: str, recursive: bool = False) -
             f"preset={name!r} has the numbers of the embedded model, and model={model!r} is none of its kind; give {fitting!r}, another "
             "preset, or none, and change settings with set"
         )
-    return name or (fitting if own else "shapes-rsi" if recursive else "shapes-spin")
+    world = "shapes-flow" if model == "shapes-flow" else "shapes"
+    return name or (fitting if own else f"{world}-{'rsi' if recursive else 'spin'}")
 
 
 def get_preset(name: str) -> Preset:

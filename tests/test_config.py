@@ -169,6 +169,9 @@ def test_settings_that_came_later_leave_old_runs_their_identity(name: str) -> No
 def test_the_preset_is_chosen_by_what_is_given() -> None:
     assert choose_preset("", "", "") == choose_preset("", "shapes", "shapes") == "shapes-spin"
     assert choose_preset("", "", "", recursive=True) == "shapes-rsi"
+    assert choose_preset("", "shapes-flow", "") == "shapes-flow-spin"
+    assert choose_preset("", "shapes-flow", "", recursive=True) == "shapes-flow-rsi"
+    assert choose_preset("", "shapes-flow", "photos") == "own-images"
     for given in (("sd", "photos"), ("sd", ""), ("", "photos"), ("shapes", "photos")):
         assert choose_preset("", *given) == "own-images"
         assert choose_preset("", *given, recursive=True) == "own-prompts"

@@ -20,7 +20,7 @@ from selfimprove.models.lora import FILE
 from selfimprove.models.pipeline import load_diffuser
 from selfimprove.models.resolve import resolve_model
 from selfimprove.models.weights import ModelError, model_hash
-from selfimprove.shapes import PIPELINE
+from selfimprove.shapes import MODELS, PIPELINE
 
 CPU = torch.device("cpu")
 
@@ -162,6 +162,14 @@ def test_a_lora_of_another_model_is_refused(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "style.bin").write_bytes(b"pickle")
     with pytest.raises(ModelError, match="is no .safetensors file"):
         resolve_model(f"{tiny} + {tmp_path / 'style.bin'}")
+
+
+def test_a_world_whose_weights_are_not_made_says_how_to_make_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "shapes-flow", tmp_path / "flow")
+    with pytest.raises(
+        ModelError, match=r"model='shapes-flow': its weights are not in .*flow; make them: python -m selfimprove_lab\.pretrain\.flow"
+    ):
+        resolve_model("shapes-flow")
 
 
 def test_a_folder_whose_name_reads_like_a_sum_is_a_folder(copy: Path, tmp_path: Path) -> None:

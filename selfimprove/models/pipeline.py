@@ -274,4 +274,6 @@ def _assembled(family: Family, index: dict[str, Any], parts: dict[str, Any]) -> 
     wanted = {name: p.default for name, p in inspect.signature(kind.__init__).parameters.items() if name != "self"}
     settings = {name: index[name] for name in wanted if name in index and not isinstance(index[name], list)}
     absent = {name: None for name, default in wanted.items() if default in (inspect.Parameter.empty, None)}
-    return kind(**absent | settings | ({"requires_safety_checker": False} if "requires_safety_checker" in wanted else {}) | parts)
+    made = kind(**absent | settings | ({"requires_safety_checker": False} if "requires_safety_checker" in wanted else {}) | parts)
+    made.register_to_config(**{name: value for name, value in index.items() if name.startswith("_absent_")})
+    return made

@@ -18,7 +18,7 @@ from selfimprove.models.pipeline import Diffuser, load_diffuser
 from selfimprove.models.players import write_pipeline
 from selfimprove.models.single_file import from_single_file
 from selfimprove.models.weights import VARIANTS, WEIGHTS, ModelError, brief, check_finite, find_weights, model_hash, read_config, shapes
-from selfimprove.shapes import PIPELINE
+from selfimprove.shapes import MAKERS, MODELS
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name, of a model or of a data set
 HUB = "hub:"  # what begins with it is a hub id, whatever folders there are
@@ -28,10 +28,10 @@ FILES = re.compile(r"\.(safetensors|parquet|arrow|tar|zip|gz|csv|tsv|json|jsonl|
 def resolve_model(model: str | Path) -> Path:
     """Return the pipeline folder of a model.
 
-    `model` is one of: "shapes"; a pipeline folder; a single-file checkpoint, "file.safetensors" or "file.safetensors as CONFIGURATION" (see
-    `single_file`); a hub id, "owner/name" or "hub:owner/name@revision", whose safetensors are downloaded. LoRAs may follow, each fused into
-    the start: "MODEL + lora.safetensors + 0.5 * other.safetensors". A name "owner/name" is not sought on the hub if "owner" is a folder
-    here, which makes it a path with a slip of the pen.
+    `model` is one of: "shapes" or "shapes-flow"; a pipeline folder; a single-file checkpoint, "file.safetensors" or "file.safetensors as
+    CONFIGURATION" (see `single_file`); a hub id, "owner/name" or "hub:owner/name@revision", whose safetensors are downloaded. LoRAs may
+    follow, each fused into the start: "MODEL + lora.safetensors + 0.5 * other.safetensors". A name "owner/name" is not sought on the hub
+    if "owner" is a folder here, which makes it a path with a slip of the pen.
 
     Raises:
         ModelError: there is no such folder or file, the hub did not give it, or a part cannot be read.
@@ -43,8 +43,10 @@ def resolve_model(model: str | Path) -> Path:
 
 
 def _base(text: str) -> Path:
-    if text == "shapes":
-        return PIPELINE
+    if text in MODELS:
+        if not (MODELS[text] / "model_index.json").exists():
+            raise ModelError(f"model={text!r}: its weights are not in {MODELS[text]}; make them: {MAKERS[text]}")
+        return MODELS[text]
     name, named, configuration = text.rpartition(" as ")
     if not named or _exists(text):
         name, configuration = text, ""
@@ -81,7 +83,9 @@ def _snapshot(name: str, *weights: str) -> Path:
     """Return the local copy of a hub repository, with its configurations and the weights that it has of these."""
     identity, _, revision = name.removeprefix(HUB).partition("@")
     if not is_hub_id(name):
-        raise ModelError(no_such("model", name, "'shapes', a pipeline folder, a .safetensors checkpoint, or a hub id owner/name"))
+        raise ModelError(
+            no_such("model", name, "'shapes', 'shapes-flow', a pipeline folder, a .safetensors checkpoint, or a hub id owner/name")
+        )
     from huggingface_hub import snapshot_download  # only here: everything else works without a hub
 
     try:

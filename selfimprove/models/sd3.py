@@ -9,12 +9,14 @@ from selfimprove.models.family import T5, Encoder, Family, times_for
 from selfimprove.models.network import Denoiser
 
 T5_TOKENS = 256  # the plain pipeline's default
+ABSENT = "_absent_t5_tokens"  # in model_index.json: how many zeros stand for an absent T5, if fewer draw the same (`shapes-flow`: one)
 
 
 def embed(pipeline: Any, prompts: list[str]) -> dict[str, Tensor]:
     """Return the embeddings of CLIP and T5 tokens, (B, tokens, width), zeros for a T5 that is absent, and the pooled CLIP outputs."""
+    tokens = T5_TOKENS if pipeline.text_encoder_3 is not None else pipeline.config.get(ABSENT, T5_TOKENS)
     text, _, pooled, _ = pipeline.encode_prompt(
-        prompts, None, None, device=pipeline.text_encoder.device, do_classifier_free_guidance=False, max_sequence_length=T5_TOKENS
+        prompts, None, None, device=pipeline.text_encoder.device, do_classifier_free_guidance=False, max_sequence_length=tokens
     )
     return {"text": text, "pooled": pooled}
 

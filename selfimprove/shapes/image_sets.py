@@ -1,8 +1,8 @@
 """Image distributions of the shapes world. Each image is a function of (seed, index).
 
-`base` has low quality, and a quarter of its captions are wrong by a rule (`confused`); the base model is trained on it. `pairs` has two images per prompt, labelled by a
-Bradley-Terry coin on their true utility (for DPO). `winners` is the preferred side of the same pairs (p_data for SPIN and SFT). Scenes of
-`HELD_OUT` appear in none of them.
+`base` has low quality, and a quarter of its captions are wrong by a rule (`confused`); the base model is trained on it. `pairs` has two
+images per prompt, labelled by a Bradley-Terry coin on their true utility (for DPO). `winners` is the preferred side of the same pairs
+(p_data for SPIN and SFT). Scenes of `HELD_OUT` appear in none of them.
 """
 
 from typing import NamedTuple

@@ -15,6 +15,9 @@ from diffusers.models.normalization import AdaLayerNormContinuous, AdaLayerNormZ
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from selfimprove.files import read_json, write_json
+from selfimprove.models.sd3 import ABSENT as MARK
+from selfimprove.shapes import FLOW
 from selfimprove.shapes.render import IMAGE_SIZE
 from selfimprove_lab.pretrain.cache import base_cache, choose, noise_and_latents
 from selfimprove_lab.pretrain.fit import Hold, Workshop, fit
@@ -149,7 +152,8 @@ def stages(workshop: Workshop) -> None:
     folder = workshop.folder / "pipeline"
     if not (folder / "model_index.json").exists():
         save_pipeline(train_flow(workshop, load_autoencoder(workshop)), folder)
+    write_json(folder / "model_index.json", read_json(folder / "model_index.json") | {MARK: 1})  # see `train_flow`
 
 
 if __name__ == "__main__":
-    run_stages(stages, "selfimprove_lab.pretrain.flow", __doc__)
+    run_stages(stages, "selfimprove_lab.pretrain.flow", __doc__, FLOW)
