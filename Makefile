@@ -7,10 +7,10 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TRANSFORMERS_VERBOSITY ?= error
 
-.PHONY: help round test lint book book-test book-serve book-print pretrain spin-experiments spin-controls spin-map rsi-rounds rsi-collapse rsi-ablations rsi-beyond evaluation benchmarks bench faults scorer-benchmark scorer-parity study-test course course-bundle clean
+.PHONY: help round test lint book book-test book-serve book-print pretrain experiments lead-picture spin-experiments spin-controls spin-map rsi-rounds rsi-collapse rsi-ablations rsi-beyond evaluation benchmarks bench faults scorer-benchmark scorer-parity study-test course course-bundle clean
 
 help:
-	@sed -n '1,2p' Makefile; echo "also: make book, make book-serve, make book-test, make book-print, make lint, make pretrain, make spin-experiments, make spin-controls, make spin-map, make rsi-rounds, make rsi-collapse, make rsi-ablations, make rsi-beyond, make evaluation, make benchmarks, make bench (speed beside what people use), make faults, make scorer-benchmark, make scorer-parity, make study-test, make course (students' notebooks and slides), make course-bundle RUNS=runs/..."
+	@sed -n '1,2p' Makefile; echo "also: make book, make book-serve, make book-test, make book-print, make lint, make pretrain, make experiments, make lead-picture, make spin-experiments, make spin-controls, make spin-map, make rsi-rounds, make rsi-collapse, make rsi-ablations, make rsi-beyond, make evaluation, make benchmarks, make bench (speed beside what people use), make faults, make scorer-benchmark, make scorer-parity, make study-test, make course (students' notebooks and slides), make course-bundle RUNS=runs/..."
 
 .venv/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
@@ -68,6 +68,21 @@ book-serve: book/_build/html/index.html
 
 pretrain: .venv/.run
 	$(BIN)/python -m selfimprove_lab.pretrain
+
+# Tunes every method, then plays every arm of experiments/table.py in every world whose weights are there. Each command says first what it
+# costs (PLAN=--plan: and does nothing else). What is finished is not played again; what was killed goes on. JOBS processes of one thread
+# each, on a GPU as well: make experiments JOBS=12 DEVICE=cuda. SIZE=smoke plays all of it with tiny counts; SEEDS="0" plays one seed
+JOBS ?= 2
+SIZE ?= full
+EXPERIMENT = $(PLAY) $(1) --jobs $(JOBS) --device $(DEVICE) --size $(SIZE) $(PLAN)
+experiments: .venv/.run
+	$(call EXPERIMENT,experiments.tuning)
+	$(call EXPERIMENT,experiments.play) --seeds $(SEEDS)
+
+# base, SPIN, SFT, DPO and RSIDiff on the same prompts and noise, and shuffled sheets for readers who know nothing of it
+lead-picture: .venv/.run
+	$(PLAY) experiments.lead_picture
+	$(PLAY) experiments.blind_reading sheets
 
 # Two processes of one thread each, which get half as much again done as one of two threads. What is exported already is not played
 # again; what was cut off goes on. SEEDS="0" plays one seed; DEVICE=cuda plays on a GPU, where a process should have the card to itself.

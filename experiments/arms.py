@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from selfimprove.config import Settings
 from selfimprove.evaluation.aggregate import by_prompt, summarise
 from selfimprove.evaluation.round_figures import image_grid
 from selfimprove.files import write_json, write_table
+from selfimprove.planning import work
 from selfimprove.planning.plan import plan
-from selfimprove.planning.work import count
 from selfimprove.presets import Preset
 from selfimprove.recursion.collapse import CollapseError
 from selfimprove.rounds import play
@@ -50,8 +51,20 @@ STEP, ADAPTER_STEP = 3, 1.86
 
 def passes(settings: Settings, examples: int) -> float:
     """Return the network forwards, per latent, of one round that trains on `examples` different samples."""
-    work = count(Preset("", "", settings), 1, examples, 0).total
-    return work.forwards + work.opponent + work.trained * (ADAPTER_STEP if settings.lora_rank else STEP)
+    counted = work.count(Preset("", "", settings), 1, examples, 0).total
+    return counted.forwards + counted.opponent + counted.trained * (ADAPTER_STEP if settings.lora_rank else STEP)
+
+
+def as_long_as(played: Preset, other: Preset, rounds: int = 1) -> Preset:
+    """Return `other` with the number of steps that gives it the network passes of `rounds` rounds of `played`."""
+    s = played.settings
+    step = passes(s, s.samples) / passes(replace(other.settings, steps=1), s.samples)
+    return other.changed(steps=round(rounds * step))
+
+
+def fine_tuning(preset: Preset, rounds: int = 1) -> Preset:
+    """Return SFT on the images of `preset`, for the network passes of `rounds` rounds of it."""
+    return as_long_as(preset, preset.changed(objective="sft"), rounds)
 
 
 def set_up_arm(arm: Arm, name: str, seed: int, runs: Path, device: str = "cpu") -> Run:
@@ -114,6 +127,17 @@ def _shared(run: Run, runs: Path) -> list[tuple[Path, Path]]:
     return pairs
 
 
+def give(run: Run, runs: Path) -> None:
+    """Copy what other arms can use of a run to where they look for it, and link the last player, from which others may start."""
+    for own, shared in _shared(run, runs):
+        if own.exists() and not shared.exists():
+            _copy(own, shared)
+    last = next(k for k in count() if not run.folder.is_done(k, "evaluation")) - 1
+    end = run.folder.path / "pipeline_at_end"
+    if not end.exists() and last:
+        end.symlink_to(Path(run.folder.round(last).name) / "pipeline")
+
+
 def run_arm(arm: Arm, name: str, seed: int, out: Path, runs: Path, strip: Sequence[int] = (), device: str = "cpu") -> None:
     """Play one arm with one seed and export it; `strip` holds rounds whose first evaluation images are exported as a picture.
 
@@ -129,16 +153,11 @@ def run_arm(arm: Arm, name: str, seed: int, out: Path, runs: Path, strip: Sequen
         print(stopped, flush=True)
         run = replace(run, preset=run.preset.changed(on_collapse="ignore"))  # the same run; only what was said is not said again
         infos = play(run, max(k for k in range(arm.rounds + 1) if run.folder.is_done(k, "evaluation")))
-    for own, shared in _shared(run, runs):
-        if own.exists() and not shared.exists():
-            _copy(own, shared)
+    give(run, runs)
     last, base = run.folder.round(len(infos) - 1), pd.read_parquet(run.folder.round(0) / "scores.parquet")
-    end = run.folder.path / "pipeline_at_end"
-    if not end.exists() and len(infos) > 1:
-        end.symlink_to(Path(last.name) / "pipeline")
     out.mkdir(parents=True, exist_ok=True)
     logs = [i.log.assign(round=i.metrics["round"]) for i in infos if i.log is not None]
-    examples = [_examples(run, k) for k in range(1, len(infos))]
+    examples = [examples_of(run, k) for k in range(1, len(infos))]
     manifests = [run.folder.manifest(k)["stages"] for k in range(len(infos))]
     result: dict[str, Any] = {
         "arm": name,
@@ -167,7 +186,8 @@ def run_arm(arm: Arm, name: str, seed: int, out: Path, runs: Path, strip: Sequen
     print(f"{name}, seed {seed}: exported after {(time.perf_counter() - start) / 60:.1f} min", flush=True)
 
 
-def _examples(run: Run, index: int) -> int:
+def examples_of(run: Run, index: int) -> int:
+    """Return how many different samples a round trained on."""
     path, settings = run.folder.round(index) / "selected.parquet", run.preset.for_round(index)
     if not path.exists():
         return settings.reached(len(run.data.train))

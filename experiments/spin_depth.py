@@ -7,9 +7,9 @@ stopped. `--seeds` and `--arms` choose. `--size smoke` plays everything in a min
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.arms import Arm, play_from_command_line
+from experiments.arms import Arm, fine_tuning, play_from_command_line
 from experiments.deeper import write_deeper
-from experiments.spin_shapes import ADAPTER_RATE, JUDGED, fine_tuning
+from experiments.spin_shapes import ADAPTER_RATE, JUDGED
 from selfimprove.presets import PRESETS, Preset
 from selfimprove_lab.results.controls import partner
 

@@ -4,27 +4,14 @@ Results go to `book/results/spin_shapes/`, each arm and seed as soon as it is fi
 stopped. `--seeds` and `--arms` choose. `--size smoke` plays everything in a minute or two, to check that the code runs.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
-from experiments.arms import Arm, passes, play_from_command_line
-from selfimprove.presets import PRESETS, Preset
+from experiments.arms import Arm, as_long_as, fine_tuning, play_from_command_line
+from selfimprove.presets import PRESETS
 
 ROUNDS = 3
 ADAPTER_RATE = 5e-4  # learning rate of adapters: a round of rank 8 then ends with the margin of full training (seed 9, no image judged)
 JUDGED = 2048  # prompts that every model draws once; so many make the intervals narrow enough for one round's gain
-
-
-def as_long_as(played: Preset, other: Preset, rounds: int = 1) -> Preset:
-    """Return `other` with the number of steps that gives it the network passes of `rounds` rounds of `played`."""
-    s = played.settings
-    step = passes(s, s.samples) / passes(replace(other.settings, steps=1), s.samples)
-    return other.changed(steps=round(rounds * step))
-
-
-def fine_tuning(preset: Preset, rounds: int = 1) -> Preset:
-    """Return SFT on the images of `preset`, for the network passes of `rounds` rounds of it."""
-    return as_long_as(preset, preset.changed(objective="sft"), rounds)
 
 
 def spin(size: str) -> dict[str, Arm]:

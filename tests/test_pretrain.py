@@ -6,8 +6,12 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 from torch import nn
 
+from experiments.table import small
 from selfimprove.draws import generator
 from selfimprove.models.pipeline import load_diffuser
+from selfimprove.presets import PRESETS
+from selfimprove.rounds import play
+from selfimprove.run import set_up
 from selfimprove.shapes import PIPELINE
 from selfimprove.shapes.render import render
 from selfimprove_lab.pretrain import flow
@@ -127,3 +131,9 @@ def test_a_flow_pipeline_from_nothing_is_an_ordinary_one(tmp_path: Path) -> None
     assert image.size == (64, 64)
     diffuser = load_diffuser(tmp_path / "pipeline", torch.device("cpu"))
     assert diffuser.latent_shape == (pipeline.transformer.config.in_channels, 8, 8)
+    assert diffuser.embed_one("").tensors["text"].shape[1] == flow.LENGTH + 1  # one zero, not the plain pipeline's 256
+    for name in ("spin", "spin-lora", "dpo", "rsi"):
+        preset = small(PRESETS[f"shapes-flow-{name}"]).changed(evaluation_prompts=2, on_collapse="ignore")
+        play(set_up(preset, "test", str(tmp_path / "pipeline"), run=tmp_path / name, device="cpu"), 1)
+        player = load_diffuser(tmp_path / name / "round_1" / "pipeline", torch.device("cpu"))
+        assert player.embed_one("").tensors["text"].shape[1] == flow.LENGTH + 1
