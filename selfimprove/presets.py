@@ -210,7 +210,7 @@ PRESETS: dict[str, Preset] = {
 }  # fmt: skip
 
 
-EMBEDDED = ("", "shapes", "shapes-flow", "shapes-base")  # models, data and prompts that are not a user's own
+EMBEDDED = ("", "shapes", "shapes-base")  # models, data and prompts that are not a user's own
 
 
 def choose_preset(name: str, model: str, source: str, recursive: bool = False) -> str:
@@ -221,14 +221,14 @@ def choose_preset(name: str, model: str, source: str, recursive: bool = False) -
     Raises:
         ArgumentError: the preset's numbers are for the embedded model and its images, and model and source are both a user's own.
     """
-    own = [value for value in (model, source) if value not in EMBEDDED]
+    world = "shapes-flow" if model == "shapes-flow" else "shapes"
+    own = [value for value in (model if model != world else "", source) if value not in EMBEDDED]
     fitting = "own-prompts" if recursive else "own-images"
     if name.startswith("shapes-") and len(own) == 2:
         raise ArgumentError(
             f"preset={name!r} has the numbers of the embedded model, and model={model!r} is none of its kind; give {fitting!r}, another "
             "preset, or none, and change settings with set"
         )
-    world = "shapes-flow" if model == "shapes-flow" else "shapes"
     return name or (fitting if own else f"{world}-{'rsi' if recursive else 'spin'}")
 
 
