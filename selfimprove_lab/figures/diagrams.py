@@ -8,7 +8,7 @@ generated images are dashed.
 
 import html
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -248,11 +248,16 @@ def framed(name: str, sheet: Sheet, title: str, words: str) -> str:
     )
 
 
+def write(folder: str, names: Iterable[str], draw: Callable[[str], str]) -> None:
+    """Write what `draw` makes of each name into a folder, as <name>.svg."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        Path(folder, f"{name}.svg").write_text(draw(name) + "\n")
+
+
 def main(folder: str) -> None:
     """Write every diagram into a folder, as <name>.svg."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    for name in DIAGRAMS:
-        Path(folder, f"{name}.svg").write_text(svg(name) + "\n")
+    write(folder, DIAGRAMS, svg)
 
 
 if __name__ == "__main__":

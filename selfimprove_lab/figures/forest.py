@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -34,12 +35,7 @@ def forest(table: pd.DataFrame, columns: Mapping[str, str], rows: Mapping[str, s
     for axis, (column, xlabel) in zip(axes[0], columns.items(), strict=True):
         for place, cell in enumerate(table[column]):
             if found := read(cell):
-                value, low, high = found
-                # rounded to nothing, a bound still shows by its sign on which side of zero it lies
-                colour = ABOVE if math.copysign(1, low) > 0 else BELOW if math.copysign(1, high) < 0 else OPEN
-                alone = "1 seed" in str(cell) or "*" in str(cell)
-                error = np.array([[value - low], [high - value]]).clip(0)
-                axis.errorbar(value, place, xerr=error, fmt="o", ms=4, color=colour, mfc="white" if alone else colour)
+                point(axis, place, *found, hollow="1 seed" in str(cell) or "*" in str(cell))
         axis.axvline(0, color="0.7", lw=1)
         axis.xaxis.set_major_locator(MaxNLocator(4 if len(columns) < 4 else 2))
         axis.set(xlabel=xlabel)
@@ -49,6 +45,14 @@ def forest(table: pd.DataFrame, columns: Mapping[str, str], rows: Mapping[str, s
         figure, hollow="one seed: intervals over prompts alone" if any("1 seed" in c or "*" in c for c in _cells(table, columns)) else ""
     )
     return figure
+
+
+def point(axis: Axes, place: int, value: float, low: float, high: float, hollow: bool) -> None:
+    """Draw a value and its interval in a row, coloured by the side of zero on which the interval lies."""
+    # rounded to nothing, a bound still shows by its sign on which side of zero it lies
+    colour = ABOVE if math.copysign(1, low) > 0 else BELOW if math.copysign(1, high) < 0 else OPEN
+    error = np.array([[value - low], [high - value]]).clip(0)
+    axis.errorbar(value, place, xerr=error, fmt="o", ms=4, color=colour, mfc="white" if hollow else colour)
 
 
 def _cells(table: pd.DataFrame, columns: Mapping[str, str]) -> list[str]:

@@ -10,13 +10,12 @@ import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from PIL import Image
 
 from selfimprove.shapes.render import ATTRIBUTES, BACKGROUNDS, COLOURS, FACTORS, POSE_DIMENSIONS, SHAPES, SIZES, Drawing, render
-from selfimprove_lab.figures.diagrams import Sheet, framed
+from selfimprove_lab.figures.diagrams import Sheet, framed, write
 
 SCENE = {"size": "large", "colour": "red", "shape": "star", "background": "white"}
 WELL, BADLY = 0.95, 0.1  # of the factors that are not shown, and of the one that is low
@@ -146,9 +145,7 @@ def svg(name: str) -> str:
 
 def main(folder: str) -> None:
     """Write every picture of the world into a folder, as <name>.svg."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    for name in PICTURES:
-        Path(folder, f"{name}.svg").write_text(svg(name) + "\n")
+    write(folder, PICTURES, svg)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from selfimprove.models.samplers import SAMPLERS
 from selfimprove.scorers import SHAPES_SCORERS
 from selfimprove_lab.claims.table import QUALITY, RIGHT, Experiments, difference
 from selfimprove_lab.figures.comparison import MARKERS, colours
-from selfimprove_lab.figures.forest import ABOVE, BELOW, OPEN, legend
+from selfimprove_lab.figures.forest import legend, point
 from selfimprove_lab.results.arms import Results, signed
 from selfimprove_lab.results.seeds import seeds_with_intervals
 
@@ -207,9 +207,7 @@ def map_figure(root: str | Path) -> Figure:
         for row, cell in enumerate(played):
             found = difference(experiments, ("spin_map", f"spin-{cell}"), ("spin_map", partner(cell)), column, 1)
             if found:
-                error = [[found.mean - found.low], [found.high - found.mean]]
-                colour = ABOVE if found.low > 0 else BELOW if found.high < 0 else OPEN
-                axis.errorbar(found.mean, row, xerr=error, fmt="o", ms=4, color=colour, mfc=colour if found.seeds >= 3 else "white")
+                point(axis, row, found.mean, found.low, found.high, hollow=found.seeds < 3)
         axis.axvline(0, color="0.7", lw=1)
         axis.set(xlabel=f"SPIN minus SFT: {label}")
     named = [f"{AXES[axis]}: {value}" if value else AXES[axis] for axis, _, value in (cell.partition("-") for cell in played)]

@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,12 @@ def split_obedience(before: pd.DataFrame, after: pd.DataFrame) -> tuple[float, f
     """
     scene = [float((t["oracle_quality"] > 0).mean()) for t in (before, after)]
     right = [float(t["oracle_all_right"].mean()) / s for t, s in zip((before, after), scene, strict=True)]
-    return (scene[1] - scene[0]) * sum(right) / 2, (right[1] - right[0]) * sum(scene) / 2
+    return _split(scene[0], scene[1], right[0], right[1])
+
+
+def _split(scene: Any, scene_after: Any, right: Any, right_after: Any) -> tuple[Any, Any]:
+    """Return both parts of a change of S times R, for numbers and for arrays."""
+    return (scene_after - scene) * (right + right_after) / 2, (right_after - right) * (scene + scene_after) / 2
 
 
 @lru_cache(maxsize=16)
@@ -38,8 +44,7 @@ def split_with_interval(folder: Path, model: str, seeds: tuple[int, ...] = (0, 1
     def parts(chosen: np.ndarray | slice) -> np.ndarray:
         scene, all_right = stacked[:, :, chosen].mean(2 if isinstance(chosen, slice) else -1).swapaxes(0, 1)
         right = all_right / scene
-        lost = ((scene[1:] - scene[0]) * (right[1:] + right[0]) / 2).mean(0)
-        wrong = ((right[1:] - right[0]) * (scene[1:] + scene[0]) / 2).mean(0)
+        lost, wrong = (part.mean(0) for part in _split(scene[0], scene[1:], right[0], right[1:]))
         return np.stack([lost, wrong, lost / (lost + wrong)])
 
     low, high = np.quantile(parts(draws), [0.025, 0.975], axis=1)
